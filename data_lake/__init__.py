@@ -1,0 +1,1 @@
+"""The contract between the pipeline and the trainer: schemas, artifacts and manifests."""

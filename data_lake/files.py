@@ -1,0 +1,66 @@
+"""Put files and folders in place so that a reader sees the whole of them or nothing, after a crash too."""
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+TEMPORARY = ".tmp-"
+"""How the name of everything half-written begins; nothing reads it, and `Lake.clean` removes it."""
+
+
+def temporary(folder: Path) -> Path:
+    """Return a new name inside `folder` for what is being written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{TEMPORARY}{uuid.uuid4().hex}"
+
+
+def flush(path: Path) -> None:
+    """Force a file's bytes, or a folder's entries, onto the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def flush_tree(folder: Path) -> None:
+    """Force a folder with everything in it onto the disk."""
+    for path in folder.rglob("*"):
+        flush(path)
+    flush(folder)
+
+
+def put_file(written: Path, path: Path) -> None:
+    """Give a written file its final name."""
+    flush(written)
+    os.replace(written, path)
+    flush(path.parent)
+
+
+def put_folder(written: Path, path: Path) -> None:
+    """Give a written folder its final name; a folder that has the name already is removed."""
+    flush_tree(written)
+    if path.exists():
+        old = temporary(path.parent)
+        path.rename(old)
+        written.rename(path)
+        shutil.rmtree(old)
+    else:
+        written.rename(path)
+    flush(path.parent)
+
+
+def put_link(path: Path, target: str) -> None:
+    """Point the symlink `path` at `target`, a name in the same folder."""
+    link = temporary(path.parent)
+    link.symlink_to(target)
+    os.replace(link, path)
+    flush(path.parent)
+
+
+def put_text(path: Path, text: str) -> None:
+    """Write a small text file."""
+    written = temporary(path.parent)
+    written.write_text(text, encoding="utf-8")
+    put_file(written, path)

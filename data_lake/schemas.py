@@ -1,0 +1,379 @@
+"""What each artifact holds: a pyarrow schema per table, and the check that every write and read passes."""
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+TIME = pa.timestamp("ms", tz="UTC")
+VECTOR = pa.list_(pa.float32(), -1)
+"""Stands for a vector column; on disk a fixed-size list of float32, of one length for the whole table."""
+
+TRAIN, VALIDATION, TEST, CONTEXT = "train", "validation", "test", "context"
+SPLITS = (TRAIN, VALIDATION, TEST, CONTEXT)
+"""Roles of a position. `context` is a real action in an evaluation window that is nobody's target."""
+
+ALL = "all"
+"""Scope of a profile over every domain, and the group of all users in `metrics`."""
+
+
+def _field(name: str, kind: pa.DataType, null: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=null)
+
+
+def _texts() -> pa.DataType:
+    return pa.list_(_field("item", pa.string()))
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Name, tables and key of an artifact.
+
+    `tables` maps a table's name to its schema; an artifact of one table has the single name "".
+    `key` holds the columns that are unique together, per table; an empty tuple means no such columns.
+    `files` says that the folder also holds files that are no tables (weights, configs).
+    """
+
+    name: str
+    tables: dict[str, pa.Schema]
+    key: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    files: bool = False
+
+
+def _one(name: str, schema: pa.Schema, *key: str, files: bool = False) -> Artifact:
+    return Artifact(name, {"": schema}, {"": key}, files)
+
+
+INTERACTIONS = _one(
+    "interactions",
+    pa.schema(
+        [
+            _field("user_id", pa.string()),
+            _field("item_id", pa.string()),
+            _field("domain", pa.string()),
+            _field("timestamp", TIME),
+            _field("position", pa.int32()),  # 0-based place in the user's history; the only order that later stages use
+            _field("rating", pa.float32(), null=True),
+        ]
+    ),
+    "user_id",
+    "position",
+)
+
+ITEMS = _one(
+    "items",
+    pa.schema(
+        [
+            _field("item_id", pa.string()),
+            _field("domain", pa.string()),
+            _field("title", pa.string(), null=True),
+            _field(
+                "text", pa.string(), null=True
+            ),  # what is embedded: the title and further text columns; null: no text
+        ]
+    ),
+    "item_id",
+)
+
+REJECTS = _one(
+    "rejects",
+    pa.schema(
+        [
+            _field("file", pa.string()),
+            _field("line", pa.int64(), null=True),  # 1-based line of a text file, 1-based row of a Parquet file
+            _field("kind", pa.string()),  # "interaction" or "item"
+            _field("reason", pa.string()),
+            _field("row", pa.string()),  # the refused row as text, cut to 500 characters
+        ]
+    ),
+)
+
+_SEQUENCE = [
+    _field("user_id", pa.string()),
+    _field("item_ids", _texts()),
+    _field("domains", _texts()),
+    _field("timestamps", pa.list_(_field("item", TIME))),
+    _field("splits", _texts()),  # one of SPLITS per position
+]
+
+SEQUENCES = _one("sequences", pa.schema(_SEQUENCE), "user_id")
+
+ITEM_EMBEDDINGS = _one(
+    "item_embeddings",
+    pa.schema(
+        [
+            _field("item_id", pa.string()),
+            _field("domain", pa.string()),
+            _field("vector", VECTOR, null=True),  # null where the item has no text
+            _field("model", pa.string()),
+            _field("revision", pa.string()),
+        ]
+    ),
+    "item_id",
+)
+
+REPRESENTATIVES = _one(
+    "representatives",
+    pa.schema(
+        [
+            _field("user_id", pa.string()),
+            _field("domain", pa.string()),
+            _field("item_ids", _texts()),  # in history order; only items with text
+            _field("actions", pa.int32()),  # n_d: real actions of the domain in the shown part
+            _field("budget", pa.int32()),  # items to insert into this domain
+            _field("shown", pa.int32()),  # length of the shown part of the training prefix, all domains: n
+        ]
+    ),
+    "user_id",
+    "domain",
+)
+
+_REPLY = [
+    _field("prompt_hash", pa.string()),
+    _field("reply", pa.string(), null=True),
+    _field("status", pa.string()),  # "ok" or "failed"
+    _field("reason", pa.string(), null=True),  # why it failed
+    _field("tokens_in", pa.int32()),
+    _field("tokens_out", pa.int32()),
+    _field("tokens_cached", pa.int32()),
+]
+
+GENERATED_ITEMS = _one(
+    "generated_items",
+    pa.schema(
+        [
+            _field("user_id", pa.string()),
+            _field("from_domain", pa.string()),
+            _field("to_domain", pa.string()),
+            *_REPLY,
+            _field("answers", _texts()),  # parsed item descriptions, empty if the reply failed
+        ]
+    ),
+    "user_id",
+    "from_domain",
+    "to_domain",
+)
+
+GROUNDED_ITEMS = _one(
+    "grounded_items",
+    pa.schema(
+        [
+            _field("user_id", pa.string()),
+            _field("from_domain", pa.string()),
+            _field("to_domain", pa.string()),
+            _field("answer_index", pa.int32()),
+            _field("answer", pa.string()),
+            _field("item_id", pa.string(), null=True),  # null: nothing in the catalogue was near
+            _field("title", pa.string(), null=True),
+            _field("faithfulness", pa.float32(), null=True),  # cosine of answer and item
+            _field("faithfulness_threshold", pa.float32(), null=True),
+            _field("relevance", pa.float32(), null=True),  # cosine of item and the user's nearest representative
+            _field("relevance_threshold", pa.float32(), null=True),
+            _field("kept", pa.bool_()),
+            _field("reason", pa.string(), null=True),  # null when kept
+        ]
+    ),
+    "user_id",
+    "from_domain",
+    "to_domain",
+    "answer_index",
+)
+
+AUGMENTED_SEQUENCES = _one(
+    "augmented_sequences",
+    pa.schema([*_SEQUENCE, _field("synthetic", pa.list_(_field("item", pa.bool_())))]),
+    "user_id",
+)
+
+DOMAIN_PROFILES = _one(
+    "domain_profiles",
+    pa.schema(
+        [
+            _field("user_id", pa.string()),
+            _field("domain", pa.string()),
+            _field("text", pa.string(), null=True),
+            _field("evidence", pa.int32()),  # real training actions of the user in the domain
+            _field("inferred", pa.bool_()),  # no real item: weighs nothing in the merge
+            *_REPLY,
+        ]
+    ),
+    "user_id",
+    "domain",
+)
+
+USER_PROFILES = _one(
+    "user_profiles",
+    pa.schema(
+        [
+            _field("user_id", pa.string()),
+            _field("text", pa.string(), null=True),
+            _field("evidence", pa.int32()),
+            *_REPLY,
+        ]
+    ),
+    "user_id",
+)
+
+PROFILE_EMBEDDINGS = _one(
+    "profile_embeddings",
+    pa.schema(
+        [
+            _field("user_id", pa.string()),
+            _field("scope", pa.string()),  # a domain, or "all"
+            _field("vector", VECTOR, null=True),  # null where the profile failed
+            _field("model", pa.string()),
+            _field("revision", pa.string()),
+        ]
+    ),
+    "user_id",
+    "scope",
+)
+
+TRAINING_SET_VERSION = 1
+
+TRAINING_SET = Artifact(
+    "training_set",
+    {
+        "sequences": pa.schema(
+            [
+                _field("user", pa.int32()),
+                _field("items", pa.list_(_field("item", pa.int32()))),
+                _field("times", pa.list_(_field("item", pa.int64()))),  # milliseconds since 1970, UTC
+                _field("splits", pa.list_(_field("item", pa.int8()))),  # index into SPLITS
+                _field("synthetic", pa.list_(_field("item", pa.bool_()))),
+            ]
+        ),
+        "users": pa.schema(
+            [
+                _field("user", pa.int32()),  # from 1
+                _field("user_id", pa.string()),
+                _field("key", pa.uint64()),  # hash of user_id: what evaluation candidates are drawn from
+            ]
+        ),
+        "items": pa.schema(
+            [
+                _field("item", pa.int32()),  # from 1; 0 is padding
+                _field("item_id", pa.string()),
+                _field("domain", pa.string()),
+                _field("title", pa.string(), null=True),
+                _field("train_actions", pa.int64()),  # real training actions of this item, over all users
+                _field("key", pa.uint64()),
+            ]
+        ),
+        "item_vectors": pa.schema(
+            [
+                _field("item", pa.int32()),
+                _field("vector", VECTOR, null=True),
+            ]
+        ),
+        "profile_vectors": pa.schema(
+            [
+                _field("user", pa.int32()),
+                _field("scope", pa.string()),
+                _field("vector", VECTOR, null=True),
+            ]
+        ),
+        "info": pa.schema(
+            [
+                _field("contract_version", pa.int32()),
+                _field("candidates_seed", pa.int64()),
+                _field("domains", _texts()),  # in the order that the settings or the data give them
+            ]
+        ),
+    },
+    {
+        "sequences": ("user",),
+        "users": ("user",),
+        "items": ("item",),
+        "item_vectors": ("item",),
+        "profile_vectors": ("user", "scope"),
+        "info": (),
+    },
+)
+
+_HISTORY = pa.schema(
+    [
+        _field("epoch", pa.int32()),
+        _field("loss", pa.float32()),
+        _field("next_item_loss", pa.float32()),
+        _field("align_loss", pa.float32()),
+        _field("learning_rate", pa.float32()),
+        _field("protocol", pa.string()),  # what `value` was measured with, on validation
+        _field("metric", pa.string()),
+        _field("value", pa.float32()),
+        _field("best", pa.bool_()),
+    ]
+)
+
+PRETRAINED = _one("pretrained", _HISTORY, "epoch", files=True)
+CHECKPOINT = _one("checkpoint", _HISTORY, "epoch", files=True)
+
+METRICS = _one(
+    "metrics",
+    pa.schema(
+        [
+            _field("phase", pa.string()),  # "pretrain" or "finetune"
+            _field("split", pa.string()),
+            _field("protocol", pa.string()),  # "full", "sampled-100", "sampled-999"
+            _field("domain", pa.string(), null=True),  # null: over all domains
+            _field("group", pa.string()),
+            _field("metric", pa.string()),  # "HR@10", "NDCG@10", "MRR", ...
+            _field("value", pa.float64()),
+            _field("low", pa.float64()),  # 95 % bootstrap interval over users
+            _field("high", pa.float64()),
+            _field("users", pa.int64()),
+            _field("candidates", pa.float64()),  # mean number of candidates, the target included
+        ]
+    ),
+    "phase",
+    "split",
+    "protocol",
+    "domain",
+    "group",
+    "metric",
+)
+
+RANKS = _one(
+    "ranks",
+    pa.schema(
+        [
+            _field("phase", pa.string()),
+            _field("split", pa.string()),
+            _field("protocol", pa.string()),
+            _field("user_id", pa.string()),
+            _field("domain", pa.string()),
+            _field("item_id", pa.string()),
+            _field("rank", pa.int32()),  # from 1
+            _field("candidates", pa.int32()),
+        ]
+    ),
+    "phase",
+    "split",
+    "protocol",
+    "user_id",
+)
+
+RECOMMENDATIONS = _one(
+    "recommendations",
+    pa.schema(
+        [
+            _field("user_id", pa.string()),
+            _field("domain", pa.string()),
+            _field("rank", pa.int32()),
+            _field("item_id", pa.string()),
+            _field("title", pa.string(), null=True),
+            _field("score", pa.float32()),
+        ]
+    ),
+    "user_id",
+    "domain",
+    "rank",
+)
+
+ARTIFACTS: dict[str, Artifact] = {
+    artifact.name: artifact
+    for artifact in (
+        INTERACTIONS, ITEMS, REJECTS, SEQUENCES, ITEM_EMBEDDINGS, REPRESENTATIVES, GENERATED_ITEMS, GROUNDED_ITEMS,
+        AUGMENTED_SEQUENCES, DOMAIN_PROFILES, USER_PROFILES, PROFILE_EMBEDDINGS, TRAINING_SET, PRETRAINED, CHECKPOINT,
+        METRICS, RANKS, RECOMMENDATIONS,
+    )
+}  # fmt: skip

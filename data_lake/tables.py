@@ -1,0 +1,189 @@
+"""Read, write and check the tables of an artifact.
+
+Everything here goes through `check`: a table that does not keep its artifact's schema is neither written nor read.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_lake.errors import UserError
+from data_lake.schemas import VECTOR, Artifact
+
+ROWS_PER_PART = 1_000_000
+ROWS_PER_GROUP = 131_072
+
+
+class SchemaError(UserError):
+    """A table breaks its artifact's schema; the message names the artifact, the column and the first bad row."""
+
+
+def check(table: pa.Table, artifact: Artifact, name: str = "") -> pa.Table:
+    """Return `table` with exactly the columns and types of the artifact's table `name`.
+
+    Integers, times and texts are cast where nothing is lost, floats are rounded to the schema's width. A vector
+    column becomes a fixed-size list. Raises SchemaError for a missing or unknown column, another kind of type, a null
+    where none may be, vectors of two lengths, and a key that occurs twice.
+    """
+    return _check(table, artifact, name, _schema(artifact, name))
+
+
+def read_tables(folder: Path, artifact: Artifact, name: str = "", columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the rows of all Parquet files of table `name` in an artifact's folder, in the order of the file names.
+
+    `columns` limits what is read; the key is checked when all of its columns are among them.
+    """
+    schema = _schema(artifact, name)
+    paths = sorted(path for path in (folder / name).glob("*.parquet") if not path.name.startswith("."))
+    if not paths:
+        raise SchemaError(f"{_title(artifact, name)}: no Parquet file in {folder / name}. Make the artifact first.")
+    if columns is not None:
+        schema = pa.schema([schema.field(column) for column in columns])
+    parts = []
+    for path in paths:
+        try:
+            parts.append(pq.ParquetFile(path).read(columns=None if columns is None else list(columns)))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise SchemaError(f"{_title(artifact, name)}: {path} cannot be read as Parquet ({error}).") from error
+    return _check(pa.concat_tables(parts, promote_options="permissive"), artifact, name, schema)
+
+
+def write_parts(table: pa.Table, folder: Path, rows_per_part: int = ROWS_PER_PART) -> list[Path]:
+    """Write `table` as part-00000.parquet, part-00001.parquet, ... and return their paths.
+
+    The same rows give the same bytes, however the table is chunked. An empty table makes one part without rows.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number, start in enumerate(range(0, max(table.num_rows, 1), rows_per_part)):
+        path = folder / f"part-{number:05d}.parquet"
+        part = table.slice(start, rows_per_part).combine_chunks().replace_schema_metadata(None)
+        pq.write_table(part, path, compression="zstd", row_group_size=ROWS_PER_GROUP)
+        paths.append(path)
+    return paths
+
+
+def empty(artifact: Artifact, name: str = "") -> pa.Table:
+    """Return the artifact's table `name` without rows."""
+    return check(_schema(artifact, name).empty_table(), artifact, name)
+
+
+def _schema(artifact: Artifact, name: str) -> pa.Schema:
+    if name not in artifact.tables:
+        known = ", ".join(artifact.tables) if "" not in artifact.tables else "only one table, without a name"
+        raise SchemaError(f"{artifact.name} has no table '{name}'; it has {known}.")
+    return artifact.tables[name]
+
+
+def _title(artifact: Artifact, name: str) -> str:
+    return f"{artifact.name}/{name}" if name else artifact.name
+
+
+def _check(table: pa.Table, artifact: Artifact, name: str, schema: pa.Schema) -> pa.Table:
+    title, forbids = _title(artifact, name), artifact.name.upper()
+    key = artifact.key.get(name, ())
+    for column in schema.names:
+        if column not in table.column_names:
+            raise SchemaError(f"{title}: column '{column}' is missing; {forbids} needs it.")
+    for column in table.column_names:
+        if column not in schema.names:
+            raise SchemaError(f"{title}: column '{column}' is unknown; {forbids} has {', '.join(schema.names)}.")
+
+    def where(row: int) -> str:
+        values = [f"{column}={table[column][row].as_py()}" for column in key if column in table.column_names]
+        return ", ".join([*values, f"row {row}"])
+
+    columns, fields = [], []
+    for field in schema:
+        column = table[field.name]
+        about = f"{title}: column '{field.name}'"
+        if not _castable(column.type, field.type):
+            raise SchemaError(f"{about} is {column.type}; {forbids} needs {field.type}.")
+        if column.null_count and not field.nullable:
+            row = pc.index(column.is_null(), True).as_py()
+            raise SchemaError(f"{about} has {column.null_count} nulls (first at {where(row)}); {forbids} forbids them.")
+        kind = _vectors(column, about, where) if field.type == VECTOR else field.type
+        cast = _cast(column, kind)
+        if cast is None:
+            row = _first_bad(column, kind)
+            value = column[row].as_py()
+            raise SchemaError(f"{about} cannot hold {value!r} (at {where(row)}) as {kind} without a loss.")
+        inner = kind.value_field if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) else None
+        filled = inner is not None and (field.type == VECTOR or not inner.nullable)
+        if filled and any(chunk.flatten().null_count for chunk in cast.chunks):
+            row = next(row for row, value in enumerate(cast) if value.is_valid and value.values.null_count)
+            raise SchemaError(f"{about} holds a null inside its list (first at {where(row)}); {forbids} forbids it.")
+        columns.append(cast)
+        fields.append(field.with_type(kind))
+    checked = pa.table(columns, schema=pa.schema(fields))
+    if key and set(key) <= set(schema.names):
+        _check_key(checked, key, title, forbids)
+    return checked
+
+
+def _castable(given: pa.DataType, wanted: pa.DataType) -> bool:
+    """Tell whether two types are of one kind: a number never becomes a text, nor a text a number."""
+    types = pa.types
+    if types.is_dictionary(given):
+        given = given.value_type
+    if types.is_null(given):
+        return True
+    if types.is_integer(wanted):
+        return bool(types.is_integer(given))
+    if types.is_floating(wanted):
+        return bool(types.is_floating(given) or types.is_integer(given))
+    if types.is_string(wanted):
+        return bool(types.is_string(given) or types.is_large_string(given) or types.is_string_view(given))
+    if types.is_timestamp(wanted):
+        return bool(types.is_timestamp(given) and given.tz is not None)
+    if types.is_list(wanted):
+        is_list = types.is_list(given) or types.is_large_list(given) or types.is_fixed_size_list(given)
+        return is_list and _castable(given.value_type, wanted.value_type)
+    return bool(given == wanted)
+
+
+def _vectors(column: pa.ChunkedArray, about: str, where: Callable[[int], str]) -> pa.DataType:
+    """Return the fixed-size list type of a vector column: all of its vectors have one length."""
+    lengths = pc.list_value_length(column) if not pa.types.is_null(column.type) else column.cast(pa.int32())
+    known = lengths.drop_null()
+    if len(known) == 0:  # no vector to measure; readers such as DuckDB know no arrays of length 0
+        fixed = pa.types.is_fixed_size_list(column.type)
+        return pa.list_(pa.float32(), max(column.type.list_size if fixed else 1, 1))
+    first = known[0].as_py()
+    other = pc.index(pc.fill_null(pc.not_equal(lengths, first), False), True).as_py()
+    if other >= 0 or first == 0:
+        row = max(other, 0)
+        raise SchemaError(f"{about} holds a vector of length {lengths[row]} at {where(row)}, others have {first}.")
+    return pa.list_(pa.float32(), first)
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
+    try:
+        return column.cast(kind)
+    except pa.ArrowInvalid:
+        return None
+
+
+def _first_bad(column: pa.ChunkedArray, kind: pa.DataType) -> int:
+    """Return the first row that cannot be cast, by bisection."""
+    good, bad = 0, len(column)  # the first `good` rows can be cast, the first `bad` rows cannot
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (good, middle) if _cast(column.slice(0, middle), kind) is None else (middle, bad)
+    return bad - 1
+
+
+def _check_key(table: pa.Table, key: tuple[str, ...], title: str, forbids: str) -> None:
+    rows = pa.array(np.arange(table.num_rows))
+    groups = table.select(list(key)).append_column("_row", rows).group_by(list(key))
+    seen = groups.aggregate([("_row", "min"), ("_row", "max")])
+    twice = seen.filter(pc.not_equal(seen["_row_min"], seen["_row_max"])).sort_by("_row_min").slice(0, 1).to_pylist()
+    if twice:
+        values = ", ".join(f"{column}={twice[0][column]}" for column in key)
+        first, last = twice[0]["_row_min"], twice[0]["_row_max"]
+        each = ", ".join(key)
+        raise SchemaError(f"{title}: {values} is in rows {first} and {last}; {forbids} needs each {each} once.")

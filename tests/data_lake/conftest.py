@@ -1,0 +1,42 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from data_lake.lake import Lake, Stage, Work
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path / "store", "shop")
+
+
+@pytest.fixture
+def items() -> Callable[..., pa.Table]:
+    """Make an ITEMS table of the given titles, with item ids i0, i1, ..."""
+
+    def make(*titles: str | None) -> pa.Table:
+        count = len(titles)
+        ids = [f"i{number}" for number in range(count)]
+        columns = {"item_id": ids, "domain": ["food"] * count, "title": titles, "text": titles}
+        return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+
+    return make
+
+
+@pytest.fixture
+def writes() -> Callable[..., Stage]:
+    """Make a stage that writes the given tables, by artifact."""
+
+    def make(name: str, tables: dict[str, pa.Table], reads: tuple[str, ...] = (), **more: Any) -> Stage:
+        def work(work: Work) -> None:
+            for artifact in reads:
+                work.read(artifact)
+            for artifact, table in tables.items():
+                work.write(artifact, table)
+
+        return Stage(name, 1, reads, tuple(tables), **{"settings": {}, "work": work, **more})
+
+    return make

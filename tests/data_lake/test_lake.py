@@ -1,0 +1,339 @@
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from data_lake.errors import UserError
+from data_lake.lake import Lake, Stage, Work
+from data_lake.schemas import PRETRAINED, REJECTS, TRAINING_SET
+from data_lake.tables import SchemaError, empty, write_parts
+
+Items = Callable[..., pa.Table]
+Writes = Callable[..., Stage]
+
+
+def embeddings(items: pa.Table) -> pa.Table:
+    count = items.num_rows
+    return pa.table(
+        {
+            "item_id": items["item_id"],
+            "domain": items["domain"],
+            "vector": [[float(len(title or ""))] for title in items["title"].to_pylist()],
+            "model": ["length"] * count,
+            "revision": ["1"] * count,
+        }
+    )
+
+
+def test_a_stage_runs_once_and_is_skipped_after(lake: Lake, items: Items, writes: Writes) -> None:
+    stage = writes("ingest", {"items": items("tea", "pan")})
+    assert lake.state(stage).kind == "missing"
+    assert lake.state(stage).why == "never made"
+    first = lake.run(stage)
+    assert (first.skipped, first.outputs["items"].rows) == (False, 2)
+    second = lake.run(stage)
+    assert (second.skipped, second.why) == (True, "nothing has changed")
+    assert lake.read("items")["title"].to_pylist() == ["tea", "pan"]
+    assert lake.read("items", columns=["item_id"]).to_pydict() == {"item_id": ["i0", "i1"]}
+
+
+def test_polars_and_duckdb_open_an_artifact_by_a_plain_path(lake: Lake, items: Items, writes: Writes) -> None:
+    lake.run(writes("ingest", {"items": items("tea", "pan")}))
+    path = f"{lake.root}/shop/items/current/*.parquet"
+    assert pl.read_parquet(path)["title"].to_list() == ["tea", "pan"]
+    assert duckdb.sql(f"SELECT title FROM '{path}' ORDER BY item_id").fetchall() == [("tea",), ("pan",)]
+    assert os.readlink(f"{lake.root}/shop/items/current") == lake.path("items").name
+
+
+def test_the_changed_setting_is_named(lake: Lake, items: Items, writes: Writes) -> None:
+    tables = {"items": items("tea")}
+    lake.run(writes("ingest", tables, settings={"profile": {"words": 50, "tone": "dry"}, "old": 1}))
+    changed = writes("ingest", tables, settings={"profile": {"words": 80, "tone": "dry"}, "new": None})
+    state = lake.state(changed)
+    assert state.kind == "stale"
+    assert state.why == "; ".join(
+        ["settings: new (not set) -> null", "settings: old 1 -> (not set)", "settings: profile.words 50 -> 80"]
+    )
+    assert not lake.run(changed).skipped
+
+
+def test_a_new_version_makes_stale(lake: Lake, items: Items, writes: Writes) -> None:
+    stage = writes("ingest", {"items": items("tea")})
+    lake.run(stage)
+    newer = Stage("ingest", 2, (), ("items",), {}, stage.work)
+    assert lake.state(newer).why == "version 1 -> 2"
+
+
+def test_a_changed_source_makes_stale_and_a_touched_one_does_not(
+    lake: Lake, items: Items, writes: Writes, tmp_path: Path
+) -> None:
+    source = tmp_path / "items.csv"
+    source.write_text("a,b")
+    stage = writes("ingest", {"items": items("tea")}, sources=(source,))
+    lake.run(stage)
+    os.utime(source, ns=(0, 0))
+    assert lake.state(stage).kind == "fresh"
+    source.write_text("a,c")
+    assert lake.state(stage).why == "source items.csv changed"
+    source.unlink()
+    assert lake.state(stage).blocked == (str(source),)
+    with pytest.raises(UserError, match=r"Stage 'ingest' needs .*items.csv, which is not there"):
+        lake.run(stage)
+
+
+def test_the_fingerprint_knows_no_paths(tmp_path: Path, items: Items, writes: Writes) -> None:
+    marks = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "items.csv").write_text("a,b")
+        stage = writes("ingest", {"items": items("tea")}, sources=(tmp_path / name / "items.csv",))
+        marks.append(Lake(tmp_path / name / "store", "shop").run(stage).fingerprint)
+    assert marks[0] == marks[1]
+
+
+def test_only_new_content_of_an_input_makes_stale(lake: Lake, items: Items, writes: Writes) -> None:
+    def embed(titles: pa.Table) -> Stage:
+        return writes("embed_items", {"item_embeddings": embeddings(titles)}, reads=("items",))
+
+    lake.run(writes("ingest", {"items": items("tea")}))
+    lake.run(embed(items("tea")))
+    lake.run(writes("ingest", {"items": items("tea")}, settings={"seed": 2}))  # made again, the same bytes
+    assert lake.state(embed(items("tea"))).kind == "fresh"
+    lake.run(writes("ingest", {"items": items("coffee")}, settings={"seed": 3}))
+    assert lake.state(embed(items("tea"))).why == "input items changed"
+
+
+def test_a_missing_input_blocks_a_stage_and_is_named(lake: Lake, items: Items, writes: Writes) -> None:
+    stage = writes("embed_items", {"item_embeddings": embeddings(items("tea"))}, reads=("items",))
+    assert lake.state(stage).blocked == ("items",)
+    with pytest.raises(UserError, match="Stage 'embed_items' needs items, which is not there"):
+        lake.run(stage)
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        (lambda path: path.unlink(), "items/part-00000.parquet is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "items/part-00000.parquet: size differs"),
+        (lambda path: path.write_bytes(b"x" * path.stat().st_size), "items/part-00000.parquet: content differs"),
+        (lambda path: shutil.copy(path, path.with_name("part-00001.parquet")), "items/part-00001.parquet was added"),
+    ],
+)
+def test_a_harmed_file_is_named_and_made_again(
+    lake: Lake, items: Items, writes: Writes, harm: Callable[[Path], object], why: str
+) -> None:
+    stage = writes("ingest", {"items": items("tea")})
+    lake.run(stage)
+    harm(lake.path("items") / "part-00000.parquet")
+    assert (lake.state(stage).kind, lake.state(stage).why) == ("stale", why)
+    assert not lake.run(stage).skipped
+    assert lake.read("items")["title"].to_pylist() == ["tea"]
+    assert lake.state(stage).kind == "fresh"
+
+
+def test_a_copied_lake_is_fresh_though_its_times_differ(
+    lake: Lake, items: Items, writes: Writes, tmp_path: Path
+) -> None:
+    stage = writes("ingest", {"items": items("tea")})
+    lake.run(stage)
+    shutil.copytree(lake.root, tmp_path / "copy", symlinks=True, copy_function=shutil.copyfile)
+    assert Lake(tmp_path / "copy", "shop").state(stage).kind == "fresh"
+
+
+def test_a_harm_that_keeps_size_and_time_is_found_when_a_stage_reads(lake: Lake, items: Items, writes: Writes) -> None:
+    lake.run(writes("ingest", {"items": items("tea")}))
+    path = lake.path("items") / "part-00000.parquet"
+    before = path.stat()
+    path.write_bytes(b"x" * before.st_size)
+    os.utime(path, ns=(before.st_mtime_ns, before.st_mtime_ns))
+    assert lake.verify("items") == "part-00000.parquet: content differs"
+    with pytest.raises(UserError, match=r"items/part-00000\.parquet: content differs"):
+        lake.run(writes("embed_items", {"item_embeddings": embeddings(items("tea"))}, reads=("items",)))
+
+
+def test_going_back_to_earlier_settings_makes_nothing_anew(lake: Lake, items: Items, writes: Writes) -> None:
+    one = writes("ingest", {"items": items("tea")}, settings={"seed": 1})
+    two = writes("ingest", {"items": items("pan")}, settings={"seed": 2})
+    lake.run(one)
+    lake.run(two)
+    back = lake.run(one)
+    assert (back.skipped, back.why) == (True, "made before with these settings and inputs")
+    assert lake.read("items")["title"].to_pylist() == ["tea"]
+
+
+def test_the_last_fingerprints_are_kept_and_the_one_in_force_always(
+    tmp_path: Path, items: Items, writes: Writes
+) -> None:
+    lake = Lake(tmp_path, "shop", keep=2)
+    runs = [lake.run(writes("ingest", {"items": items("tea")}, settings={"seed": seed})) for seed in range(4)]
+    folders = {path.name for path in (tmp_path / "shop" / "items").iterdir()} - {"current"}
+    assert folders == {runs[2].fingerprint, runs[3].fingerprint}
+    assert lake.path("items").name == runs[3].fingerprint
+
+
+def test_a_failing_stage_leaves_what_was_in_force(lake: Lake, items: Items, writes: Writes) -> None:
+    lake.run(writes("ingest", {"items": items("tea")}))
+
+    def work(work: Work) -> None:
+        work.write("items", items("pan"))
+        work.write("rejects", items("pan"))
+
+    with pytest.raises(SchemaError, match="rejects: column 'file' is missing"):
+        lake.run(Stage("ingest", 2, (), ("items", "rejects"), {}, work))
+    assert lake.read("items")["title"].to_pylist() == ["tea"]
+    assert sorted(path.name for path in (lake.home / "items").iterdir()) == sorted(["current", lake.path("items").name])
+
+
+def test_a_stage_touches_only_what_it_declares(lake: Lake, items: Items) -> None:
+    def stage(work: Callable[[Work], object]) -> Stage:
+        return Stage("s", 1, (), ("items",), {}, work)
+
+    for work, message in [
+        (lambda work: work.read("sequences"), "does not say that it reads sequences"),
+        (lambda work: work.write("sequences", items("tea")), "does not say that it makes sequences"),
+        (lambda work: None, "wrote nothing of it"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            lake.run(stage(work))
+
+
+def test_forget_removes_what_was_made_and_keeps_the_memory(lake: Lake, items: Items, writes: Writes) -> None:
+    stage = writes("ingest", {"items": items("tea")})
+    lake.run(stage)
+    lake.memory("replies").put(pa.table({"key": ["k"], "text": ["t"]}))
+    lake.forget(stage)
+    assert list((lake.home / "items").iterdir()) == []
+    assert lake.state(stage).kind == "missing"
+    assert not lake.run(stage).skipped
+    assert lake.memory("replies").get(["k"]).num_rows == 1
+
+
+def test_the_manifest_says_what_was_read_made_and_counted(lake: Lake, items: Items, writes: Writes) -> None:
+    lake.run(writes("ingest", {"items": items("tea", "pan")}))
+
+    def work(work: Work) -> None:
+        work.write("item_embeddings", embeddings(work.read("items")))
+        work.count(texts=2, failed={"empty": 1})
+        work.count(texts=3, failed={"empty": 1, "long": 1})
+
+    lake.run(Stage("embed_items", 1, ("items",), ("item_embeddings",), {"batch": 8}, work))
+    written = json.loads((lake.path("item_embeddings") / "manifest.json").read_text())
+    assert written["stage"] == "embed_items"
+    assert written["settings"] == {"batch": 8}
+    source = lake.manifest("items")
+    assert source is not None
+    assert written["inputs"] == {"items": {"content": source.outputs["items"].content, "rows": 2}}
+    file = written["outputs"]["item_embeddings"]["files"]["part-00000.parquet"]
+    assert (file["rows"], file["bytes"]) == (2, (lake.path("item_embeddings") / "part-00000.parquet").stat().st_size)
+    assert written["figures"] == {"texts": 5, "failed": {"empty": 2, "long": 1}}
+    assert written["versions"]["pyarrow"] == pa.__version__
+    assert "skipped" not in written
+
+
+def test_tables_of_one_artifact_lie_in_folders_of_their_own(lake: Lake) -> None:
+    tables: dict[str, dict[str, Any]] = {
+        "sequences": {"user": [1], "items": [[1]], "times": [[0]], "splits": [[0]], "synthetic": [[False]]},
+        "users": {"user": [1], "user_id": ["u"], "key": [2**64 - 1]},
+        "items": {"item": [1], "item_id": ["a"], "domain": ["d"], "title": [None], "train_actions": [1], "key": [5]},
+        "item_vectors": {"item": [1], "vector": [[1.0, 2.0]]},
+        "profile_vectors": {"user": [], "scope": [], "vector": []},
+        "info": {"contract_version": [1], "candidates_seed": [7], "domains": [["d"]]},
+    }
+
+    types = {name: None if name == "item_vectors" else kind for name, kind in TRAINING_SET.tables.items()}
+
+    def work(only: set[str]) -> Callable[[Work], None]:
+        def write(work: Work) -> None:
+            for name in only:
+                work.write("training_set", pa.table(tables[name], schema=types[name]), name)
+
+        return write
+
+    with pytest.raises(SchemaError, match="training_set/info: no Parquet file"):
+        lake.run(Stage("assemble", 1, (), ("training_set",), {}, work(tables.keys() - {"info"})))
+    lake.run(Stage("assemble", 1, (), ("training_set",), {}, work(set(tables))))
+    assert sorted(path.name for path in lake.path("training_set").iterdir()) == sorted([*tables, "manifest.json"])
+    assert lake.read("training_set", "users")["key"].to_pylist() == [2**64 - 1]
+    assert lake.read("training_set", "profile_vectors").num_rows == 0
+
+
+def history(folder: Path, *losses: float) -> None:
+    rows = [
+        {"epoch": epoch, "loss": loss, "next_item_loss": loss, "align_loss": 0.0, "learning_rate": 0.1,
+         "protocol": "full", "metric": "NDCG@10", "value": 0.5, "best": True}
+        for epoch, loss in enumerate(losses, 1)
+    ]  # fmt: skip
+    write_parts(pa.Table.from_pylist(rows, schema=PRETRAINED.tables[""]), folder)
+    (folder / "part-00000.parquet").rename(folder / "history.parquet")
+
+
+def test_a_folder_of_files_survives_a_failed_run_and_is_published_whole(lake: Lake) -> None:
+    seen: list[list[str]] = []
+
+    def stage(fails: bool, settings: dict[str, int] | None = None) -> Stage:
+        def work(work: Work) -> None:
+            folder = work.folder("pretrained")
+            seen.append(sorted(path.name for path in folder.iterdir()))
+            (folder / "model.safetensors").write_bytes(b"weights")
+            if fails:
+                raise RuntimeError("out of memory")
+            history(folder, 2.0, 1.0)
+            (folder / "logs").mkdir()
+            (folder / "logs" / "events.json").write_text("{}")
+
+        return Stage("pretrain", 1, (), ("pretrained",), settings or {}, work)
+
+    with pytest.raises(RuntimeError):
+        lake.run(stage(True))
+    lake.clean([stage(True)])
+    manifest = lake.run(stage(False))
+    assert seen == [[], ["model.safetensors"]]
+    assert list(manifest.outputs["pretrained"].files) == ["history.parquet", "logs/events.json", "model.safetensors"]
+    assert lake.read("pretrained", columns=["loss"])["loss"].to_pylist() == [2.0, 1.0]
+    with pytest.raises(RuntimeError):
+        lake.run(stage(True, {"epochs": 9}))
+    lake.clean([stage(True)])  # nobody asks for nine epochs any more
+    assert sorted(path.name for path in (lake.home / "pretrained").iterdir()) == sorted(
+        ["current", manifest.fingerprint]
+    )
+
+
+def test_work_that_waits_for_its_inputs_outlives_cleaning(lake: Lake, items: Items, writes: Writes) -> None:
+    lake.run(writes("ingest", {"items": items("tea")}))
+
+    def work(work: Work) -> None:
+        (work.folder("pretrained") / "model.safetensors").write_bytes(b"weights")
+        raise RuntimeError("killed")
+
+    train = Stage("pretrain", 1, ("items",), ("pretrained",), {}, work)
+    with pytest.raises(RuntimeError):
+        lake.run(train)
+    ingest = writes("ingest", {"items": items("tea")}, settings={"seed": 2})  # to be made; may well give the same
+    lake.clean([ingest, train])
+    assert len(list((lake.home / "pretrained").glob(".work-*"))) == 1
+    lake.run(writes("ingest", {"items": items("pan")}, settings={"seed": 2}))
+    lake.clean([ingest, train])
+    assert list((lake.home / "pretrained").glob(".work-*")) == []
+
+
+def test_artifacts_of_two_runs_are_not_taken_for_one(lake: Lake, items: Items, writes: Writes) -> None:
+    stage = writes("ingest", {"items": items("tea"), "rejects": empty(REJECTS)})
+    lake.run(stage)
+    path = lake.path("rejects") / "manifest.json"
+    path.write_text(path.read_text().replace('"started": "20', '"started": "19'))
+    assert lake.state(stage).why == "items, rejects are not from one run"
+    assert not lake.run(stage).skipped
+
+
+def test_reading_what_was_never_made_says_so(lake: Lake) -> None:
+    with pytest.raises(UserError, match="'items' has not been made in dataset 'shop'"):
+        lake.path("items")
+    with pytest.raises(UserError, match=r"There is no artifact 'itmes'\. The artifacts are interactions, items"):
+        lake.path("itmes")

@@ -1,0 +1,126 @@
+"""A lake on an object store, with fsspec's in-memory file system as the store and two folders as two machines."""
+
+import json
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pytest
+
+from data_lake.errors import UserError
+from data_lake.lake import Lake, Stage, Work
+
+Items = Callable[..., pa.Table]
+Writes = Callable[..., Stage]
+
+
+@pytest.fixture
+def url() -> str:
+    return f"memory://{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def here(url: str, tmp_path: Path) -> Lake:
+    return Lake(url, "shop", cache=tmp_path / "here")
+
+
+@pytest.fixture
+def there(url: str, tmp_path: Path) -> Lake:
+    return Lake(url, "shop", cache=tmp_path / "there")
+
+
+def objects(url: str) -> list[str]:
+    fs = fsspec.filesystem("memory")
+    return sorted(path.split("/shop/")[1] for path in fs.find(url.removeprefix("memory:/")))
+
+
+def test_an_artifact_made_on_one_machine_is_fresh_and_read_on_another(
+    here: Lake, there: Lake, items: Items, writes: Writes, url: str
+) -> None:
+    stage = writes("ingest", {"items": items("tea", "pan")})
+    mark = here.run(stage).fingerprint
+    assert objects(url) == [f"items/{mark}/manifest.json", f"items/{mark}/part-00000.parquet", "items/current"]
+    assert fsspec.filesystem("memory").cat(f"{url}/shop/items/current") == f"{mark}\n".encode()
+    assert there.state(stage).kind == "fresh"
+    assert list(there.home.rglob("*.parquet")) == []  # a look at the state downloads no data
+    assert there.run(stage).skipped
+    assert there.read("items")["title"].to_pylist() == ["tea", "pan"]
+    assert there.verify("items") == ""
+
+
+def test_a_lost_or_cut_object_is_named_and_made_again(here: Lake, items: Items, writes: Writes, url: str) -> None:
+    stage = writes("ingest", {"items": items("tea")})
+    mark = here.run(stage).fingerprint
+    fsspec.filesystem("memory").pipe(f"{url}/shop/items/{mark}/part-00000.parquet", b"cut")
+    assert here.state(stage).why == "items/part-00000.parquet: size differs"
+    here.run(stage)
+    assert here.state(stage).kind == "fresh"
+
+
+def test_nothing_is_in_force_before_its_upload_is_whole(
+    here: Lake, there: Lake, items: Items, writes: Writes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = writes("ingest", {"items": items("tea")})
+
+    def cut(*_: object) -> None:
+        raise ConnectionError("the network went away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data_lake.mirror.Mirror.point", cut)
+        with pytest.raises(ConnectionError):
+            here.run(stage)
+    assert there.manifest("items") is None
+    assert here.state(stage).kind == "missing"
+    assert here.run(stage).why == "made before with these settings and inputs"
+    assert there.read("items").num_rows == 1
+
+
+def test_what_another_machine_made_again_replaces_the_local_copy(here: Lake, there: Lake, items: Items) -> None:
+    titles = ["tea"]
+
+    def work(work: Work) -> None:
+        work.write("items", items(*titles))  # not the same every time, as an LLM may be
+
+    stage = Stage("ingest", 1, (), ("items",), {}, work)
+    here.run(stage)
+    assert there.read("items")["title"].to_pylist() == ["tea"]
+    here.forget(stage)
+    titles[0] = "pan"
+    here.run(stage)
+    assert there.read("items")["title"].to_pylist() == ["pan"]
+
+
+def test_forget_and_keep_remove_objects(url: str, tmp_path: Path, items: Items, writes: Writes) -> None:
+    lake = Lake(url, "shop", keep=1, cache=tmp_path)
+    lake.run(writes("ingest", {"items": items("tea")}, settings={"seed": 1}))
+    stage = writes("ingest", {"items": items("tea")}, settings={"seed": 2})
+    mark = lake.run(stage).fingerprint
+    assert objects(url) == [f"items/{mark}/manifest.json", f"items/{mark}/part-00000.parquet", "items/current"]
+    lake.forget(stage)
+    assert objects(url) == []
+
+
+def test_replies_reach_the_store_even_from_a_run_that_fails(here: Lake, there: Lake) -> None:
+    def work(work: Work) -> None:
+        work.memory("replies").put(pa.table({"key": ["k"], "text": ["paid for"]}))
+        raise RuntimeError("engine died")
+
+    with pytest.raises(RuntimeError):
+        here.run(Stage("generate_items", 1, (), ("generated_items",), {}, work))
+    assert there.memory("replies").get(["k"])["text"].to_pylist() == ["paid for"]
+
+
+def test_the_store_has_one_writer_and_a_lapsed_lock_is_taken_over(here: Lake, there: Lake, url: str) -> None:
+    with here.lock():
+        with pytest.raises(UserError, match="Dataset 'shop' is being written by process"), there.lock():
+            pass
+        with here.lock():
+            assert objects(url) == [".lock"]
+    assert objects(url) == []
+    lapsed = {"host": "gone", "pid": 1, "since": "2020", "until": time.time() - 1}
+    fsspec.filesystem("memory").pipe(f"{url}/shop/.lock", json.dumps(lapsed).encode())
+    with there.lock():
+        assert objects(url) == [".lock"]
