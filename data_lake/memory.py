@@ -91,7 +91,7 @@ def _take(path: Path, rows: np.ndarray) -> pa.Table:
 
 def _latest(rows: pa.Table, keys: pa.Array) -> pa.Table:
     """Return the last row of each key, in the order of `keys`."""
-    numbers = pa.array(np.arange(rows.num_rows))
+    numbers = pc.add(pa.array(np.arange(rows.num_rows)), 0)  # memory of Arrow: its threads may outlive the interpreter
     last = pa.table({"key": rows["key"], "row": numbers}).group_by("key").aggregate([("row", "max")])
     last = last.append_column("place", pc.index_in(last["key"], value_set=keys)).sort_by("place")
     return rows.take(last["row_max"])

@@ -178,7 +178,7 @@ def _first_bad(column: pa.ChunkedArray, kind: pa.DataType) -> int:
 
 
 def _check_key(table: pa.Table, key: tuple[str, ...], title: str, forbids: str) -> None:
-    rows = pa.array(np.arange(table.num_rows))
+    rows = pc.add(pa.array(np.arange(table.num_rows)), 0)  # memory of Arrow: its threads may outlive the interpreter
     groups = table.select(list(key)).append_column("_row", rows).group_by(list(key))
     seen = groups.aggregate([("_row", "min"), ("_row", "max")])
     twice = seen.filter(pc.not_equal(seen["_row_min"], seen["_row_max"])).sort_by("_row_min").slice(0, 1).to_pylist()

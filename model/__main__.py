@@ -1,0 +1,78 @@
+"""Command line: python -m model train | evaluate | recommend."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+# Threads that wait must sleep: spinning ones slow every program on the machine. Read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("KMP_BLOCKTIME", "0")
+
+from data_lake.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb. Returns 0 done, 1 failed; argparse leaves with 2 when misused."""
+    args = _parser().parse_args(arguments)
+    try:
+        if args.verb == "train":
+            _train(args)
+        elif args.verb == "evaluate":
+            from model import evaluate
+
+            evaluate.main(args)
+        else:
+            from model import recommend
+
+            recommend.main(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb, about in (
+        ("train", "train both phases, or one"),
+        ("evaluate", "rank validation and test targets in every protocol"),
+        ("recommend", "write the best items per user and domain"),
+    ):
+        sub = verbs.add_parser(verb, help=about, description=about)
+        sub.add_argument("--data", type=Path, required=True, help="folder of a training set")
+        sub.add_argument("--out", type=Path, required=True, help="folder to write to")
+        sub.add_argument("--config", type=Path, help="JSON file of settings")
+        if verb == "train":
+            sub.add_argument("--phase", choices=["pretrain", "finetune"], help="default: both, one after the other")
+            sub.add_argument("--epochs", type=int, help="epochs of each phase, over what the settings say")
+            sub.add_argument("--pretrained", type=Path, help="folder of phase 1 (default OUT/pretrained)")
+            sub.add_argument("--checkpoint", type=Path, help="folder of phase 2 (default OUT/checkpoint)")
+            sub.add_argument("--tensorboard", type=Path, help="folder for TensorBoard's event files (default: none)")
+        else:
+            sub.add_argument("--run", type=Path, required=True, help="folder that `train` wrote")
+    return parser
+
+
+def _train(args: argparse.Namespace) -> None:
+    from model.config import TrainConfig
+    from model.data import TrainingSet
+    from model.settings import parse, read_settings
+    from model.train import train
+
+    given = read_settings(args.config)
+    for phase in ("pretrain", "finetune") if args.epochs is not None else ():
+        given[phase] = {**given.get(phase, {}), "epochs": args.epochs}
+    cfg = parse(TrainConfig, given)
+    data = TrainingSet.load(args.data)
+    pretrained = args.pretrained or args.out / "pretrained"
+    checkpoint = args.checkpoint or args.out / "checkpoint"
+    if args.phase != "finetune":
+        train(data, cfg, "pretrain", pretrained, pretrained, args.tensorboard)
+    if args.phase != "pretrain":
+        train(data, cfg, "finetune", checkpoint, pretrained, args.tensorboard)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

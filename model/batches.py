@@ -1,0 +1,103 @@
+"""Training batches: which users go together, and their windows as padded tensors.
+
+Letters used in this file: B users of a batch, L positions of its longest window, P predictions, N flat positions.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.data import Ints, TrainingSet
+
+BUCKET_BATCHES = 32
+"""Batches whose users are sorted by length together: more waste less padding, fewer mix lengths better."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What is read of some users' histories. Rows are filled from the left and padded on the right."""
+
+    items: Tensor  # (B, L) item numbers, 0 is padding
+    places: Tensor  # (B, L) real items before a real position; a synthetic item shares the place of the last one
+    synthetic: Tensor  # (B, L) bool
+    lengths: Tensor  # (B,) positions that are no padding
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows of training prefixes and what is predicted from them."""
+
+    users: Tensor  # (B,) rows of the training set
+    windows: Windows
+    row: Tensor  # (P,) where a prediction is made: row ...
+    step: Tensor  # (P,) ... and position of the windows
+    target: Tensor  # (P,) item number
+    weight: Tensor  # (P,)
+
+
+class Sequences:
+    """The flat sequences of a training set on the device, cut into windows without a loop over users."""
+
+    def __init__(self, data: TrainingSet, max_length: int, synthetic_weight: float, device: torch.device) -> None:
+        self.max_length = max_length
+        self.synthetic_weight = synthetic_weight
+        self.items = torch.tensor(data.items, device=device)  # (N,)
+        self.synthetic = torch.tensor(data.synthetic, device=device)  # (N,)
+        self.offsets = torch.tensor(data.offsets, device=device)  # (users + 1,)
+        self.real_before = torch.tensor(data.real_before, device=device)  # (N + 1,)
+        real = np.append(np.flatnonzero(~data.synthetic), len(data.items))
+        self.real_at = torch.tensor(real, device=device)  # (real positions + 1,) flat position of the k-th real one
+        self.train_end = torch.tensor(data.train_end, device=device)  # (users,)
+
+    def windows(self, users: Tensor, cuts: Tensor) -> tuple[Windows, Tensor]:
+        """Return the windows that end before `cuts` (B,), and the flat position (B,) at which each starts."""
+        first, end = self.offsets[users], self.offsets[users] + cuts
+        kept = self.real_before[end] - self.max_length  # real items before the window, over all users
+        start = torch.where(kept > self.real_before[first], self.real_at[kept.clamp(min=0)], first)
+        lengths = end - start
+        step = torch.arange(max(int(lengths.max()), 1), device=start.device)  # (L,)
+        is_pad = step >= lengths[:, None]  # (B, L)
+        flat = (start[:, None] + step).clamp(max=max(len(self.items) - 1, 0))  # (B, L)
+        items = self.items[flat].long().masked_fill(is_pad, 0)
+        places = self.real_before[flat + 1] - self.real_before[start][:, None] - 1
+        places = places.clamp(0, self.max_length - 1).masked_fill(is_pad, 0)
+        return Windows(items, places, self.synthetic[flat] & ~is_pad, lengths), start
+
+    def batch(self, users: Tensor) -> Batch:
+        """Return the training prefixes of `users` (B,), each up to its last real training item, which is only a target.
+
+        Every position predicts the next real item; where the next item is synthetic it is a second target, with the
+        weight that the settings give it.
+        """
+        first = self.offsets[users]
+        last = self.real_at[self.real_before[first + self.train_end[users]] - 1]  # (B,) flat position
+        windows, start = self.windows(users, last - first)
+        row, step = (windows.items > 0).nonzero(as_tuple=True)  # (P,)
+        flat = start[row] + step
+        target = self.items[self.real_at[self.real_before[flat + 1]]].long()
+        weight = torch.ones(len(row), device=row.device)
+        if self.synthetic_weight > 0:
+            extra = self.synthetic[flat + 1]
+            row, step = torch.cat([row, row[extra]]), torch.cat([step, step[extra]])
+            target = torch.cat([target, self.items[flat[extra] + 1].long()])
+            weight = torch.cat([weight, weight.new_full((int(extra.sum()),), self.synthetic_weight)])
+        return Batch(users, windows, row, step, target, weight)
+
+
+def trainable_users(data: TrainingSet) -> Ints:
+    """Rows of the users with at least two real training actions: one to read, one to predict."""
+    ends = data.offsets[:-1] + data.train_end
+    return np.flatnonzero(data.real_before[ends] - data.real_before[data.offsets[:-1]] >= 2)
+
+
+def plan(users: Ints, lengths: Ints, batch_size: int, seed: tuple[int, ...]) -> list[NDArray[np.int64]]:
+    """Return one epoch's batches of users: shuffled, users of similar length together, batches in random order."""
+    rng = np.random.default_rng(seed)
+    users = rng.permutation(users)
+    group = np.arange(len(users)) // (batch_size * BUCKET_BATCHES)
+    users = users[np.lexsort((lengths[users], group))]
+    batches = np.array_split(users, max(1, len(users) // batch_size))
+    return [batches[i] for i in rng.permutation(len(batches))]

@@ -1,0 +1,195 @@
+"""Settings of the trainer. Every switch of the method is one field; a preset is a full set of values."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from data_lake.config import Config
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+PROTOCOL = r"^(full|sampled-[1-9][0-9]*)$"
+
+
+class NetworkConfig(Config):
+    """Shape of the network and where its item vectors come from."""
+
+    hidden: PositiveInt = 128
+    blocks: PositiveInt = 2
+    heads: PositiveInt = 2
+    feedforward: PositiveInt = 512
+    dropout: Share = 0.5
+    """Inside the transformer's blocks."""
+
+    input_dropout: Share = 0.2
+    """Of what the transformer reads."""
+
+    max_length: PositiveInt = 50
+    """Real items of a history that are read, the latest ones; synthetic items among them do not count."""
+
+    item_text: bool = True
+    item_id: bool = True
+    text_dropout: Share = 0.0
+    text_centred: bool = True
+    """Take the catalogue's mean out of the text vectors, so that they differ in more than a common direction."""
+
+    mark_synthetic: bool = True
+    """Add one learned vector to synthetic items, so that a reader can tell them from real ones."""
+
+    score: Literal["cosine", "dot"] = "cosine"
+    temperature: PositiveFloat = 0.07
+    """Divides every score."""
+
+    domain_heads: bool = True
+    """Phase 1 turns its shared state into a query by one linear map per target domain."""
+
+    bottleneck: PositiveInt = 64
+    bottleneck_dropout: Share = 0.3
+
+    @model_validator(mode="after")
+    def _check(self) -> "NetworkConfig":
+        if not (self.item_text or self.item_id):
+            raise ValueError("item_text and item_id cannot both be off: an item would have no vector")
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden {self.hidden} is no multiple of heads {self.heads}")
+        return self
+
+
+class LossConfig(Config):
+    """What is learnt at each position, and the pull of the profiles."""
+
+    next_item: Literal["softmax", "bce"] = "softmax"
+    negatives: NonNegativeInt = 2048
+    """Items per domain that a batch's softmax sees beside the targets; 0: all items of the domain, exactly."""
+
+    popularity: NonNegativeFloat = 0.0
+    """Negatives are drawn in proportion to (training actions + 1) ** popularity; 0: uniformly."""
+
+    synthetic_weight: NonNegativeFloat = 0.0
+    """Weight of a synthetic item as a target, beside the next real item of the same position."""
+
+    align: Literal["own", "soft", "release"] = "own"
+    align_temperature: PositiveFloat = 0.1
+
+
+class PhaseConfig(Config):
+    """How one phase is optimised. A phase stops early after `patience` epochs without a better validation figure."""
+
+    epochs: PositiveInt = 60
+    patience: PositiveInt = 6
+    batch_size: PositiveInt = 128
+    learning_rate: PositiveFloat = 2e-3
+    weight_decay: NonNegativeFloat = 0.0
+    warmup_steps: NonNegativeInt = 0
+    clip: NonNegativeFloat = 5.0
+    """Largest norm of the gradient; 0: no limit."""
+
+    halve_after: NonNegativeInt = 2
+    """Halve the learning rate after so many epochs without a better validation figure; 0: never."""
+
+    align_weight: NonNegativeFloat = 0.1
+    """Weight of the pull to the profiles; 0: off."""
+
+
+class PretrainConfig(PhaseConfig):
+    """Phase 1: all domains in one sequence."""
+
+
+class FinetuneConfig(PhaseConfig):
+    """Phase 2: what each domain adds, over frozen phase-1 weights."""
+
+    epochs: PositiveInt = 20
+    patience: PositiveInt = 4
+    align_weight: NonNegativeFloat = 0.0
+    train_score: Literal["sum", "domain"] = "sum"
+    """The score that the loss is taken on: the one that ranks, or its domain term alone (as published)."""
+
+
+class TrainConfig(Config):
+    """All settings of both phases. A preset gives the values that are not set."""
+
+    preset: Literal["default", "paper"] = "default"
+    seed: int = 0
+    aggregate: Literal["llm", "gate"] = "llm"
+    """Overall profile of a user: the vector of the LLM's merge, or a learned mix of the domain profiles."""
+
+    network: NetworkConfig = NetworkConfig()
+    loss: LossConfig = LossConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+
+    select_protocol: Literal["full", "sampled-100", "sampled-999"] = "full"
+    select_metric: Literal["HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR"] = "MRR"
+    """The validation figure, averaged over domains, that chooses the epoch and stops early."""
+
+    select_users: PositiveInt = 20_000
+    """Users of the validation figure at most: a fixed sample of larger data."""
+
+    threads: NonNegativeInt = 0
+    """CPU threads; 0: the cores this process may use. It changes sums in the last digits."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = False
+    """On CUDA only: compile the transformer's blocks."""
+
+    bf16: bool = True
+    """On CUDA only: matrix products in bfloat16."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("preset") == "paper":
+            return _merge(PAPER, given)
+        return given
+
+
+PAPER: dict[str, Any] = {
+    "network": {
+        "hidden": 128, "blocks": 2, "heads": 2, "feedforward": 128, "dropout": 0.5, "input_dropout": 0.5,
+        "max_length": 200, "item_text": True, "item_id": False, "text_centred": False, "mark_synthetic": False,
+        "score": "dot", "temperature": 1.0, "domain_heads": False, "bottleneck": 64, "bottleneck_dropout": 0.3,
+    },
+    "loss": {
+        "next_item": "bce", "negatives": 1, "align": "release", "align_temperature": 1.0,
+    },
+    "pretrain": {"epochs": 200, "patience": 20, "batch_size": 512, "learning_rate": 1e-3, "clip": 0.0, "halve_after": 0,
+                 "align_weight": 0.5},
+    "finetune": {
+        "epochs": 200, "patience": 20, "batch_size": 512, "learning_rate": 1e-4, "weight_decay": 0.01, "clip": 0.1,
+        "halve_after": 5, "align_weight": 0.5, "train_score": "domain",
+    },
+}  # fmt: skip
+"""What the method's authors published, where our default differs or has no such value."""
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merge(base[key], value) if both else value
+    return merged
+
+
+class EvaluateConfig(Config):
+    """What is measured on the validation and test targets."""
+
+    protocols: tuple[Annotated[str, Field(pattern=PROTOCOL)], ...] = ("full", "sampled-100", "sampled-999")
+    """`full` ranks among the whole domain, `sampled-N` among N negatives."""
+
+    users: PositiveInt | None = None
+    """Measure a fixed sample of so many users; none: all of them."""
+
+    resamples: PositiveInt = 1000
+    """Bootstrap resamples behind each interval."""
+
+    batch_size: PositiveInt = 512
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class RecommendConfig(Config):
+    """What is recommended to every user."""
+
+    top: PositiveInt = 10
+    """Items per user and domain."""
+
+    batch_size: PositiveInt = 512
+    device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -1,0 +1,133 @@
+"""What a batch learns: draw negatives, fetch the item vectors that it needs, take the losses.
+
+Letters used in this file: B users, L positions, P predictions, K items in use, N negatives, D hidden size.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model import losses, parallel
+from model.batches import Batch
+from model.config import TrainConfig
+from model.data import TrainingSet
+from model.network import Network
+
+
+@dataclass(frozen=True)
+class Items:
+    """The item vectors that a batch uses, each computed once."""
+
+    vectors: Tensor  # (K, D)
+    at: Tensor  # (items + 1,) row of an item in `vectors`; meaningless for items that are not in use
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The parts of a batch's loss on this process: a sum over predictions with its weight, and a mean over users."""
+
+    next_item: Tensor
+    weight: Tensor
+    align: Tensor
+
+
+class Objective:
+    """The next-item loss over the target's domain and the align term, as the settings have them."""
+
+    def __init__(self, data: TrainingSet, cfg: TrainConfig, device: torch.device) -> None:
+        self.cfg = cfg.loss
+        self.temperature = cfg.network.temperature
+        self.n_items = data.n_items
+        self.item_domain = torch.from_numpy(data.item_domain.astype(np.int64)).to(device)  # (items + 1,)
+        self.domain_items = [torch.from_numpy(items).to(device) for items in data.domain_items]
+        self.column = torch.zeros(data.n_items + 1, dtype=torch.int64, device=device)  # place within the domain
+        self.cumulative, self.shares = [], []  # per domain: chance of each item at each draw
+        actions = torch.tensor(data.train_actions, device=device)  # (items + 1,)
+        for items in self.domain_items:
+            self.column[items] = torch.arange(len(items), device=device)
+            often = (actions[items] + 1.0).double() ** cfg.loss.popularity
+            self.cumulative.append((often / often.sum()).cumsum(0))
+            self.shares.append((often / often.sum()).float())
+        self.profiles, self.has_profile = _profiles(data, cfg.aggregate, device)
+
+    def draw(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
+        """Return item numbers of negatives: (N,) per domain; for the binary loss one (P,) tensor; none when exact."""
+        device = batch.target.device
+        if self.cfg.next_item == "bce":
+            chance = torch.rand(len(batch.target), generator=generator, device=device)
+            negative = torch.zeros_like(batch.target)
+            for d, items in enumerate(self.domain_items):
+                mine = self.item_domain[batch.target] == d
+                negative[mine] = items[(chance[mine] * len(items)).long().clamp(max=len(items) - 1)]
+            return [negative]
+        drawn = []
+        for items, cumulative in zip(self.domain_items, self.cumulative, strict=True):
+            if self._exact(len(items)):
+                drawn.append(items)
+                continue
+            chance = torch.rand(self.cfg.negatives, generator=generator, device=device, dtype=torch.float64)
+            drawn.append(items[torch.searchsorted(cumulative, chance).clamp(max=len(items) - 1)])
+        return drawn
+
+    def fetch(self, network: Network, batch: Batch, drawn: list[Tensor]) -> Items:
+        """Compute the vectors of the items that the batch reads, predicts or contrasts, each once."""
+        numbers = torch.unique(torch.cat([batch.windows.items.flatten(), batch.target, *drawn]))  # (K,)
+        at = self.item_domain.new_zeros(self.n_items + 1)
+        at[numbers] = torch.arange(len(numbers), device=at.device)
+        return Items(network.item_vectors(numbers), at)
+
+    def next_item(self, network: Network, query: Tensor, items: Items, batch: Batch, drawn: list[Tensor]) -> Tensor:
+        """query: (P, D), what scores the items at each prediction. Returns the weighted sum of losses."""
+        query = query / self.temperature
+        keys = network.scaled(items.vectors)  # (K, D)
+        if self.cfg.next_item == "bce":
+            negative = drawn[0]
+            is_hit = negative == batch.target
+            right, wrong = keys[items.at[batch.target]], keys[items.at[negative]]
+            return losses.binary(query, right, wrong, is_hit, batch.weight)
+        loss = query.new_zeros((), dtype=torch.float32)
+        for d, negative in enumerate(drawn):
+            mine = (self.item_domain[batch.target] == d).nonzero().squeeze(1)
+            target, weight = batch.target[mine], batch.weight[mine]
+            if self._exact(len(self.domain_items[d])):
+                loss = loss + losses.exact_softmax(query[mine], keys[items.at[negative]], self.column[target], weight)
+                continue
+            expected = self.shares[d][self.column[negative]] * len(negative)  # (N,)
+            is_hit = negative == target[:, None]
+            loss = loss + losses.sampled_softmax(
+                query[mine], keys[items.at[target]], keys[items.at[negative]], expected, is_hit, weight
+            )
+        return loss
+
+    def align(self, network: Network, states: Tensor, users: Tensor) -> Tensor:
+        """states: (B, D) of `users`. Returns the align term over the users with a profile, of all processes."""
+        known = self.has_profile[users].any(1) if network.profile is not None else torch.zeros_like(users).bool()
+        states, users = states[known], users[known]
+        if network.profile is None:
+            return states.new_zeros(())
+        profiles = network.profile(self.profiles[users], self.has_profile[users])  # (B, D)
+        states, profiles = parallel.gather(states), parallel.gather(profiles)
+        if not len(states):
+            return states.new_zeros(())
+        return losses.align(states, profiles, self.cfg.align, self.cfg.align_temperature)
+
+    def _exact(self, size: int) -> bool:
+        return self.cfg.negatives == 0 or self.cfg.negatives >= size
+
+
+def _profiles(data: TrainingSet, aggregate: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the profile vectors that the align term reads, (users, S, P), and which are there, (users, S)."""
+    scopes = profile_scopes(data, aggregate)
+    if not scopes:
+        return torch.zeros((data.n_users, 1, 0), device=device), torch.zeros((data.n_users, 1), device=device).bool()
+    vectors = np.stack([data.profiles[scope].vectors for scope in scopes], axis=1)
+    present = np.stack([data.profiles[scope].present for scope in scopes], axis=1)
+    return torch.from_numpy(vectors).to(device), torch.from_numpy(present).to(device)
+
+
+def profile_scopes(data: TrainingSet, aggregate: str) -> list[str]:
+    """The scopes whose vectors make a user's profile: the overall one, or every domain for the gate."""
+    wanted = data.domains if aggregate == "gate" else ("all",)
+    return [scope for scope in wanted if scope in data.profiles]

@@ -1,0 +1,78 @@
+"""Several processes, one training: each takes its share of every batch, and gradients are summed.
+
+Without torchrun there is one process and every function here returns what it is given.
+"""
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def start(device: torch.device) -> None:
+    """Join the processes that torchrun started, if it did."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def wait() -> None:
+    """Wait until every process is here."""
+    if world() > 1:
+        dist.barrier()
+
+
+def total(numbers: Tensor) -> Tensor:
+    """Return the sum over processes, without a gradient."""
+    numbers = numbers.detach().clone()
+    if world() > 1:
+        dist.all_reduce(numbers)
+    return numbers
+
+
+def sum_gradients(parameters: list[torch.nn.Parameter]) -> None:
+    """Sum each parameter's gradient over the processes."""
+    for parameter in parameters if world() > 1 else ():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        dist.all_reduce(parameter.grad)
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes; each process keeps the gradient of its own rows."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor) -> Tensor:
+        counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world())]
+        dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+        heights = [int(count) for count in counts]
+        padded = rows.new_zeros((max(heights), *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in heights]
+        dist.all_gather(parts, padded)
+        ctx.start, ctx.height = sum(heights[: rank()]), len(rows)  # type: ignore[attr-defined]
+        return torch.cat([part[:height] for part, height in zip(parts, heights, strict=True)])
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
+        start, height = ctx.start, ctx.height  # type: ignore[attr-defined]
+        return grads[0][start : start + height]
+
+
+def gather(rows: Tensor) -> Tensor:
+    """Return the rows of all processes, first rank first; a process gets the gradient of its own rows only.
+
+    A loss over the gathered rows that every process computes alike then has the right gradient once they are summed.
+    """
+    if world() == 1:
+        return rows
+    gathered: Tensor = _Gather.apply(rows)  # type: ignore[no-untyped-call]
+    return gathered

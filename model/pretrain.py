@@ -1,0 +1,21 @@
+"""Phase 1: one causal reading of the mixed sequence learns all domains, and is pulled to the profiles."""
+
+import torch
+
+from model.batches import Batch
+from model.network import Network
+from model.objective import Objective, Terms
+
+
+def pretrain_terms(network: Network, objective: Objective, batch: Batch, generator: torch.Generator) -> Terms:
+    """Return the losses of a batch. B users, L positions, P predictions, K items in use, D hidden size."""
+    drawn = objective.draw(batch, generator)
+    items = objective.fetch(network, batch, drawn)  # vectors (K, D)
+    inputs = items.vectors[items.at[batch.windows.items]]  # (B, L, D)
+    states = network.read(inputs, batch.windows, network.positions)  # (B, L, D)
+
+    query = network.scaled(states[batch.row, batch.step])  # (P, D)
+    next_item = objective.next_item(network, query, items, batch, drawn)
+
+    last = states[torch.arange(len(states), device=states.device), batch.windows.lengths - 1]  # (B, D)
+    return Terms(next_item, batch.weight.sum(), objective.align(network, last, batch.users))

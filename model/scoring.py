@@ -1,0 +1,90 @@
+"""Scores of all items of a domain, for users as they stood at a point of their history."""
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from data_lake.errors import UserError
+from model.batches import Sequences
+from model.config import NetworkConfig
+from model.data import TrainingSet
+from model.finetune import all_items
+from model.network import Network
+
+
+class Scorer(Protocol):
+    """Score every item of one domain."""
+
+    def __call__(self, users: NDArray[np.int64], cuts: NDArray[np.int64], domain: str) -> Tensor:
+        """users, cuts: (B,) rows of the training set and positions in them. Returns (B, items of domain) float32.
+
+        Row b reads what stands strictly before position cuts[b] of the stored sequence of users[b], synthetic
+        positions included. Columns follow `TrainingSet.domain_items` of the domain.
+        """
+        ...
+
+
+class NetworkScorer:
+    """Scores of a network as it stands: make a new one after its weights change."""
+
+    def __init__(self, network: Network, data: TrainingSet, sequences: Sequences) -> None:
+        self.network, self.data, self.sequences = network, data, sequences
+        self.device = network.positions.weight.device
+        self.vectors = all_items(network, data.n_items).vectors  # (items + 1, D)
+        self.item_domain = torch.from_numpy(data.item_domain.astype(np.int64)).to(self.device)
+
+    @torch.no_grad()
+    def __call__(self, users: NDArray[np.int64], cuts: NDArray[np.int64], domain: str) -> Tensor:
+        self.network.eval()
+        number = self.data.domains.index(domain)
+        windows, _ = self.sequences.windows(self._tensor(users), self._tensor(cuts))
+        inputs, domains = self.vectors[windows.items], self.item_domain[windows.items]  # (B, L, D), (B, L)
+        row = torch.arange(len(users), device=self.device)
+        last = (windows.lengths - 1).clamp(min=0)
+        query = self.network.query(inputs, windows, domains, row, last, torch.full_like(row, number), True)  # (B, D)
+        query = query.masked_fill((windows.lengths == 0).unsqueeze(1), 0.0)
+        keys = self.network.scaled(self.vectors[self._tensor(self.data.domain_items[number])])  # (M, D)
+        return (query / self.network.cfg.temperature) @ keys.T  # (B, M)
+
+    def _tensor(self, numbers: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device)
+
+
+def load_scorer(folder: str | Path, data: TrainingSet, device: str = "cpu") -> NetworkScorer:
+    """Read the best weights of a run's phase folder (OUT/pretrained or OUT/checkpoint)."""
+    folder = Path(folder)
+    if not (folder / "model.safetensors").is_file():
+        raise UserError(f"{folder} holds no model.safetensors. Run `python -m model train` first.")
+    about = json.loads((folder / "config.json").read_text())
+    check_shape(about, data, folder)
+    cfg = NetworkConfig.model_validate(about["train"]["network"])
+    network = build_network(cfg, data, about["profile_size"])
+    if about["phase"] == "finetune":
+        network.add_readers(len(data.domains))
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    network.to(device).eval()
+    return NetworkScorer(network, data, Sequences(data, cfg.max_length, 0.0, torch.device(device)))
+
+
+def build_network(cfg: NetworkConfig, data: TrainingSet, profile_size: int) -> Network:
+    """Return a new network for the items of a training set."""
+    text, has_text = torch.tensor(data.item_vectors), torch.tensor(data.has_text)
+    if cfg.text_centred and has_text.any():
+        centred = F.normalize(text - text[has_text].mean(0), dim=-1)
+        text = torch.where(has_text[:, None], centred, torch.zeros(()))
+    return Network(cfg, text, has_text, profile_size, len(data.domains))
+
+
+def check_shape(about: dict[str, object], data: TrainingSet, folder: Path) -> None:
+    """Refuse weights that were trained for other items or domains."""
+    shape = {"domains": list(data.domains), "items": data.n_items, "text_size": data.item_vectors.shape[1]}
+    for name, value in shape.items():
+        if about[name] != value:
+            raise UserError(f"{folder} was trained with {name} = {about[name]}, the data has {value}. Train again.")

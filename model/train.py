@@ -1,0 +1,240 @@
+"""Train both phases: load, loop, save, then evaluate."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from data_lake.errors import UserError
+from model import parallel
+from model.batches import Batch, Sequences, plan, trainable_users
+from model.candidates import blocks, find_targets
+from model.checkpoint import Folder, Progress
+from model.config import PhaseConfig, TrainConfig
+from model.data import TrainingSet
+from model.finetune import Finetune
+from model.metrics import METRIC_NAMES, values
+from model.network import Network
+from model.objective import Objective, Terms, profile_scopes
+from model.pretrain import pretrain_terms
+from model.ranking import rank_targets
+from model.scoring import NetworkScorer, build_network
+
+Phase = Literal["pretrain", "finetune"]
+TermsOf = Callable[[Network, Objective, Batch, torch.Generator], Terms]
+
+PHASE_SEED: dict[Phase, int] = {"pretrain": 1, "finetune": 2}
+
+
+def train(
+    data: TrainingSet, cfg: TrainConfig, phase: Phase, folder: Path, pretrained: Path, tensorboard: Path | None = None
+) -> None:
+    """Run one phase into `folder`, from where it stands there; phase 2 starts from the best weights of `pretrained`.
+
+    With `tensorboard`, each epoch's figures go to event files there, too.
+    """
+    device = choose_device(cfg)
+    parallel.start(device)
+    torch.manual_seed(_seed(cfg, phase))
+    scopes = profile_scopes(data, cfg.aggregate)
+    profile_size = data.profiles[scopes[0]].vectors.shape[1] if scopes else 0
+    network = build_network(cfg.network, data, profile_size)
+    if phase == "finetune":
+        if not (pretrained / "model.safetensors").exists():
+            raise UserError(f"{pretrained} holds no phase-1 weights. Run the phase 'pretrain' first.")
+        Folder(pretrained).load_best(network)
+        network.add_readers(len(data.domains))
+    network.to(device)
+    if cfg.compile and device.type == "cuda":
+        for block in network.blocks:
+            block.compile(dynamic=True)
+    run = Folder(folder)
+    if parallel.rank() == 0:
+        run.open({
+            "phase": phase, "train": cfg.model_dump(mode="json"), "data": data.digest, "domains": list(data.domains),
+            "items": data.n_items, "text_size": data.item_vectors.shape[1], "profile_size": profile_size,
+        })  # fmt: skip
+    parallel.wait()
+    _Loop(data, cfg, phase, network, run, device, tensorboard).run()
+
+
+def choose_device(cfg: TrainConfig) -> torch.device:
+    """Return the device of the settings and set the CPU's threads."""
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is 'cuda' but torch sees no GPU. Set [train] device = \"auto\".")
+    return torch.device("cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+class _Loop:
+    """One phase's epochs. Letters used here: P predictions."""
+
+    def __init__(
+        self,
+        data: TrainingSet,
+        cfg: TrainConfig,
+        phase: Phase,
+        network: Network,
+        folder: Folder,
+        device: torch.device,
+        tensorboard: Path | None,
+    ) -> None:
+        self.data, self.cfg, self.phase, self.network = data, cfg, phase, network
+        self.folder, self.device, self.tensorboard = folder, device, tensorboard
+        self.phase_cfg: PhaseConfig = cfg.pretrain if phase == "pretrain" else cfg.finetune
+        self.sequences = Sequences(data, cfg.network.max_length, cfg.loss.synthetic_weight, device)
+        self.objective = Objective(data, cfg, device)
+        self.terms: TermsOf = pretrain_terms
+        if phase == "finetune":
+            self.terms = Finetune(network, self.objective, cfg.finetune).terms
+        self.users = trainable_users(data)
+        if len(self.users) < parallel.world():
+            raise UserError(f"only {len(self.users)} users have two training actions; too few to train on.")
+        self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.trained, lr=self.phase_cfg.learning_rate, betas=(0.9, 0.98),  # SASRec's
+            weight_decay=self.phase_cfg.weight_decay, fused=True,
+        )  # fmt: skip
+        self.targets = find_targets(data, "validation", cfg.select_users)
+        self.blocks = list(blocks(data, self.targets, [cfg.select_protocol], batch=1024))
+
+    def run(self) -> None:
+        """Train until the epochs are over or the validation figure stays flat."""
+        history = self.folder.history()
+        progress = self.folder.load_state(self.network, self.optimizer)
+        if progress and len(history) < progress.epoch:  # saved, then stopped before it was evaluated
+            history = self._evaluated(progress, history, "")
+        while len(history) < self.phase_cfg.epochs and _flat(history) < self.phase_cfg.patience:
+            progress, speed = self._epoch(len(history) + 1, progress.steps if progress else 0, history)
+            if parallel.rank() == 0:
+                self.folder.save_state(self.network, self.optimizer, progress)
+            history = self._evaluated(progress, history, speed)
+        parallel.wait()  # until the best weights are written
+
+    def _epoch(self, epoch: int, steps: int, history: list[dict[str, Any]]) -> tuple[Progress, str]:
+        """Train one epoch. Returns where it ended and how fast it was, in words."""
+        self.network.train()
+        seed = _seed(self.cfg, self.phase, epoch)
+        torch.manual_seed(seed + parallel.rank())  # afresh each epoch, so that a resumed run drops out the same
+        generator = torch.Generator(self.device).manual_seed(seed)  # all processes draw the same negatives
+        lengths = self.data.train_end
+        batches = plan(self.users, lengths, self.phase_cfg.batch_size, (self.cfg.seed, PHASE_SEED[self.phase], epoch))
+        sums = torch.zeros(3, dtype=torch.float64)  # next-item loss, predictions, align loss
+        started, shown, done, rate = time.monotonic(), 0.0, 0, 0.0
+        for users in batches:
+            steps += 1
+            rate = self._learning_rate(steps, history)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            share = torch.from_numpy(users[parallel.rank() :: parallel.world()]).to(self.device)
+            batch = self.sequences.batch(share)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.bf16 and self.device.type == "cuda"):
+                terms = self.terms(self.network, self.objective, batch, generator)
+            weight = parallel.total(terms.weight)
+            loss = terms.next_item / weight + self.phase_cfg.align_weight * terms.align
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            parallel.sum_gradients(self.trained)
+            if self.phase_cfg.clip:
+                torch.nn.utils.clip_grad_norm_(self.trained, self.phase_cfg.clip)
+            self.optimizer.step()
+            sums += torch.stack([parallel.total(terms.next_item), weight, terms.align * weight]).detach().double().cpu()
+            done += len(users)
+            if time.monotonic() - shown > 1 and sys.stderr.isatty() and parallel.rank() == 0:
+                shown = time.monotonic()
+                per_second = done / (shown - started)
+                print(
+                    f"\r{self.phase} epoch {epoch}: loss {sums[0] / sums[1]:.4f}, {per_second:.0f} sequences/s, "
+                    f"{(len(self.users) - done) / per_second:.0f} s left in it ", end="", file=sys.stderr, flush=True,
+                )  # fmt: skip
+        seconds = time.monotonic() - started
+        left = seconds * (self.phase_cfg.epochs - epoch)
+        next_item, align = float(sums[0] / sums[1]), float(sums[2] / sums[1])
+        total = next_item + self.phase_cfg.align_weight * align
+        progress = Progress(epoch, steps, total, next_item, align, rate)
+        return progress, f"{len(self.users) / seconds:.0f} sequences/s, at most {left / 60:.1f} min left"
+
+    def _learning_rate(self, step: int, history: list[dict[str, Any]]) -> float:
+        rate = self.phase_cfg.learning_rate
+        if self.phase_cfg.warmup_steps:
+            rate *= min(1.0, step / self.phase_cfg.warmup_steps)
+        return rate * 0.5 ** _halvings(history, self.phase_cfg.halve_after)
+
+    def _evaluated(self, progress: Progress, history: list[dict[str, Any]], speed: str) -> list[dict[str, Any]]:
+        """Evaluate the epoch just saved; return the history with its row. Files are written by the first process."""
+        by_domain = self._validate()
+        value = float(np.float32(np.mean(list(by_domain.values())))) if by_domain else float("nan")
+        values_before = [row["value"] for row in history]
+        best = not by_domain or not history or value > max(values_before)
+        row = {
+            "epoch": progress.epoch, "loss": progress.loss, "next_item_loss": progress.next_item_loss,
+            "align_loss": progress.align_loss, "learning_rate": progress.learning_rate,
+            "protocol": self.cfg.select_protocol, "metric": self.cfg.select_metric,
+            "value": value, "best": best,
+        }  # fmt: skip
+        history = [*history, row]
+        if parallel.rank() == 0:
+            if best:
+                self.folder.save_best(self.network)
+                figures = {"phase": self.phase, "epoch": progress.epoch, "protocol": self.cfg.select_protocol}
+                self.folder.write_json("metrics.json", figures | {self.cfg.select_metric: by_domain})
+            self.folder.write_history(history)
+            self._show_in_tensorboard(row, by_domain)
+            shown = ", ".join(f"{name} {figure:.4f}" for name, figure in by_domain.items())
+            print(
+                f"\r{self.phase} epoch {progress.epoch}/{self.phase_cfg.epochs}: loss {progress.loss:.4f}, {speed}, "
+                f"validation {self.cfg.select_protocol} {self.cfg.select_metric}: {shown}{' *' if best else ''}",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+        return history
+
+    def _show_in_tensorboard(self, row: dict[str, Any], by_domain: dict[str, float]) -> None:
+        if self.tensorboard is None:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError("--tensorboard needs the package tensorboard. Install it or drop the option.") from error
+        figures = {name: row[name] for name in ("loss", "next_item_loss", "align_loss", "learning_rate", "value")}
+        figures |= {f"{row['metric']}/{name}": figure for name, figure in by_domain.items()}
+        with SummaryWriter(str(self.tensorboard)) as writer:
+            for name, figure in figures.items():
+                writer.add_scalar(f"{self.phase}/{name}", figure, row["epoch"])
+
+    def _validate(self) -> dict[str, float]:
+        """Return the chosen figure per domain that has validation targets."""
+        scorer = NetworkScorer(self.network, self.data, self.sequences)
+        protocol, metric = self.cfg.select_protocol, METRIC_NAMES.index(self.cfg.select_metric)
+        ranked = rank_targets(self.data, self.targets, self.blocks, {self.phase: scorer}, [protocol])
+        figures = values(ranked[self.phase, protocol].ranks)[:, metric]  # (T,)
+        return {
+            name: float(figures[self.targets.domains == number].mean())
+            for number, name in enumerate(self.data.domains)
+            if (self.targets.domains == number).any()
+        }
+
+
+def _seed(cfg: TrainConfig, phase: Phase, epoch: int = 0) -> int:
+    """Return a seed of its own for every epoch, with room for one per process above it."""
+    return ((cfg.seed * 10 + PHASE_SEED[phase]) * 100_000 + epoch) * 10_000
+
+
+def _flat(history: list[dict[str, Any]]) -> int:
+    """Epochs since the best one."""
+    best = [row["epoch"] for row in history if row["best"]]
+    return len(history) - best[-1] if best else 0
+
+
+def _halvings(history: list[dict[str, Any]], after: int) -> int:
+    """How often `after` epochs in a row brought no better figure; the count starts again at each."""
+    halvings = flat = 0
+    for row in history:
+        flat = 0 if row["best"] else flat + 1
+        if after and flat == after:
+            halvings, flat = halvings + 1, 0
+    return halvings

@@ -1,0 +1,129 @@
+"""Loading a training set and cutting it into windows and batches."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from data_lake.errors import UserError
+from model.batches import Sequences, plan, trainable_users
+from model.data import TrainingSet
+from tests.model.conftest import tiny_tables
+from tests.model.worlds import world
+
+ITEMS = {"a": "a1 a2 a3 a4 a5", "b": "b1 b2 b3"}  # numbers 1..5 and 6..8
+
+
+def sequences(data: TrainingSet, max_length: int = 4, synthetic_weight: float = 0.0) -> Sequences:
+    return Sequences(data, max_length, synthetic_weight, torch.device("cpu"))
+
+
+def test_a_training_set_is_read_from_its_folder(tiny_folder: Path, tiny: TrainingSet) -> None:
+    data = TrainingSet.load(tiny_folder)
+    assert data.digest == tiny.digest
+    assert data.domains == ("a", "b")
+    assert (data.n_users, data.n_items) == (40, 30)
+    assert data.item_ids[0].as_py() is None
+    assert data.item_ids[30].as_py() == "i30"
+    assert np.flatnonzero(~data.has_text).tolist() == [0, 10, 20, 30]
+    assert not data.item_vectors[~data.has_text].any()
+    assert data.domain_items[1].tolist() == list(range(16, 31))
+    assert sorted(data.profiles) == ["a", "all", "b"]
+    assert np.flatnonzero(data.profiles["all"].present).tolist() == list(range(0, 40, 2))
+
+
+def test_rows_of_an_id_table_may_come_in_any_order(tiny: TrainingSet) -> None:
+    tables = tiny_tables()
+    shuffled = np.random.default_rng(1).permutation(30)
+    tables["items"] = tables["items"].take(pa.array(shuffled))
+    tables["item_vectors"] = tables["item_vectors"].take(pa.array(shuffled[::-1]))
+    assert TrainingSet.from_tables(tables).digest == tiny.digest
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "message"),
+    [
+        ("users", lambda t: t.slice(1), "'user' must run from 1 to 39"),
+        ("info", lambda t: t.set_column(0, "contract_version", pa.array([9], pa.int32())), "contract version 1"),
+        ("info", lambda t: t.set_column(2, "domains", pa.array([["a"]])), "domain 'b' is not in info.domains"),
+    ],
+)
+def test_a_broken_training_set_is_named(table: str, change, message: str) -> None:
+    tables = tiny_tables()
+    tables[table] = change(tables[table])
+    with pytest.raises(UserError, match=message):
+        TrainingSet.from_tables(tables, "here")
+
+
+def test_a_folder_that_is_no_training_set_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no training set"):
+        TrainingSet.load(tmp_path)
+
+
+def test_the_training_prefix_ends_after_its_last_position() -> None:
+    data = world({"u": "a1 *b1 a2 a3:validation a4:test", "v": "a1 a2:context", "w": "a1:validation"}, ITEMS)
+    assert data.train_end.tolist() == [3, 1, 0]
+
+
+def test_each_position_predicts_the_next_real_training_item() -> None:
+    data = world({"u": "a1 *b1 *b2 a2 b3 a3:validation a4:test"}, ITEMS)
+    batch = sequences(data).batch(torch.tensor([0]))
+    assert batch.windows.items.tolist() == [[1, 6, 7, 2]]  # b3 is only a target
+    assert batch.target.tolist() == [2, 2, 2, 8]
+    assert batch.weight.tolist() == [1, 1, 1, 1]
+
+
+def test_a_synthetic_item_is_a_target_only_with_a_weight() -> None:
+    data = world({"u": "a1 *b1 *b2 a2 b3 a3:validation a4:test"}, ITEMS)
+    batch = sequences(data, synthetic_weight=0.25).batch(torch.tensor([0]))
+    assert batch.target.tolist() == [2, 2, 2, 8, 6, 7]
+    assert batch.step.tolist() == [0, 1, 2, 3, 0, 1]
+    assert batch.weight.tolist() == [1, 1, 1, 1, 0.25, 0.25]
+
+
+def test_the_length_limit_counts_real_items_and_places_do_too() -> None:
+    data = world({"u": "a1 *b1 a2 *b2 a3 *b3 a4 a5"}, ITEMS)
+    windows, _ = sequences(data, max_length=3).windows(torch.tensor([0]), torch.tensor([8]))
+    assert windows.items.tolist() == [[3, 8, 4, 5]]  # a3 *b3 a4 a5
+    assert windows.places.tolist() == [[0, 0, 1, 2]]
+    windows, _ = sequences(data, max_length=5).windows(torch.tensor([0]), torch.tensor([7]))
+    assert windows.items.tolist() == [[1, 6, 2, 7, 3, 8, 4]]
+    assert windows.places.tolist() == [[0, 0, 1, 1, 2, 2, 3]]
+
+
+def test_windows_of_several_users_are_padded_on_the_right() -> None:
+    data = world({"u": "a1 a2 a3", "v": "b1", "w": "a5 a4"}, ITEMS)
+    windows, start = sequences(data).windows(torch.tensor([2, 0, 1]), torch.tensor([2, 3, 0]))
+    assert windows.items.tolist() == [[5, 4, 0], [1, 2, 3], [0, 0, 0]]
+    assert windows.lengths.tolist() == [2, 3, 0]
+    assert start.tolist() == [4, 0, 3]
+
+
+def test_an_evaluation_window_ends_before_its_cut() -> None:
+    data = world({"u": "a1 a2 a3:validation a4:test"}, ITEMS)
+    windows, _ = sequences(data).windows(torch.tensor([0, 0]), torch.tensor([2, 3]))
+    assert windows.items.tolist() == [[1, 2, 0], [1, 2, 3]]
+
+
+def test_users_need_two_real_training_items_to_train() -> None:
+    data = world({"u": "a1 *b1 a2:test", "v": "a1 a2", "w": "a1:context a2:test"}, ITEMS)
+    assert trainable_users(data).tolist() == [1]
+
+
+def test_an_epoch_holds_each_user_once_and_repeats_with_its_seed() -> None:
+    users, lengths = np.arange(100), np.arange(100) % 7
+    batches = plan(users, lengths, 8, (1, 2))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(100))
+    assert min(map(len, batches)) >= 8
+    again, other = plan(users, lengths, 8, (1, 2)), plan(users, lengths, 8, (1, 3))
+    assert [b.tolist() for b in again] == [b.tolist() for b in batches]
+    assert [b.tolist() for b in other] != [b.tolist() for b in batches]
+
+
+def test_a_batch_holds_users_of_similar_length() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 200, 1000)
+    padding = sum(lengths[b].max() * len(b) for b in plan(np.arange(1000), lengths, 20, (0,)))
+    assert padding < 1.1 * lengths.sum()  # random batches: about twice the sum

@@ -1,0 +1,93 @@
+"""Losses against values worked out by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model import losses
+
+
+def softmax_by_hand(right: float, others: list[float]) -> float:
+    return math.log(math.exp(right) + sum(map(math.exp, others))) - right
+
+
+def test_sampled_softmax_takes_log_q_off_negatives_only_and_masks_hits() -> None:
+    query = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    positive = torch.tensor([[0.5, 0.0], [0.0, 1.0]])  # logits 0.5 and 2
+    negative = torch.tensor([[1.0, 1.0], [0.0, 1.0]])  # logits 1, 0 and 2, 2
+    expected = torch.tensor([0.5, 2.0])
+    is_hit = torch.tensor([[False, False], [False, True]])
+    weight = torch.tensor([1.0, 3.0])
+    first = softmax_by_hand(0.5, [1 - math.log(0.5), 0 - math.log(2.0)])
+    second = softmax_by_hand(2.0, [2 - math.log(0.5)])
+    loss = losses.sampled_softmax(query, positive, negative, expected, is_hit, weight)
+    assert float(loss) == pytest.approx(first + 3 * second, rel=1e-6)
+
+
+def test_sampled_softmax_over_every_item_once_is_the_exact_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, items = torch.randn(5, 4, generator=generator), torch.randn(9, 4, generator=generator)
+    target, weight = torch.tensor([0, 3, 3, 8, 1]), torch.rand(5, generator=generator)
+    is_hit = torch.arange(9) == target[:, None]
+    sampled = losses.sampled_softmax(query, items[target], items, torch.ones(9), is_hit, weight)
+    assert float(sampled) == pytest.approx(float(losses.exact_softmax(query, items, target, weight)), rel=1e-6)
+
+
+@pytest.mark.parametrize("at_once", [1, 20, 10**6])
+def test_exact_softmax_and_its_gradients_are_those_of_cross_entropy(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", at_once)
+    generator = torch.Generator().manual_seed(0)
+    target, weight = torch.tensor([0, 3, 3, 8, 1]), torch.rand(5, generator=generator)
+
+    def both() -> tuple[Tensor, Tensor]:
+        generator.manual_seed(1)
+        query, items = torch.randn(5, 4, generator=generator), torch.randn(9, 4, generator=generator)
+        return query.requires_grad_(), items.requires_grad_()
+
+    query, items = both()
+    loss = losses.exact_softmax(query, items, target, weight)
+    (2 * loss).backward()
+    plain_query, plain_items = both()
+    plain = (F.cross_entropy(plain_query @ plain_items.T, target, reduction="none") * weight).sum()
+    (2 * plain).backward()
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(query.grad, plain_query.grad)
+    torch.testing.assert_close(items.grad, plain_items.grad)
+
+
+def test_binary_loss_leaves_out_a_negative_that_is_the_target() -> None:
+    query = torch.tensor([[1.0], [2.0]])
+    right, wrong = torch.tensor([[3.0], [1.0]]), torch.tensor([[-1.0], [1.0]])
+    by_hand = math.log(1 + math.exp(-3)) + math.log(1 + math.exp(-1)) + 2 * math.log(1 + math.exp(-2))
+    loss = losses.binary(query, right, wrong, torch.tensor([False, True]), torch.tensor([1.0, 2.0]))
+    assert float(loss) == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_align_with_the_own_profile_is_infonce_in_both_directions() -> None:
+    states = torch.tensor([[3.0, 0.0], [0.0, 5.0]])  # unit vectors e1, e2
+    profiles = torch.tensor([[2.0, 0.0], [7.0, 0.0]])  # both e1; logits [[10, 10], [0, 0]] at temperature 0.1
+    by_rows = math.log(2)  # each state sees two equal profiles
+    by_columns = (math.log(1 + math.exp(-10)) + math.log(1 + math.exp(10))) / 2
+    assert float(losses.align(states, profiles, "own", 0.1)) == pytest.approx((by_rows + by_columns) / 2, rel=1e-5)
+
+
+def test_soft_align_shares_the_target_among_users_who_are_alike() -> None:
+    states = torch.tensor([[1.0, 0.0], [1.0, 0.0]], requires_grad=True)
+    profiles = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    assert float(losses.align(states, profiles, "soft", 0.1).detach()) == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_only_the_release_form_lets_gradients_through_its_targets() -> None:
+    profiles = torch.tensor([[1.0, 0.5], [-0.3, 2.0]])
+    grads = {}
+    for form in ("soft", "release"):
+        states = F.normalize(torch.tensor([[1.0, 0.2], [0.4, 1.0]]), dim=1).requires_grad_()
+        unit = F.normalize(profiles, dim=1)
+        losses.align(states, unit, form, 1.0).backward()  # type: ignore[arg-type]
+        grads[form] = states.grad
+    assert not torch.allclose(grads["soft"], grads["release"])

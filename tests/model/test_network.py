@@ -1,0 +1,214 @@
+"""What the network may see, and what each phase may move."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model.batches import Batch, Sequences
+from model.config import TrainConfig
+from model.data import TrainingSet
+from model.finetune import Finetune
+from model.network import Network
+from model.objective import Objective, Terms
+from model.pretrain import pretrain_terms
+from model.scoring import NetworkScorer, build_network
+
+CPU = torch.device("cpu")
+
+
+def build(data: TrainingSet, cfg: TrainConfig, phase: str = "pretrain") -> Network:
+    torch.manual_seed(0)
+    network = build_network(cfg.network, data, data.profiles["all"].vectors.shape[1])
+    if phase == "finetune":
+        network.add_readers(len(data.domains))
+        for reader in network.readers:  # away from the start, where a reader adds nothing of its own
+            for parameter in reader.parameters():
+                torch.nn.init.normal_(parameter, std=0.3)
+    return network.eval()
+
+
+def scores(network: Network, data: TrainingSet, users: list[int], cuts: list[int], domain: str = "a") -> Tensor:
+    scorer = NetworkScorer(network, data, Sequences(data, network.cfg.max_length, 0.0, CPU))
+    return scorer(np.array(users), np.array(cuts), domain)
+
+
+def terms(network: Network, data: TrainingSet, cfg: TrainConfig, phase: str, users: list[int]) -> Terms:
+    objective = Objective(data, cfg, CPU)
+    batch = Sequences(data, cfg.network.max_length, cfg.loss.synthetic_weight, CPU).batch(torch.tensor(users))
+    generator = torch.Generator().manual_seed(3)
+    if phase == "pretrain":
+        return pretrain_terms(network, objective, batch, generator)
+    return Finetune(network, objective, cfg.finetune).terms(network, objective, batch, generator)
+
+
+@pytest.mark.parametrize("phase", ["pretrain", "finetune"])
+def test_a_later_item_changes_no_earlier_prediction(tiny: TrainingSet, small: TrainConfig, phase: str) -> None:
+    network = build(tiny, small, phase)
+    objective = Objective(tiny, small, CPU)
+    batch = Sequences(tiny, 8, 0.0, CPU).batch(torch.tensor([0, 1]))
+
+    def queries(batch: Batch, items: Tensor) -> Tensor:
+        windows = dataclasses.replace(batch.windows, items=items)
+        inputs = network.item_vectors(items.flatten()).view(*items.shape, -1)
+        wanted = torch.zeros_like(batch.target)
+        return network.query(inputs, windows, objective.item_domain[items], batch.row, batch.step, wanted, True)
+
+    changed = batch.windows.items.clone()
+    changed[:, 4] = torch.where(changed[:, 4] == 1, 2, 1)  # both of domain "a"
+    before, after = queries(batch, batch.windows.items), queries(batch, changed)
+    early = batch.step < 4
+    torch.testing.assert_close(before[early], after[early], rtol=0, atol=1e-6)  # a matrix product's last bit may move
+    assert (before[batch.step == 4] - after[batch.step == 4]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("phase", ["pretrain", "finetune"])
+def test_padding_and_company_change_no_score(tiny: TrainingSet, small: TrainConfig, phase: str) -> None:
+    network = build(tiny, small, phase)
+    alone = torch.cat([scores(network, tiny, [user], [2 + user % 4]) for user in range(12)])
+    together = scores(network, tiny, list(range(12)), [2 + user % 4 for user in range(12)])
+    torch.testing.assert_close(alone, together)
+
+
+@pytest.mark.parametrize("phase", ["pretrain", "finetune"])
+def test_a_batch_has_the_losses_of_its_users(tiny: TrainingSet, small: TrainConfig, phase: str) -> None:
+    cfg = small.model_copy(update={"loss": small.loss.model_copy(update={"negatives": 0})})
+    network = build(tiny, cfg, phase)
+    alone = sum(terms(network, tiny, cfg, phase, [user]).next_item.item() for user in range(6))
+    together = terms(network, tiny, cfg, phase, list(range(6))).next_item.item()
+    assert alone == pytest.approx(together, rel=1e-5)
+
+
+def test_a_training_prediction_is_the_score_of_that_moment(tiny: TrainingSet, small: TrainConfig) -> None:
+    cfg = small.model_copy(update={"loss": small.loss.model_copy(update={"negatives": 0})})
+    network = build(tiny, cfg, "finetune")
+    user = 1  # has no synthetic item
+    last = int(tiny.train_end[user]) - 1
+    loss = 0.0
+    for cut in range(1, last + 1):
+        target = int(tiny.items[tiny.offsets[user] + cut])
+        domain = int(tiny.item_domain[target])
+        row = scores(network, tiny, [user], [cut], tiny.domains[domain])[0]
+        loss += float(torch.logsumexp(row, 0) - row[tiny.domain_items[domain].tolist().index(target)])
+    assert terms(network, tiny, cfg, "finetune", [user]).next_item.item() == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_reader_starts_as_the_transformers_own_reading(tiny: TrainingSet, small: TrainConfig) -> None:
+    torch.manual_seed(0)
+    network = build_network(small.network, tiny, 5)
+    network.add_readers(2)
+    states = torch.randn(4, 8)
+    for reader in network.eval().readers:
+        torch.testing.assert_close(reader(states), states)
+
+
+def test_a_domain_without_history_adds_nothing(tiny: TrainingSet, small: TrainConfig) -> None:
+    only_a = dataclasses.replace(tiny, items=(tiny.items % 15 + 1).astype(np.int32))
+    with_readers = build(only_a, small, "finetune")
+    shared = build(only_a, small, "pretrain")
+    assert torch.equal(scores(with_readers, only_a, [0, 1], [4, 5], "b"), scores(shared, only_a, [0, 1], [4, 5], "b"))
+    assert not torch.equal(scores(with_readers, only_a, [0], [4], "a"), scores(shared, only_a, [0], [4], "a"))
+
+
+def test_without_any_history_every_item_scores_alike(tiny: TrainingSet, small: TrainConfig) -> None:
+    assert scores(build(tiny, small, "finetune"), tiny, [0], [0]).unique().tolist() == [0.0]
+
+
+def test_phase_two_trains_the_readers_and_nothing_else(tiny: TrainingSet, small: TrainConfig) -> None:
+    network = build(tiny, small, "finetune").train()
+    terms(network, tiny, small, "finetune", list(range(20))).next_item.backward()
+    for name, parameter in network.named_parameters():
+        if name.startswith("readers."):
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+        else:
+            assert parameter.grad is None, name
+            assert not parameter.requires_grad, name
+    assert not network.blocks.training
+    assert network.readers.training
+
+
+def test_the_profiles_gradient_reaches_what_predictions_use(tiny: TrainingSet, small: TrainConfig) -> None:
+    network = build(tiny, small).train()
+    terms(network, tiny, small, "pretrain", list(range(20))).align.backward()
+    for part in (network.blocks, network.positions, network.item_vectors, network.profile):
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
+    network = build(tiny, small, "finetune").train()
+    aligned = small.model_copy(update={"finetune": small.finetune.model_copy(update={"align_weight": 1.0})})
+    terms(network, tiny, aligned, "finetune", list(range(20))).align.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.readers.parameters())
+
+
+def test_users_without_a_profile_are_left_out_of_the_align_term(tiny: TrainingSet, small: TrainConfig) -> None:
+    network = build(tiny, small)
+    with_profile = terms(network, tiny, small, "pretrain", [0, 2, 4]).align.item()
+    with_others = terms(network, tiny, small, "pretrain", [0, 1, 2, 3, 4]).align.item()
+    assert with_others == pytest.approx(with_profile, rel=1e-5)
+    assert terms(network, tiny, small, "pretrain", [1, 3]).align.item() == 0.0
+
+
+def test_the_gate_learns_how_to_mix_domain_profiles(tiny: TrainingSet, small: TrainConfig) -> None:
+    cfg = small.model_copy(update={"aggregate": "gate"})
+    network = build(tiny, cfg).train()
+    terms(network, tiny, cfg, "pretrain", list(range(20))).align.backward()
+    assert network.profile is not None
+    assert network.profile.gate.weight.grad is not None
+    assert network.profile.gate.weight.grad.abs().sum() > 0
+
+
+def test_a_synthetic_item_is_context_and_marked(tiny: TrainingSet, small: TrainConfig) -> None:
+    network = build(tiny, small)
+    assert network.synthetic_mark is not None
+    before = scores(network, tiny, [0, 1], [6, 6])  # user 0 has a synthetic item at 3, user 1 has none
+    with torch.no_grad():
+        network.synthetic_mark += torch.arange(8.0)
+    after = scores(network, tiny, [0, 1], [6, 6])
+    assert not torch.allclose(before[0], after[0])
+    assert torch.equal(before[1], after[1])
+
+
+@pytest.mark.parametrize(("text", "ids"), [(True, True), (True, False), (False, True)])
+def test_each_part_of_an_item_vector_can_be_switched_off(
+    tiny: TrainingSet, small: TrainConfig, text: bool, ids: bool
+) -> None:
+    cfg = small.network.model_copy(update={"item_text": text, "item_id": ids})
+    torch.manual_seed(0)
+    vectors = build_network(cfg, tiny, 0).item_vectors
+    names = {name.split(".")[0] for name, _ in vectors.named_parameters()}
+    assert names == {name for name, on in (("adapter", text), ("ids", ids), ("without_text", not ids)) if on}
+    both_without_text = vectors(torch.tensor([10, 20]))
+    assert torch.equal(both_without_text[0], both_without_text[1]) == (not ids)
+
+
+def test_an_item_without_text_has_a_zero_text_part(tiny: TrainingSet, small: TrainConfig) -> None:
+    vectors = build_network(small.network, tiny, 0).item_vectors
+    assert vectors.ids is not None
+    assert torch.equal(vectors(torch.tensor([10])), vectors.ids(torch.tensor([10])))
+    assert not torch.equal(vectors(torch.tensor([11])), vectors.ids(torch.tensor([11])))
+
+
+@pytest.mark.parametrize("score", ["cosine", "dot"])
+def test_scores_are_cosines_or_products_over_the_temperature(tiny: TrainingSet, small: TrainConfig, score: str) -> None:
+    cfg = small.model_copy(update={"network": small.network.model_copy(update={"score": score, "temperature": 0.5})})
+    network = build(tiny, cfg)
+    found = scores(network, tiny, [0, 1], [3, 4])
+    assert found.shape == (2, 15)
+    assert (found.abs().max() <= 2.0 + 1e-6) == (score == "cosine")
+
+
+def test_every_phase_two_parameter_that_a_score_uses_is_trained(tiny: TrainingSet, small: TrainConfig) -> None:
+    network = build(tiny, small, "finetune")
+    used = []
+    for domain in ("a", "b"):
+        before = scores(network, tiny, list(range(10)), [6] * 10, domain)
+        for name, parameter in network.readers.named_parameters():
+            kept = parameter.detach().clone()
+            with torch.no_grad():
+                parameter += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+            if not torch.equal(before, scores(network, tiny, list(range(10)), [6] * 10, domain)):
+                used.append(name)
+            with torch.no_grad():
+                parameter.copy_(kept)
+    assert sorted(used) == sorted(name for name, _ in network.readers.named_parameters())  # each by its own domain

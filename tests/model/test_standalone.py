@@ -1,0 +1,52 @@
+"""The trainer runs where neither the pipeline nor the flows nor what they need is installed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.model.conftest import SMALL
+
+ROOT = Path(__file__).parents[2]
+
+BLOCKED = ("pipeline", "flows", "prefect", "vllm", "polars", "transformers", "sentence_transformers")
+
+CHILD = f"""
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {BLOCKED!r}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Blocker())
+from model.__main__ import main
+data, run, out, config = sys.argv[1:]
+assert main(["train", "--data", data, "--out", run, "--config", config]) == 0
+assert main(["evaluate", "--data", data, "--run", run, "--out", out]) == 0
+assert main(["recommend", "--data", data, "--run", run, "--out", out]) == 0
+assert not set({BLOCKED!r}) & set(sys.modules)
+"""
+
+
+def test_train_evaluate_and_recommend_need_nothing_of_the_pipeline(tiny_folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "train.json"
+    config.write_text(json.dumps(SMALL))
+    arguments = [tiny_folder, tmp_path / "run", tmp_path / "out", config]
+    done = subprocess.run([sys.executable, "-c", CHILD, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics", "ranks", "recommendations"]
+
+
+def test_a_mistake_is_one_line_and_exit_code_one(tmp_path: Path) -> None:
+    config = tmp_path / "train.json"
+    config.write_text('{"pretrain": {"epocs": 3}}')
+    arguments = ["train", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--config", str(config)]
+    done = subprocess.run([sys.executable, "-m", "model", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: setting pretrain.epocs is unknown. Did you mean 'epochs'?\n"
+
+
+def test_settings_load_without_torch() -> None:
+    code = "import sys, model.config; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

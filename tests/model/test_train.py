@@ -1,0 +1,226 @@
+"""Whole runs on a tiny training set."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data_lake.errors import UserError
+from data_lake.schemas import CHECKPOINT, PRETRAINED
+from data_lake.tables import read_tables
+from model.config import TrainConfig
+from model.data import TrainingSet
+from model.scoring import NetworkScorer, load_scorer
+from model.train import train
+from tests.model.conftest import SMALL
+from tests.model.worlds import world
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(data: TrainingSet, cfg: TrainConfig, out: Path) -> None:
+    train(data, cfg, "pretrain", out / "pretrained", out / "pretrained")
+    train(data, cfg, "finetune", out / "checkpoint", out / "pretrained")
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def with_(cfg: TrainConfig, **sections: dict[str, object]) -> TrainConfig:
+    given = cfg.model_dump()
+    for name, values in sections.items():
+        given[name] = given[name] | values
+    return TrainConfig.model_validate(given)
+
+
+def test_both_phases_write_all_that_they_promise(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
+    run(tiny, small, tmp_path)
+    names = ["config.json", "history.parquet", "metrics.json", "model.safetensors", "train_state.json",
+             "train_state.safetensors"]  # fmt: skip
+    for folder, artifact, epochs in (("pretrained", PRETRAINED, 3), ("checkpoint", CHECKPOINT, 2)):
+        assert sorted(os.listdir(tmp_path / folder)) == names
+        history = read_tables(tmp_path / folder, artifact).to_pylist()
+        assert [row["epoch"] for row in history] == list(range(1, epochs + 1))
+        best = [row for row in history if row["best"]][-1]
+        metrics = json.loads((tmp_path / folder / "metrics.json").read_text())
+        assert metrics["epoch"] == best["epoch"]
+        assert np.mean(list(metrics["MRR"].values())) == pytest.approx(best["value"], rel=1e-6)
+
+
+def test_the_loss_falls(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
+    cfg = with_(small, pretrain={"epochs": 25, "patience": 25}, finetune={"epochs": 10, "patience": 10})
+    run(tiny, cfg, tmp_path)
+    losses = {
+        folder: [row["next_item_loss"] for row in read_tables(tmp_path / folder, CHECKPOINT).to_pylist()]
+        for folder in ("pretrained", "checkpoint")
+    }
+    assert losses["pretrained"][-1] < 0.7 * losses["pretrained"][0]
+    assert losses["checkpoint"][-1] < losses["checkpoint"][0]
+
+
+def test_a_seed_repeats_to_the_byte_and_another_does_not(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
+    run(tiny, small, tmp_path / "one")
+    run(tiny, small, tmp_path / "two")
+    run(tiny, small.model_copy(update={"seed": 1}), tmp_path / "other")
+    one, two, other = files(tmp_path / "one"), files(tmp_path / "two"), files(tmp_path / "other")
+    assert one == two
+    assert one["pretrained/model.safetensors"] != other["pretrained/model.safetensors"]
+
+
+def test_phase_two_leaves_phase_one_bit_identical(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
+    run(tiny, small, tmp_path)
+    before = load_file(tmp_path / "pretrained/model.safetensors")
+    last = load_file(tmp_path / "checkpoint/train_state.safetensors")
+    for name, tensor in before.items():
+        assert torch.equal(tensor, last[f"weights.{name}"]), name
+    readers = [name for name in last if name.startswith("weights.readers.")]
+    assert len(readers) == 2 * 7
+    for name in readers:  # what starts at a known value has left it
+        start = torch.eye(8) if name.endswith("head.weight") else torch.zeros(())
+        if name.endswith("positions.weight"):
+            start = before["positions.weight"]
+        assert not torch.equal(last[name], start.expand_as(last[name])), name
+
+
+def test_a_finished_run_is_not_run_again(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
+    run(tiny, small, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    run(tiny, small, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_training_stops_when_the_figure_stays_flat(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
+    cfg = with_(small, pretrain={"epochs": 50, "patience": 2, "learning_rate": 1e-12})
+    train(tiny, cfg, "pretrain", tmp_path, tmp_path)
+    assert [row["best"] for row in read_tables(tmp_path, PRETRAINED).to_pylist()] == [True, False, False]
+
+
+def test_a_flat_figure_halves_the_learning_rate(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
+    cfg = with_(small, pretrain={"epochs": 5, "patience": 9, "learning_rate": 1e-12, "halve_after": 2})
+    train(tiny, cfg, "pretrain", tmp_path, tmp_path)
+    rates = [row["learning_rate"] for row in read_tables(tmp_path, PRETRAINED).to_pylist()]
+    assert rates == pytest.approx([1e-12, 1e-12, 1e-12, 5e-13, 5e-13])
+
+
+def test_without_validation_targets_the_last_epoch_is_kept(small: TrainConfig, tmp_path: Path) -> None:
+    data = world({"u": "a1 b1 a2", "v": "b1 a1 b2", "w": "a1 a2"}, {"a": "a1 a2", "b": "b1 b2"})
+    train(data, small, "pretrain", tmp_path, tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text())["epoch"] == 3
+
+
+def test_tensorboard_gets_event_files_outside_the_run(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    train(tiny, small, "pretrain", tmp_path / "run", tmp_path, tmp_path / "board")
+    assert list((tmp_path / "board").glob("events.out.tfevents.*"))
+    assert not [name for name in os.listdir(tmp_path / "run") if "events" in name]
+
+
+def test_every_switch_trains(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
+    short = {"epochs": 1}
+    for number, sections in enumerate(
+        (
+            {"loss": {"next_item": "bce"}},
+            {"loss": {"negatives": 0, "align": "soft"}},
+            {"loss": {"popularity": 1.0, "synthetic_weight": 0.5}},
+            {"network": {"score": "dot", "temperature": 1.0, "item_id": False}},
+            {"network": {"item_text": False, "mark_synthetic": False}},
+            {"pretrain": {"warmup_steps": 3, "clip": 0.1}, "finetune": {"align_weight": 0.5, "train_score": "domain"}},
+        )
+    ):
+        run(tiny, with_(with_(small, pretrain=short, finetune=short), **sections), tmp_path / str(number))
+
+
+def test_the_paper_preset_is_a_full_set_of_values_that_others_override() -> None:
+    cfg = TrainConfig.model_validate({"preset": "paper", "pretrain": {"epochs": 3}})
+    assert (cfg.network.hidden, cfg.network.bottleneck, cfg.loss.next_item) == (128, 64, "bce")
+    assert (cfg.pretrain.epochs, cfg.pretrain.batch_size, cfg.pretrain.patience) == (3, 512, 20)
+    assert (cfg.finetune.learning_rate, cfg.finetune.clip, cfg.finetune.train_score) == (1e-4, 0.1, "domain")
+    assert not cfg.network.item_id
+
+
+def test_the_scorer_of_a_run_reads_its_best_weights(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
+    run(tiny, small, tmp_path)
+    users, cuts = np.arange(5), np.full(5, 4)
+    one = load_scorer(tmp_path / "pretrained", tiny)(users, cuts, "b")
+    two = load_scorer(tmp_path / "checkpoint", tiny)(users, cuts, "b")
+    assert one.shape == two.shape == (5, 15)
+    assert one.dtype == torch.float32
+    assert not torch.equal(one, two)
+
+
+def test_weights_of_other_data_are_refused(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
+    run(tiny, small, tmp_path)
+    other = world({"u": "a1 a2 a1"}, {"a": "a1 a2", "b": "b1"})
+    with pytest.raises(UserError, match="was trained with items = 30, the data has 3"):
+        load_scorer(tmp_path / "checkpoint", other)
+
+
+def test_phase_two_needs_phase_one(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Run the phase 'pretrain' first"):
+        train(tiny, small, "finetune", tmp_path / "checkpoint", tmp_path / "pretrained")
+
+
+def command(folder: Path, out: Path, config: Path) -> list[str]:
+    return [sys.executable, "-m", "model", "train", "--data", str(folder), "--out", str(out), "--config", str(config)]
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(tiny_folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "train.json"
+    config.write_text(json.dumps(SMALL | {"pretrain": SMALL["pretrain"] | {"epochs": 30, "patience": 30}}))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    child = subprocess.Popen(command(tiny_folder, killed, config), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    seen = next(line for line in child.stderr if "pretrain epoch 3/30" in line)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL, seen
+    assert not (killed / "checkpoint").exists()
+    child.stderr.close()
+    subprocess.run(command(tiny_folder, whole, config), cwd=ROOT, check=True, capture_output=True)
+    again = subprocess.run(command(tiny_folder, killed, config), cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "pretrain epoch 2/30" not in again.stderr
+    assert files(killed) == files(whole)
+
+
+def test_a_run_that_dies_between_saving_and_evaluating_loses_nothing(
+    tiny: TrainingSet, small: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny, small, "pretrain", tmp_path / "whole", tmp_path)
+    scorers = iter([NetworkScorer])
+
+    def dying(*arguments: Any) -> NetworkScorer:
+        try:
+            return next(scorers)(*arguments)
+        except StopIteration:
+            raise KeyboardInterrupt from None  # at the second evaluation
+
+    with monkeypatch.context() as patch:
+        patch.setattr("model.train.NetworkScorer", dying)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny, small, "pretrain", tmp_path / "dead", tmp_path)
+    assert json.loads((tmp_path / "dead/train_state.json").read_text())["epoch"] == 2
+    train(tiny, small, "pretrain", tmp_path / "dead", tmp_path)
+    assert files(tmp_path / "dead") == files(tmp_path / "whole")
+
+
+def test_two_processes_with_the_same_global_batch_give_the_curve_of_one(tiny_folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "train.json"
+    still = {"dropout": 0.0, "input_dropout": 0.0, "bottleneck_dropout": 0.0}
+    config.write_text(json.dumps(SMALL | {"network": SMALL["network"] | still, "select_metric": "NDCG@10"}))
+    subprocess.run(command(tiny_folder, tmp_path / "one", config), cwd=ROOT, check=True, capture_output=True)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "model"]
+    two = launch + command(tiny_folder, tmp_path / "two", config)[3:]
+    subprocess.run(two, cwd=ROOT, check=True, capture_output=True)
+    for folder in ("pretrained", "checkpoint"):
+        one, two_ = (read_tables(tmp_path / n / folder, CHECKPOINT).to_pydict() for n in ("one", "two"))
+        assert one["next_item_loss"] == pytest.approx(two_["next_item_loss"], rel=1e-5)
+        assert one["align_loss"] == pytest.approx(two_["align_loss"], rel=1e-5)
+        assert one["value"] == pytest.approx(two_["value"], rel=1e-3)
