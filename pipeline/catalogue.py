@@ -1,0 +1,66 @@
+"""The catalogue's vectors as one matrix, and the way from item ids to its rows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Every item of the catalogue, one row each, in the order of `item_embeddings`.
+
+    Letters: N items, d numbers in a vector.
+    """
+
+    item_ids: pa.Array  # (N,) string
+    domains: np.ndarray  # (N,) str
+    vectors: np.ndarray  # (N, d) float32 of length one; zero where the item has no text
+    has_text: np.ndarray  # (N,) bool
+    model: str
+    revision: str
+
+    @classmethod
+    def of(cls, item_embeddings: pa.Table) -> "Catalogue":
+        """Read the table ITEM_EMBEDDINGS."""
+        vectors, has_text = matrix(item_embeddings["vector"])
+        known = item_embeddings.num_rows > 0
+        return cls(
+            item_ids=item_embeddings["item_id"].combine_chunks(),
+            domains=np.asarray(item_embeddings["domain"].to_pylist(), dtype=str),
+            vectors=vectors,
+            has_text=has_text,
+            model=item_embeddings["model"][0].as_py() if known else "",
+            revision=item_embeddings["revision"][0].as_py() if known else "",
+        )
+
+    def rows(self, item_ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
+        """Return each item's row; -1 where the catalogue does not hold it."""
+        found = pc.index_in(item_ids, value_set=self.item_ids).fill_null(-1)
+        return np.asarray(found.to_numpy(), dtype=np.int64)
+
+    def texts_of(self, domain: str) -> np.ndarray:
+        """Return the rows of the domain's items that have a text, in rising order."""
+        return np.flatnonzero((self.domains == domain) & self.has_text)
+
+
+def matrix(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a vector column as (rows, d) float32, zero where it is null, and which rows are not null."""
+    vectors = column.combine_chunks()
+    has = np.asarray(vectors.is_valid())
+    numbers = vectors.drop_null().flatten().to_numpy(zero_copy_only=False)
+    if pa.types.is_fixed_size_list(vectors.type):
+        width = vectors.type.list_size
+    else:
+        width = len(numbers) // max(int(has.sum()), 1)
+    rows = np.zeros((len(vectors), width), dtype=np.float32)
+    rows[has] = numbers.reshape(-1, width)
+    return rows, has
+
+
+def vector_column(vectors: np.ndarray, has: np.ndarray | None = None) -> pa.Array:
+    """Return (rows, d) numbers as a column of fixed-size lists of float32, null where `has` is False."""
+    numbers = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
+    missing = None if has is None else pa.array(~has)
+    return pa.FixedSizeListArray.from_arrays(numbers, vectors.shape[1], mask=missing)

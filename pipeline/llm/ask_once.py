@@ -1,0 +1,71 @@
+"""Ask a question once, and remember the answer for every run to come."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+
+from data_lake.memory import Memory
+from pipeline.llm.generate import Generate, Reply, Request, prompt_hash
+
+KEPT = pa.schema(
+    [
+        ("key", pa.string()),
+        ("text", pa.string()),
+        ("tokens_in", pa.int32()),
+        ("tokens_out", pa.int32()),
+        ("tokens_cached", pa.int32()),
+    ]
+)
+
+
+class AskOnce:
+    """A `Generate` that passes on only what the memory cannot answer.
+
+    A good reply is kept at once and comes back as it was, its tokens included; a failed one is asked again next time.
+    With `ask_again` what the memory held before is ignored, and each prompt is asked anew, once.
+    `asked`, `reused`, `tokens_in`, `tokens_out` and `tokens_cached` count what this object did: tokens only of what
+    it asked, `reused` also where one prompt stood twice in a call.
+    """
+
+    def __init__(self, generate: Generate, memory: Memory, ask_again: bool = False) -> None:
+        self.generate = generate
+        self.memory = memory
+        self.ask_again = ask_again
+        self.asked = self.reused = self.tokens_in = self.tokens_out = self.tokens_cached = 0
+        self._renewed: set[str] = set()
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """That of whoever is asked."""
+        return self.generate.identity
+
+    def __call__(self, requests: Sequence[Request]) -> list[Reply]:
+        """Return one reply per request, in the same order."""
+        keys = [prompt_hash(request, self.identity) for request in requests]
+        replies = self._held(keys)
+        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in replies}
+        if missing:
+            new = dict(zip(missing, self.generate(list(missing.values())), strict=True))
+            self._keep(new)
+            replies |= new
+        self.asked += len(missing)
+        self.reused += len(requests) - len(missing)
+        return [replies[key] for key in keys]
+
+    def _held(self, keys: Sequence[str]) -> dict[str, Reply]:
+        if self.ask_again:
+            keys = [key for key in keys if key in self._renewed]
+        held = self.memory.get(keys)
+        return {row.pop("key"): Reply(**row) for row in held.to_pylist()}
+
+    def _keep(self, replies: Mapping[str, Reply]) -> None:
+        good = {key: reply for key, reply in replies.items() if reply.error is None}
+        rows = [{"key": key, **asdict(reply)} for key, reply in good.items()]
+        self.memory.put(pa.Table.from_pylist(rows, schema=KEPT))
+        if self.ask_again:
+            self._renewed.update(good)
+        self.tokens_in += sum(reply.tokens_in for reply in replies.values())
+        self.tokens_out += sum(reply.tokens_out for reply in replies.values())
+        self.tokens_cached += sum(reply.tokens_cached for reply in replies.values())

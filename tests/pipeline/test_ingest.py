@@ -1,0 +1,325 @@
+"""Raw rows become interactions, items or rejects: exact answers, and counts that add up."""
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data_lake.errors import UserError
+from pipeline.config import DataConfig
+from pipeline.ingest import ingest, read_times
+
+ITEMS = "item_id,domain,title\nf1,food,Green tea\nf2,food,Rye bread\nk1,kitchen,Pan\nk2,kitchen,Wok\n"
+
+
+@pytest.fixture
+def take(tmp_path):
+    """Write the two files and ingest them; settings by keyword."""
+
+    def run(interactions, items=ITEMS, **data):
+        (tmp_path / "actions.csv").write_text(interactions)
+        (tmp_path / "items.csv").write_text(items)
+        data = {"max_bad": 1.0} | data
+        return ingest(DataConfig(interactions=tmp_path / "actions.csv", items=tmp_path / "items.csv", **data))
+
+    return run
+
+
+def refusals(result):
+    rows = result.rejects.to_pylist()
+    return [(row["file"], row["line"], row["reason"]) for row in rows]
+
+
+def history(result, user):
+    return [row["item_id"] for row in result.interactions.to_pylist() if row["user_id"] == user]
+
+
+def test_every_refused_row_has_its_line_and_reason(take):
+    result = take(
+        "user_id,item_id,domain,timestamp,rating\n"
+        "u,f1,food,1500000000,5\n"
+        "u,f1,food,1500000000,5\n"
+        ",f1,food,1500000000,5\n"
+        "u,,food,1500000000,5\n"
+        "u,f2,food,soon,5\n"
+        "u,f2,food,-5,5\n"
+        "u,f2,food,99999999999,5\n"
+        "u,f2,food,1500000001,good\n"
+        "u,zz,food,1500000002,5\n"
+        "u,k1,food,1500000003,5\n"
+        "u,k1,kitchen,1500000004\n"
+        " u ,k1,kitchen,1500000005,\n"
+    )
+    assert refusals(result) == [
+        ("actions.csv", 3, "duplicate"),
+        ("actions.csv", 4, "no_user"),
+        ("actions.csv", 5, "no_item"),
+        ("actions.csv", 6, "bad_time"),
+        ("actions.csv", 7, "impossible_time"),
+        ("actions.csv", 8, "impossible_time"),
+        ("actions.csv", 9, "bad_rating"),
+        ("actions.csv", 10, "unknown_item"),
+        ("actions.csv", 11, "domain_mismatch"),
+        ("actions.csv", 12, "wrong_field_count"),
+    ]
+    assert json.loads(result.rejects["row"][2].as_py())["timestamp"] == "1500000000"
+    assert result.interactions.to_pylist() == [
+        {"user_id": "u", "item_id": "f1", "domain": "food", "timestamp": datetime(2017, 7, 14, 2, 40, tzinfo=UTC),
+         "position": 0, "rating": 5.0},
+        {"user_id": "u", "item_id": "k1", "domain": "kitchen", "timestamp": datetime(2017, 7, 14, 2, 40, 5, tzinfo=UTC),
+         "position": 1, "rating": None},
+    ]  # fmt: skip
+    assert result.figures["interaction_rows"] == 12
+    assert result.figures["bad"]["impossible_time"] == 2
+
+
+def test_titles_lose_entities_tags_and_white_space(take):
+    items = (
+        "item_id,domain,title,brand\na,food,Salt &amp; vinegar &#39;x&#39;,B&amp;amp;W\n"
+        'b,food,"  two\n  lines <br/> end",\nc,kitchen, ,\n'
+    )
+    result = take(
+        "user_id,item_id,timestamp\nu,a,1500000000\n",
+        items + "d,kitchen,5 < 6 > 4,x\n",
+        columns={"text": ["brand"]},
+    )
+    assert result.items.to_pylist() == [
+        {"item_id": "a", "domain": "food", "title": "Salt & vinegar 'x'", "text": "Salt & vinegar 'x' B&W"},
+        {"item_id": "b", "domain": "food", "title": "two lines end", "text": "two lines end"},
+        {"item_id": "c", "domain": "kitchen", "title": None, "text": None},
+        {"item_id": "d", "domain": "kitchen", "title": "5 < 6 > 4", "text": "5 < 6 > 4 x"},
+    ]
+    assert result.interactions["domain"].to_pylist() == ["food"]
+
+
+def test_an_item_in_two_domains_keeps_the_first_and_its_actions_follow(take):
+    result = take(
+        "user_id,item_id,domain,timestamp\nu,f1,food,1500000000\nu,f1,kitchen,1500000001\nu,f1,toys,1500000002\n",
+        ITEMS + "f1,kitchen,Tea\nf1,food,Tea\n,food,x\nz,,x\n",
+    )
+    assert refusals(result) == [
+        ("actions.csv", 4, "domain_mismatch"),
+        ("items.csv", 6, "item_in_two_domains"),
+        ("items.csv", 7, "duplicate_item"),
+        ("items.csv", 8, "no_item"),
+        ("items.csv", 9, "no_domain"),
+    ]
+    assert result.interactions["domain"].to_pylist() == ["food", "food"]
+    assert result.items["item_id"].to_pylist() == ["f1", "f2", "k1", "k2"]
+
+
+def test_unknown_items_are_added_without_title_when_kept(take):
+    result = take(
+        "user_id,item_id,domain,timestamp\nu,new,food,1500000000\nu,new,kitchen,1500000001\nu,f1,,1500000002\n",
+        unknown_items="keep",
+    )
+    assert result.items.to_pylist()[-1] == {"item_id": "new", "domain": "food", "title": None, "text": None}
+    assert refusals(result) == [("actions.csv", 3, "domain_mismatch")]
+    assert result.figures["items_added"] == 1
+    assert history(result, "u") == ["new", "f1"]
+
+
+TIED = "user_id,item_id,timestamp,position\n" + "".join(
+    f"u{user},{item},1500000000,{place}\n"
+    for user in range(8)
+    for item, place in [("k1", 2), ("f2", 0), ("k2", 3), ("f1", 1)]
+)
+
+
+def test_ties_follow_position_or_the_file_or_a_seed(take):
+    assert history(take(TIED), "u0") == ["f2", "f1", "k1", "k2"]
+    assert history(take(TIED, ties="file"), "u0") == ["k1", "f2", "k2", "f1"]
+    orders = [
+        [tuple(history(take(TIED, ties="shuffle", seed=seed), f"u{user}")) for user in range(8)] for seed in (0, 0, 1)
+    ]
+    assert orders[0] == orders[1] != orders[2]
+    assert len(set(orders[0])) > 1
+    with pytest.raises(UserError, match="ties = 'position'"):
+        take("user_id,item_id,timestamp\nu,f1,1500000000\n", ties="position")
+
+
+def test_time_goes_before_position(take):
+    result = take("user_id,item_id,timestamp,position\nu,f1,1500000009,0\nu,f2,1500000000,1\n")
+    assert history(result, "u") == ["f2", "f1"]
+
+
+def test_low_ratings_and_rare_users_and_items_go_until_nothing_is_rare(take):
+    result = take(
+        "user_id,item_id,timestamp,rating\n"
+        "a,f1,1500000000,5\na,k1,1500000001,5\nb,f1,1500000000,4\nb,k1,1500000001,4\n"
+        "c,f1,1500000000,5\nc,f2,1500000001,5\n"  # f2 has one action; without it c has one
+        "d,f2,1500000000,1\nd,k1,1500000001,5\n",
+        min_rating=2,
+        min_user=2,
+        min_item=2,
+        max_bad=0.0,
+    )
+    assert refusals(result) == [
+        ("actions.csv", 6, "user_below_minimum"),
+        ("actions.csv", 7, "item_below_minimum"),
+        ("actions.csv", 8, "rating_below_minimum"),
+        ("actions.csv", 9, "user_below_minimum"),
+    ]
+    assert set(result.interactions["user_id"].to_pylist()) == {"a", "b"}
+    assert result.figures["filtered"] == {"item_below_minimum": 1, "rating_below_minimum": 1, "user_below_minimum": 2}
+    assert result.items.num_rows == 4
+
+
+def test_too_many_bad_rows_stop_with_the_commonest_reasons(take):
+    text = "user_id,item_id,timestamp\nu,f1,1500000000\nu,zz,1500000001\nu,zy,1500000002\n,f1,1500000003\n"
+    with pytest.raises(
+        UserError, match=r"3 of 4 interaction rows are bad .*unknown_item 2, no_user 1.*actions.csv line 3"
+    ):
+        take(text, max_bad=0.5)
+    assert take(text, max_bad=0.75).interactions.num_rows == 1
+
+
+def test_a_missing_column_names_the_nearest(take):
+    with pytest.raises(UserError, match=r"no column 'user_id' for user_id; the nearest is 'userId'.*\[data.columns\]"):
+        take("userId,item_id,timestamp\nu,f1,1500000000\n")
+    with pytest.raises(UserError, match="no column 'stars' for rating"):
+        take("user_id,item_id,timestamp\nu,f1,1500000000\n", columns={"rating": "stars"})
+    with pytest.raises(UserError, match=r"items.csv: no column 'domain'.*one file per domain"):
+        take("user_id,item_id,timestamp\nu,f1,1500000000\n", "item_id,title\nf1,x\n")
+
+
+def test_a_domain_cannot_take_the_name_for_all_domains(take):
+    with pytest.raises(UserError, match="cannot be called 'all'"):
+        take("user_id,item_id,timestamp\nu,f1,1500000000\n", "item_id,domain\nf1,all\n")
+
+
+NOON = datetime(2020, 5, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2020-05-01", NOON - timedelta(hours=12)),
+        ("2020-05-01 12:00", NOON),
+        ("2020-05-01T12:00:00Z", NOON),
+        ("2020-05-01T12:00:00.250", NOON + timedelta(milliseconds=250)),
+        ("2020-05-01T14:00:00+02:00", NOON),
+        ("2020-05-01T07:00:00.000-0500", NOON),
+        ("2020-13-01", None),
+        ("yesterday", None),
+        ("1588334400", NOON),
+        ("1588334400000", NOON),
+        ("1588334400000000", NOON),
+        ("1.5883344e9", NOON),
+        ("inf", None),
+        ("nan", None),
+    ],
+)
+def test_a_time_is_read_by_its_form_and_size(text, expected):
+    assert read_times(pl.Series([text, None]), "auto").to_list() == [expected, None]
+
+
+def test_a_unit_that_is_set_goes_before_the_size():
+    assert read_times(pl.Series([1588334400]), "ms").to_list() == [datetime(1970, 1, 19, 9, 12, 14, 400000, tzinfo=UTC)]
+    assert read_times(pl.Series([NOON.replace(tzinfo=None)]), "auto").to_list() == [NOON]
+
+
+def test_the_amazon_formats_with_one_file_per_domain(tmp_path):
+    def lines(name, *rows, dump=json.dumps):
+        (tmp_path / name).write_text("".join(dump(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    old = ingest(
+        DataConfig(
+            format="amazon-2014",
+            interactions={
+                "food": lines("f.json", {"reviewerID": "A", "asin": "1", "unixReviewTime": 1400000000, "overall": 4.0}),
+                "kitchen": lines(
+                    "k.json", {"reviewerID": "A", "asin": "2", "unixReviewTime": 1300000000, "overall": 2.0}
+                ),
+            },
+            items={
+                "food": lines("mf.json", {"asin": "1", "title": "Tom&#39;s tea", "categories": [["x"]]}, dump=repr),
+                "kitchen": lines("mk.json", {"asin": "2"}, dump=repr),
+            },
+        )
+    )
+    assert old.interactions.select(["item_id", "domain", "rating"]).to_pylist() == [
+        {"item_id": "2", "domain": "kitchen", "rating": 2.0},
+        {"item_id": "1", "domain": "food", "rating": 4.0},
+    ]
+    assert old.items["title"].to_pylist() == ["Tom's tea", None]
+    new = ingest(
+        DataConfig(
+            format="amazon-2023",
+            interactions={
+                "food": [
+                    lines(
+                        "a.jsonl",
+                        {"user_id": "A", "parent_asin": "1", "asin": "9", "timestamp": 900000000000, "rating": 5},
+                    ),
+                    lines("b.jsonl", {"user_id": "B", "parent_asin": "1", "timestamp": 1600000000000, "rating": 5}),
+                ]
+            },
+            items={"food": lines("m.jsonl", {"parent_asin": "1", "title": "Tea"})},
+        )
+    )
+    assert [when.year for when in new.interactions["timestamp"].to_pylist()] == [1998, 2020]
+
+
+def test_the_same_name_in_two_folders_is_told_apart(tmp_path):
+    files = {}
+    for domain in ("food", "kitchen"):
+        (tmp_path / domain).mkdir()
+        (tmp_path / domain / "a.csv").write_text(f"user_id,item_id,timestamp\nu,{domain[0]}1,1500000000\n,,\n")
+        files[domain] = tmp_path / domain / "a.csv"
+    (tmp_path / "items.csv").write_text(ITEMS)
+    cfg = DataConfig(interactions=files, items=tmp_path / "items.csv", max_bad=1)
+    assert refusals(ingest(cfg)) == [("food/a.csv", 3, "no_user"), ("kitchen/a.csv", 3, "no_user")]
+    assert str(tmp_path) not in json.dumps(cfg.described())
+
+
+cells = {
+    "user_id": st.sampled_from(["a", "b", "c", "", " "]),
+    "item_id": st.sampled_from(["f1", "f2", "k1", "zz", ""]),
+    "domain": st.sampled_from(["food", "kitchen", ""]),
+    "timestamp": st.sampled_from(["1500000000", "1500000001", "x", "", "-1"]),
+    "rating": st.sampled_from(["1", "5", "", "bad"]),
+}
+whole_row = st.tuples(*cells.values()).map(",".join)
+broken_row = st.sampled_from(["a,f1", 'x"y', 'a,f1,food,1500000000,"5', "a,f1,food,1500000000,5,6", "\\x"])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(whole_row | broken_row, max_size=30),
+    st.lists(st.sampled_from(["f1,food,x", "f1,kitchen,x", "k1,kitchen,&amp;", ",food,", "f2,,", "q"]), max_size=6),
+    st.integers(1, 3),
+    st.sampled_from([None, 3.0]),
+)
+def test_counts_add_up_exactly(take, actions, items, least, min_rating):
+    kept = [f"z,k2,kitchen,150000000{number},5" for number in range(least)]
+    text = "user_id,item_id,domain,timestamp,rating\n" + "".join(row + "\n" for row in kept + actions)
+    listing = "item_id,domain,title\n" + "".join(row + "\n" for row in ["k2,kitchen,Wok", *items])
+    result = take(text, listing, min_user=least, min_item=least, min_rating=min_rating)
+    kinds = result.rejects["kind"].to_pylist()
+    assert result.interactions.num_rows + kinds.count("interaction") == len(actions) + least
+    assert result.items.num_rows + kinds.count("item") == len(items) + 1
+    figures = result.figures
+    assert sum((figures["bad"] | figures["filtered"]).values()) == len(kinds)
+    positions: dict[str, list[int]] = {}
+    for row in result.interactions.to_pylist():
+        positions.setdefault(row["user_id"], []).append(row["position"])
+    assert all(places == list(range(len(places))) and len(places) >= least for places in positions.values())
+
+
+def test_food_kitchen_comes_through_whole():
+    folder = Path(os.environ.get("EDT_DATA", Path(__file__).parents[2].parent / "shared" / "data")) / "food-kitchen"
+    if not folder.is_dir():
+        pytest.skip(f"no food-kitchen data in {folder.parent} (set EDT_DATA)")
+    result = ingest(DataConfig(interactions=folder / "interactions.parquet", items=folder / "items.parquet"))
+    assert (result.interactions.num_rows, result.items.num_rows, result.rejects.num_rows) == (173_548, 28_095, 0)
+    assert result.figures["items_without_text"] == 4_738
+    raw = pl.read_parquet(folder / "interactions.parquet").sort("user_id", "position")
+    assert result.interactions["item_id"].to_pylist() == raw["item_id"].to_list()
+    assert not any("&amp;" in title for title in result.items["title"].to_pylist() if title)

@@ -1,0 +1,121 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import pipeline.llm.retrieval as retrieval_module
+from data_lake.schemas import ITEM_EMBEDDINGS
+from pipeline.llm.generate import Request
+from pipeline.llm.retrieval import Retrieval, nearest_rows
+from pipeline.prompts import items_schema, profile_schema
+
+# Food lies on the axes; each kitchen item leans to one of them. k4 has no text, k5 is called as k1 is.
+ITEMS = {
+    "f1": ("food", "Basmati rice", [1, 0, 0]),
+    "f2": ("food", "Green tea", [0, 1, 0]),
+    "k1": ("kitchen", "Rice cooker", [0.8, 0.6, 0]),
+    "k2": ("kitchen", "Rice bowl", [0.96, 0, 0.28]),
+    "k3": ("kitchen", "Tea pot", [0, 0.96, 0.28]),
+    "k4": ("kitchen", None, None),
+    "k5": ("kitchen", "Rice cooker", [0.8, 0, 0.6]),
+}
+
+
+@pytest.fixture
+def retrieval():
+    domains, titles, vectors = zip(*ITEMS.values(), strict=True)
+    items = pa.table({"item_id": list(ITEMS), "domain": domains, "title": titles, "text": titles})
+    signed = {"model": ["m"] * len(ITEMS), "revision": ["r"] * len(ITEMS)}
+    vector = pa.array(vectors, pa.list_(pa.float32(), 3))
+    embeddings = pa.table({"item_id": list(ITEMS), "domain": domains, "vector": vector, **signed})
+    return Retrieval(items, embeddings.select(ITEM_EMBEDDINGS.tables[""].names))
+
+
+def items_request(item_ids, k, characters=120):
+    facts = {"user_id": "u", "from": "food", "to": "kitchen", "item_ids": item_ids, "titles": [], "k": k}
+    return Request("generate_items", (), items_schema(k, characters), 100, facts)
+
+
+def profile_request(words=30, **facts):
+    facts = {"user_id": "u", "domain": "food", "evidence": 5, "inferred": False, "words": words, **facts}
+    return Request("profile_domain", (), profile_schema(words), 100, facts)
+
+
+def answer(retrieval, request):
+    (reply,) = retrieval([request])
+    assert reply.error is None
+    ((_, value),) = json.loads(reply.text).items()
+    return value
+
+
+def test_one_representative_gets_its_neighbours_nearest_first_and_no_title_twice(retrieval):
+    assert answer(retrieval, items_request(["f1"], 5)) == ["Rice bowl", "Rice cooker", "Tea pot"]
+
+
+def test_representatives_take_turns_and_skip_what_was_taken(retrieval):
+    # f1: bowl .96, cooker .8, pot 0; f2: pot .96, cooker .6, bowl 0
+    assert answer(retrieval, items_request(["f2", "f1"], 2)) == ["Tea pot", "Rice bowl"]
+    assert answer(retrieval, items_request(["f2", "f1"], 3)) == ["Tea pot", "Rice bowl", "Rice cooker"]
+
+
+def test_an_answer_does_not_depend_on_who_asks_beside(retrieval):
+    requests = [items_request(["f1"], 1), items_request(["f2", "f1"], 3), items_request(["f2"], 2)]
+    together = retrieval(requests)
+    assert together == [retrieval([request])[0] for request in requests]
+    assert [len(json.loads(reply.text)["items"]) for reply in together] == [1, 3, 2]
+
+
+def test_answers_keep_the_length_that_the_schema_allows(retrieval):
+    assert answer(retrieval, items_request(["f1"], 3, characters=4)) == ["Rice", "Tea"]
+
+
+def test_a_user_without_a_representative_that_has_a_text_fails_with_a_reason(retrieval):
+    (reply,) = retrieval([items_request(["k4", "unknown"], 3)])
+    assert (reply.text, reply.error) == (None, "no representative item has a text")
+
+
+def test_neighbours_are_the_same_in_one_block_and_in_many(monkeypatch):
+    rng = np.random.default_rng(0)
+    queries, vectors = rng.normal(size=(9, 4)).astype(np.float32), rng.normal(size=(20, 4)).astype(np.float32)
+    exact = np.argsort(-(queries @ vectors.T), axis=1)[:, :6]
+    assert np.array_equal(nearest_rows(queries, vectors, 6), exact)
+    monkeypatch.setattr(retrieval_module, "SCORES_PER_BLOCK", 40)  # two queries a block
+    assert np.array_equal(nearest_rows(queries, vectors, 6), exact)
+
+
+def test_equal_scores_go_to_the_lower_row():
+    vectors = np.array([[0, 1], [1, 0], [1, 0], [1, 0]], dtype=np.float32)
+    assert nearest_rows(np.array([[1, 0]], dtype=np.float32), vectors, 4).tolist() == [[1, 2, 3, 0]]
+
+
+def test_a_domain_profile_names_the_largest_groups_first(retrieval):
+    groups = [["Green tea"], ["Basmati rice", "Jasmine rice", "Brown rice"], []]
+    assert answer(retrieval, profile_request(groups=groups)) == (
+        "food (5 actions): mostly Basmati rice and Jasmine rice; Green tea."
+    )
+    assert answer(retrieval, profile_request(groups=groups, words=9)) == (
+        "food (5 actions): mostly Basmati rice and Jasmine rice."
+    )
+
+
+def test_a_profile_says_when_it_is_inferred_or_when_nothing_is_known(retrieval):
+    inferred = profile_request(groups=[["Green tea"]], evidence=0, inferred=True)
+    assert answer(retrieval, inferred) == "food (inferred, no action yet): mostly Green tea."
+    assert answer(retrieval, profile_request(groups=[], evidence=0)) == "food: nothing is known."
+
+
+def test_a_user_profile_begins_with_the_best_known_domain_and_leaves_out_what_is_inferred(retrieval):
+    domains = [
+        {"domain": "food", "text": "Likes tea.", "evidence": 2},
+        {"domain": "games", "text": "Perhaps cards.", "evidence": 0},
+        {"domain": "kitchen", "text": "Buys pots.", "evidence": 9},
+    ]
+    request = Request("profile_user", (), profile_schema(20), 100, {"domains": domains})
+    assert answer(retrieval, request) == "Buys pots. Likes tea."
+    only = Request("profile_user", (), profile_schema(1), 100, {"domains": domains[1:2]})
+    assert answer(retrieval, only) == "Perhaps car…"
+
+
+def test_retrieval_says_that_it_is_no_language_model(retrieval):
+    assert retrieval.identity == {"model": "retrieval", "embedding": "m", "revision": "r"}

@@ -1,0 +1,129 @@
+import importlib.util
+import json
+import os
+import signal
+
+import pytest
+
+from data_lake.errors import UserError
+from pipeline.config import LLMConfig
+from pipeline.llm.generate import Request
+from pipeline.llm.vllm import VLLM
+from pipeline.worker import WorkerDied
+
+needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "items": {"type": "array", "items": {"type": "string", "maxLength": 10}, "minItems": 1, "maxItems": 3}
+    },
+    "required": ["items"],
+    "additionalProperties": False,
+}
+INSTRUCTIONS = "Name items of the domain kitchen that this user would choose. " * 12
+
+
+def ask(title, max_tokens=64):
+    messages = ({"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": title})
+    return Request("generate_items", messages, SCHEMA, max_tokens)
+
+
+@pytest.fixture(scope="module")
+def vllm(tiny_llm):
+    generate = VLLM(LLMConfig(model=str(tiny_llm), max_model_len=1024))
+    yield generate
+    generate.close()
+
+
+def engine_pid(generate):
+    (engine,) = generate._engines
+    return engine.pid
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_the_identity_names_the_model_without_its_place_and_the_seed_only_where_it_samples(tiny_llm):
+    greedy = VLLM(LLMConfig(model=str(tiny_llm), data_parallel_size=2)).identity
+    assert greedy["model"] == "tiny-qwen2"
+    assert greedy["revision"].startswith("sha256:")
+    assert greedy["sampling"] == {"temperature": 0.0}
+    assert str(tiny_llm.parent) not in json.dumps(greedy)
+    sampled = VLLM(LLMConfig(model=str(tiny_llm), temperature=0.7, seed=3)).identity
+    assert sampled["sampling"] == {"temperature": 0.7, "top_p": 1.0, "seed": 3}
+
+
+def test_two_engines_get_neighbouring_gpus_of_those_that_are_visible(tiny_llm, monkeypatch):
+    generate = VLLM(LLMConfig(model=str(tiny_llm), tensor_parallel_size=2, data_parallel_size=2))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [generate._devices(rank) for rank in (0, 1)] == ["0,1", "2,3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert [generate._devices(rank) for rank in (0, 1)] == ["4,5", "6,7"]
+
+
+def test_a_machine_without_vllm_is_told_what_to_install(tiny_llm, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="install the extra `vllm`"):
+        VLLM(LLMConfig(model=str(tiny_llm)))([ask("rice")])
+
+
+@needs_vllm
+def test_no_engine_is_started_for_no_request(vllm):
+    assert vllm([]) == []
+    assert engine_pid(vllm) is None
+
+
+@needs_vllm
+def test_64_chats_come_back_in_order_as_json_of_the_schema(vllm):
+    requests = [ask(f"basmati rice {number}") for number in range(64)]
+    replies = vllm(requests)
+    assert [reply.error for reply in replies] == [None] * 64
+    for reply in replies:
+        items = json.loads(reply.text)["items"]
+        assert 1 <= len(items) <= 3
+        assert all(len(item) <= 10 for item in items)
+        assert 0 < reply.tokens_out <= 64
+    lengths = [reply.tokens_in for reply in replies]
+    assert lengths[0] == min(lengths) < lengths[63]  # "rice 0" is a token shorter than "rice 63"
+    assert max(reply.tokens_cached for reply in replies) >= 128  # the instructions were read once
+    assert [reply.text for reply in vllm(requests)] == [reply.text for reply in replies]
+
+
+@needs_vllm
+def test_a_prompt_too_long_for_the_model_fails_alone(vllm):
+    replies = vllm([ask("rice"), ask("rice " * 2000), ask("tea")])
+    assert [reply.error for reply in replies] == [None, "too_long", None]
+    assert replies[1].text is None
+    assert replies[1].tokens_in > 1024
+    assert vllm([ask("rice " * 2000)])[0].error == "too_long"
+
+
+@needs_vllm
+def test_an_answer_that_does_not_end_in_time_is_an_error(vllm):
+    whole, cut = vllm([ask("tea"), ask("tea", max_tokens=2)])
+    assert whole.error is None
+    assert (cut.text, cut.error, cut.tokens_out) == (None, "cut", 2)
+
+
+@needs_vllm
+def test_close_ends_the_engine(vllm):
+    vllm([ask("rice")])
+    pid = engine_pid(vllm)
+    assert is_running(pid)
+    vllm.close()
+    assert not is_running(pid)
+
+
+@needs_vllm
+def test_a_killed_engine_is_an_error_and_no_hang(vllm):
+    vllm([ask("rice")])
+    os.kill(engine_pid(vllm), signal.SIGKILL)
+    with pytest.raises(WorkerDied, match="killed by SIGKILL"):
+        vllm([ask("rice")] * 8)
+    assert engine_pid(vllm) is None
