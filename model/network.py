@@ -1,8 +1,9 @@
 """The network: item vectors, a causal transformer over the mixed sequence, and a reader per domain.
 
 It is SASRec (Kang and McAuley, 2018) with these differences: an item's vector is its adapted text vector plus a learned
-one; a position counts real items, and synthetic items are marked; scores may be cosines; the state becomes a query by a
-linear map of the target's domain; and phase 2 adds, per domain, a second reading of that domain's items by the same, then frozen, transformer.
+one; a position counts real items, and synthetic items are marked; scores may be cosines; a linear map of the target's
+domain turns the state into a query; and phase 2 adds, per domain, a second reading of that domain's items by the same,
+then frozen, transformer.
 
 Letters used in this file: B sequences, L positions, D hidden size, T size of a text vector, P size of a profile vector,
 K items, S profile scopes.

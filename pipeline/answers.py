@@ -107,6 +107,15 @@ def read_reply(text: str, request: Request) -> tuple[str, ...]:
     return clean
 
 
+def usable(text: str, request: Request) -> bool:
+    """Say whether a reply's text can be read."""
+    try:
+        read_reply(text, request)
+    except BadReply:
+        return False
+    return True
+
+
 def _ask(generate: Generate, asked: Sequence[tuple[int, Request]]) -> list[tuple[int, Answer]]:
     """Ask in an order that puts equal instructions next to each other, so that a model reads them once."""
     asked = sorted(asked, key=lambda pair: pair[1].messages[0]["content"])

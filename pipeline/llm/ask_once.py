@@ -1,6 +1,6 @@
 """Ask a question once, and remember the answer for every run to come."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -23,15 +23,23 @@ KEPT = pa.schema(
 class AskOnce:
     """A `Generate` that passes on only what the memory cannot answer.
 
-    A good reply is kept at once and comes back as it was, its tokens included; a failed one is asked again next time.
+    A good reply is kept at once and comes back as it was, its tokens included; a failed one, or one whose text
+    `usable` refuses, is asked again next time.
     With `ask_again` what the memory held before is ignored, and each prompt is asked anew, once.
     `asked`, `reused`, `tokens_in`, `tokens_out` and `tokens_cached` count what this object did: tokens only of what
     it asked, `reused` also where one prompt stood twice in a call.
     """
 
-    def __init__(self, generate: Generate, memory: Memory, ask_again: bool = False) -> None:
+    def __init__(
+        self,
+        generate: Generate,
+        memory: Memory,
+        ask_again: bool = False,
+        usable: Callable[[str, Request], bool] = lambda text, request: True,
+    ) -> None:
         self.generate = generate
         self.memory = memory
+        self.usable = usable
         self.ask_again = ask_again
         self.asked = self.reused = self.tokens_in = self.tokens_out = self.tokens_cached = 0
         self._renewed: set[str] = set()
@@ -48,7 +56,7 @@ class AskOnce:
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in replies}
         if missing:
             new = dict(zip(missing, self.generate(list(missing.values())), strict=True))
-            self._keep(new)
+            self._keep(new, missing)
             replies |= new
         self.asked += len(missing)
         self.reused += len(requests) - len(missing)
@@ -60,8 +68,12 @@ class AskOnce:
         held = self.memory.get(keys)
         return {row.pop("key"): Reply(**row) for row in held.to_pylist()}
 
-    def _keep(self, replies: Mapping[str, Reply]) -> None:
-        good = {key: reply for key, reply in replies.items() if reply.error is None}
+    def _keep(self, replies: Mapping[str, Reply], requests: Mapping[str, Request]) -> None:
+        good = {
+            key: reply
+            for key, reply in replies.items()
+            if reply.error is None and reply.text is not None and self.usable(reply.text, requests[key])
+        }
         rows = [{"key": key, **asdict(reply)} for key, reply in good.items()]
         self.memory.put(pa.Table.from_pylist(rows, schema=KEPT))
         if self.ask_again:

@@ -55,6 +55,14 @@ def test_a_later_run_asks_only_what_is_new_and_gets_the_same_replies(memory):
     assert (once.asked, once.reused, once.tokens_in) == (1, 2, 5)
 
 
+def test_a_reply_that_cannot_be_used_is_returned_but_not_kept(memory):
+    once = AskOnce(Oracle(), memory, usable=lambda text, request: text.startswith("A"))
+    assert texts(once(ask("a", "b"))) == ["A 1", "B 2"]
+    oracle = Oracle()
+    AskOnce(oracle, memory)(ask("a", "b"))
+    assert oracle.asked == ["b"]
+
+
 def test_a_failed_reply_is_not_kept(memory):
     replies = AskOnce(Oracle(fails=["b"]), memory)(ask("a", "b", "b"))
     assert [reply.error for reply in replies] == [None, "cut", "cut"]
