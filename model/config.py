@@ -74,16 +74,16 @@ class LossConfig(Config):
 class PhaseConfig(Config):
     """How one phase is optimised. A phase stops early after `patience` epochs without a better validation figure."""
 
-    epochs: PositiveInt = 60
-    patience: PositiveInt = 6
+    epochs: PositiveInt = 30
+    patience: PositiveInt = 8
     batch_size: PositiveInt = 128
-    learning_rate: PositiveFloat = 2e-3
+    learning_rate: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.0
     warmup_steps: NonNegativeInt = 0
     clip: NonNegativeFloat = 5.0
     """Largest norm of the gradient; 0: no limit."""
 
-    halve_after: NonNegativeInt = 2
+    halve_after: NonNegativeInt = 4
     """Halve the learning rate after so many epochs without a better validation figure; 0: never."""
 
     align_weight: NonNegativeFloat = 0.1
@@ -97,9 +97,13 @@ class PretrainConfig(PhaseConfig):
 class FinetuneConfig(PhaseConfig):
     """Phase 2: what each domain adds, over frozen phase-1 weights."""
 
-    epochs: PositiveInt = 20
+    epochs: PositiveInt = 10
     patience: PositiveInt = 4
+    learning_rate: PositiveFloat = 5e-4
     align_weight: NonNegativeFloat = 0.0
+    domain_weight: PositiveFloat = 0.1
+    """What the domain term weighs in the score at first; it is learnt, one per domain."""
+
     train_score: Literal["sum", "domain"] = "sum"
     """The score that the loss is taken on: the one that ranks, or its domain term alone (as published)."""
 
@@ -155,7 +159,7 @@ PAPER: dict[str, Any] = {
                  "align_weight": 0.5},
     "finetune": {
         "epochs": 200, "patience": 20, "batch_size": 512, "learning_rate": 1e-4, "weight_decay": 0.01, "clip": 0.1,
-        "halve_after": 5, "align_weight": 0.5, "train_score": "domain",
+        "halve_after": 5, "align_weight": 0.5, "domain_weight": 1.0, "train_score": "domain",
     },
 }  # fmt: skip
 """What the method's authors published, where our default differs or has no such value."""

@@ -32,7 +32,7 @@ class ItemVectors(nn.Module):
         self.without_text = nn.Parameter(torch.zeros(cfg.hidden)) if not cfg.item_id else None
         self.text_dropout = cfg.text_dropout
         if self.ids is not None:
-            nn.init.normal_(self.ids.weight, std=(0.2 if cfg.item_text else 1.0) * cfg.hidden**-0.5)
+            nn.init.normal_(self.ids.weight, std=(0.5 if cfg.item_text else 1.0) * cfg.hidden**-0.5)
         if self.without_text is not None:
             nn.init.normal_(self.without_text, std=cfg.hidden**-0.5)
 
@@ -92,14 +92,15 @@ class Block(nn.Module):
 
 
 class DomainReader(nn.Module):
-    """What phase 2 trains for one domain: positions, a residual bottleneck adapter and a head.
+    """What phase 2 trains for one domain: positions, a residual bottleneck adapter, a head and its weight in the score.
 
     The adapter corrects what the frozen transformer makes of the domain's sub-sequence; as its up-projection starts at
     zero and the head at the identity, a reader starts as the transformer's own reading.
     """
 
-    def __init__(self, cfg: NetworkConfig) -> None:
+    def __init__(self, cfg: NetworkConfig, weight: float) -> None:
         super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
         self.positions = nn.Embedding(cfg.max_length, cfg.hidden)
         self.down = nn.Linear(cfg.hidden, cfg.bottleneck)
         self.up = nn.Linear(cfg.bottleneck, cfg.hidden)
@@ -150,10 +151,10 @@ class Network(nn.Module):
         self.readers = nn.ModuleList()
         nn.init.normal_(self.positions.weight, std=0.02)
 
-    def add_readers(self, domains: int) -> None:
-        """Freeze phase 1 and add one reader per domain, which starts from phase 1's positions."""
+    def add_readers(self, domains: int, weight: float = 1.0) -> None:
+        """Freeze phase 1 and add one reader per domain, which starts from phase 1's positions and this weight."""
         self.requires_grad_(False)
-        self.readers = nn.ModuleList(DomainReader(self.cfg) for _ in range(domains))
+        self.readers = nn.ModuleList(DomainReader(self.cfg, weight) for _ in range(domains))
         for reader in self.readers:
             reader.positions.load_state_dict(self.positions.state_dict())  # type: ignore[union-attr]
 
@@ -218,7 +219,7 @@ class Network(nn.Module):
         states = self.read(part_inputs, part, reader.positions)  # (B, M, D)
         seen = count[row, step]  # (P,)
         read: Tensor = reader(states[row, (seen - 1).clamp(min=0)])
-        return self.scaled(read).masked_fill((seen == 0).unsqueeze(-1), 0.0)
+        return (reader.weight * self.scaled(read)).masked_fill((seen == 0).unsqueeze(-1), 0.0)
 
     def scaled(self, vectors: Tensor) -> Tensor:
         """States and items as scores see them: unit vectors for cosines, unchanged for dot products."""

@@ -47,7 +47,7 @@ def train(
         if not (pretrained / "model.safetensors").exists():
             raise UserError(f"{pretrained} holds no phase-1 weights. Run the phase 'pretrain' first.")
         Folder(pretrained).load_best(network)
-        network.add_readers(len(data.domains))
+        network.add_readers(len(data.domains), cfg.finetune.domain_weight)
     network.to(device)
     if cfg.compile and device.type == "cuda":
         for block in network.blocks:
