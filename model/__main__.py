@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
             recommend.main(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 

@@ -108,7 +108,7 @@ class _Loop:
         history = self.folder.history()
         progress = self.folder.load_state(self.network, self.optimizer)
         if progress and len(history) < progress.epoch:  # saved, then stopped before it was evaluated
-            history = self._evaluated(progress, history, "")
+            history = self._evaluated(progress, history, "trained before")
         while len(history) < self.phase_cfg.epochs and _flat(history) < self.phase_cfg.patience:
             progress, speed = self._epoch(len(history) + 1, progress.steps if progress else 0, history)
             if parallel.rank() == 0:

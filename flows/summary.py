@@ -1,0 +1,46 @@
+"""What a person reads at the end of a run, and the line per stage before it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from data_lake.lake import Lake, Manifest
+from flows import text
+
+SHOWN = ("HR@10", "NDCG@10")
+TRY = ("show recommendations", "show metrics", "show rejects", "status", "plan --set enrich.generator=none")
+
+
+def stage_line(manifest: Manifest) -> str:
+    """Return one line about a stage that ran or was skipped."""
+    if manifest.skipped:
+        return f"{manifest.stage:<16} skipped: {manifest.why}"
+    made = ", ".join(f"{name} {output.rows:,}" for name, output in manifest.outputs.items())
+    failed = ", ".join(f"{reason} {count:,}" for reason, count in manifest.figures.get("failed", {}).items())
+    return f"{manifest.stage:<16} {manifest.seconds:6.1f} s  {made}" + (f"  (failed: {failed})" if failed else "")
+
+
+def summary(lake: Lake, ran: Sequence[Manifest], skipped: int, seconds: float, config: Path) -> str:
+    """Return what ran, where the artifacts lie, the main figures, and what to try next."""
+    names = ", ".join(manifest.stage for manifest in ran) or "nothing"
+    parts = [f"Done in {seconds:.0f} s. Made: {names}; skipped: {skipped}.\nArtifacts: {lake.home}"]
+    if lake.manifest("metrics"):
+        parts.append(f"Test, phase finetune:\n{main_figures(lake)}")
+    option = "" if config == Path("edt.toml") else f" --config {config}"
+    parts.append("Next:\n" + "\n".join(f"  edt {verb}{option}" for verb in TRY))
+    return "\n\n".join(parts)
+
+
+def main_figures(lake: Lake) -> str:
+    """Return a table of the test figures of the last phase: a row per protocol and domain."""
+    metrics = lake.read("metrics")
+    phase = "finetune" if "finetune" in metrics["phase"].to_pylist() else "pretrain"
+    of_all = (pc.field("phase") == phase) & (pc.field("split") == "test") & (pc.field("group") == "all")
+    rows: dict[tuple[str, str], dict[str, object]] = {}
+    for row in metrics.filter(of_all & pc.field("metric").isin(SHOWN)).to_pylist():
+        key = row["protocol"], row["domain"] or "over all"
+        rows.setdefault(key, {"protocol": key[0], "domain": key[1], "users": row["users"]})[row["metric"]] = row[
+            "value"
+        ]
+    return text.table(list(rows.values()))

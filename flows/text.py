@@ -1,0 +1,46 @@
+"""Plain text for a terminal: tables, notes, and texts of unknown origin made harmless."""
+
+import sys
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WIDEST = 60
+
+
+def harmless(text: str) -> str:
+    """Return the text in one line, with what could steer a terminal written out as an escape."""
+    return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} else c for c in text)
+
+
+def cell(value: Any, widest: int = WIDEST) -> str:
+    """Return a value as it stands in a table, cut to `widest`."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 1 else f"{value:,.1f}"
+    text = harmless(str(value))
+    return text if len(text) <= widest else text[: widest - 1] + "…"
+
+
+def table(rows: Sequence[Mapping[str, Any]], widest: int = WIDEST) -> str:
+    """Return rows as aligned columns under their names; columns of numbers stand to the right."""
+    if not rows:
+        return ""
+    columns = []
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        texts = [name, *(cell(value, widest) for value in values)]
+        width = max(map(len, texts))
+        right = all(value is None or type(value) in (int, float) for value in values)
+        columns.append([each.rjust(width) if right else each.ljust(width) for each in texts])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
+
+
+def note(text: str) -> None:
+    """Tell the person at the terminal how things go; results go to stdout instead."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,65 @@
+"""The trainer as a child process, alone or one of several under torchrun."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data_lake.config import Config
+from data_lake.errors import UserError
+from flows.child import Child
+
+TAIL = 4000
+"""Bytes of the child's output that an error shows."""
+
+MISTAKE = "error: "
+"""How the trainer's last words begin where the user can help."""
+
+
+def run_model(verb: str, *options: str | Path, config: Config, processes: int = 1) -> None:
+    """Run `python -m model VERB`; its output goes to stderr.
+
+    A mistake that the trainer tells the user is raised as `UserError`, any other end as `RuntimeError`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Path(folder) / "config.json"
+        settings.write_text(json.dumps(config.model_dump(mode="json")), encoding="utf-8")
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        launcher = [sys.executable, *(torchrun if processes > 1 else []), "-m", "model", verb]
+        code, tail = _follow([*launcher, *map(str, options), "--config", str(settings)])
+    if code:
+        last = f"\n{tail}".rpartition(f"\n{MISTAKE}")[2].strip()
+        if f"\n{MISTAKE}" in f"\n{tail}" and code in (1, 2):
+            raise UserError(last)
+        end = signal.Signals(code - 128).name if code > 128 else f"exit code {code}"
+        raise RuntimeError(f"`python -m model {verb}` ended with {end}. Its last lines:\n{tail}")
+
+
+@contextmanager
+def run_folder(**artifacts: Path) -> Iterator[Path]:
+    """Give a folder that shows artifacts under the names that the trainer knows them by."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, path in artifacts.items():
+            (Path(folder) / name).symlink_to(path, target_is_directory=True)
+        yield Path(folder)
+
+
+def _follow(command: list[str]) -> tuple[int, str]:
+    """Run a command, copy its output to stderr, and return its exit code and its last output."""
+    child = Child(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    tail = b""
+    try:
+        assert child.process.stdout is not None
+        with child.process.stdout as output:
+            while chunk := os.read(output.fileno(), 1 << 16):
+                sys.stderr.write(chunk.decode(errors="replace"))
+                sys.stderr.flush()
+                tail = (tail + chunk)[-TAIL:]
+        return child.process.wait(), tail.decode(errors="replace")
+    finally:
+        child.end()

@@ -1,0 +1,161 @@
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+
+from data_lake.schemas import ARTIFACTS
+from flows.stages import STAGES
+
+
+def test_a_run_with_nothing_to_do_imports_neither_prefect_nor_torch(finished):
+    program = (
+        "import sys, flows.cli as cli; sys.argv = ['edt', 'run']\n"
+        "try: cli.main()\n"
+        "finally: print(sorted({'prefect', 'torch', 'transformers', 'polars', 'vllm'} & set(sys.modules)))"
+    )
+    started = time.monotonic()
+    done = finished.python("-c", program)
+    assert done.stdout.splitlines()[0].startswith("Nothing to do: every stage is fresh")
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert time.monotonic() - started < 10
+
+
+def test_status_tells_how_each_stage_stands(finished):
+    shown = json.loads(finished.edt("status", "--json", "--set", "enrich.generator=none").stdout)
+    assert [row["stage"] for row in shown] == list(STAGES)
+    by_name = {row["stage"]: row for row in shown}
+    assert by_name["split"]["state"] == "fresh"
+    assert by_name["split"]["rows"] == 50
+    assert by_name["ground"]["state"] == "off"
+    assert by_name["assemble"]["state"] == "stale"
+    assert "input augmented_sequences is no longer read" in by_name["assemble"]["why"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("status",), 0, ""),
+        (("path", "nope"), 2, "There is no artifact 'nope'"),
+        (("run", "--set", "trian.seed=1"), 2, "the nearest known one is [train]"),
+        (("run", "--only", "nope"), 2, "'nope' is no stage"),
+        (("run", "--bogus"), 2, "No such option"),
+        (("show", "metrics", "--config", "nowhere.toml"), 2, "no such settings file"),
+        (("run", "--set", "data.items=nowhere.csv"), 2, "nowhere.csv: no such file"),
+        (("run", "--set", "data.columns.user_id=who"), 1, "who"),
+    ],
+)
+def test_exit_codes(finished, arguments, code, message):
+    done = finished.edt(*arguments)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert message in " ".join(done.stderr.split())
+
+
+def test_init_writes_settings_that_a_plan_can_read_and_keeps_what_is_there(finished, tmp_path):
+    files = ("--interactions", str(finished.folder / "interactions.csv"), "--items", str(finished.folder / "items.csv"))
+    out = tmp_path / "edt.toml"
+    assert finished.edt("init", *files, "--dataset", "shop", "--out", str(out)).returncode == 0
+    planned = json.loads(finished.edt("plan", "--json", "--config", str(out)).stdout)
+    assert [row["action"] for row in planned] == ["run"] * len(STAGES)
+    before = out.read_text()
+    refused = finished.edt("init", *files, "--out", str(out))
+    assert (refused.returncode, out.read_text()) == (2, before)
+    assert "--force" in refused.stderr
+
+
+def test_sample_writes_two_files_and_settings_and_can_be_called_again(finished, tmp_path):
+    for _ in range(2):
+        done = finished.python("-m", "flows.cli", "sample", "--users", "20", "--set", "items=40", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "edt run" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["edt.toml", "sample"]
+    assert sorted(path.name for path in (tmp_path / "sample").iterdir()) == ["interactions.csv", "items.csv"]
+
+
+@pytest.mark.parametrize("artifact", ARTIFACTS)
+def test_every_artifact_can_be_shown(finished, artifact):
+    from flows.show import describe, human
+
+    shown = describe(finished.lake, artifact)
+    assert json.loads(json.dumps(shown, allow_nan=False))["artifact"] == artifact
+    assert shown["fingerprint"] == finished.lake.manifest(artifact).fingerprint
+    assert len(shown["rows"]) == (shown["count"] if artifact == "metrics" else min(5, shown["count"]))
+    assert human(shown).startswith(artifact)
+
+
+def test_a_user_s_rows_are_found_in_the_trainer_s_numbers_too(finished):
+    from flows.show import describe
+
+    user = finished.lake.read("sequences")["user_id"][3].as_py()
+    assert [row["user_id"] for row in describe(finished.lake, "sequences", user)["rows"]] == [user]
+    assert [row["user"] for row in describe(finished.lake, "training_set", user)["rows"]] == [4]
+    assert describe(finished.lake, "sequences", "nobody")["rows"] == []
+
+
+def test_text_from_the_data_cannot_steer_the_terminal():
+    from flows import text
+
+    assert text.harmless("a\x1b[2Jb\nc\u202ed") == "a\\u001b[2Jb\\u000ac\\u202ed"
+    assert "\x1b" not in text.table([{"title": "\x1b]0;owned\x07"}])
+
+
+def kill_when(place, ready, how=signal.SIGKILL) -> int:
+    """Start `edt run`, end it once `ready()` holds, and return its exit code."""
+    with open(place.folder / "log", "wb") as log:
+        run = subprocess.Popen(place.command("run"), cwd=place.folder, env=place.environment(), stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 120
+        while not ready():
+            assert run.poll() is None, (place.folder / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        run.send_signal(how)
+        return run.wait(60)
+    finally:
+        run.kill()
+
+
+def test_a_run_killed_in_generation_and_in_training_ends_as_if_it_had_not_been(finished, fresh_place):
+    place, home = fresh_place, fresh_place.lake.home
+    kill_when(place, lambda: len(list(home.glob("generated_items/.shards-*/*.parquet"))) >= 3)
+    assert place.lake.manifest("generated_items") is None
+    kill_when(place, lambda: list(home.glob("pretrained/.work-*/history.parquet")))
+    assert place.lake.manifest("pretrained") is None
+    generated = place.lake.manifest("generated_items")
+    assert 3 <= generated.figures["shards_resumed"] < generated.figures["shards"]
+
+    done = place.edt("run")
+    assert done.returncode == 0, done.stderr
+    assert "pretrain epoch 3/3" in done.stderr
+    assert "pretrain epoch 1/3" not in done.stderr
+    assert place.contents() == finished.contents()
+    assert not [path for path in home.rglob(".*") if path.name.startswith((".tmp-", ".work-", ".shards-"))]
+
+
+def test_ctrl_c_ends_a_run_with_a_sentence_and_leaves_no_child(place):
+    for name in ("pretrained", "checkpoint"):
+        (place.lake.home / name / "current").unlink()
+    for path in [*place.lake.home.glob("pretrained/*"), *place.lake.home.glob("checkpoint/*")]:
+        import shutil
+
+        shutil.rmtree(path)
+    place.config.write_text(place.config.read_text().replace("epochs = 3", "epochs = 3000\npatience = 3000"))
+    code = kill_when(place, lambda: list(place.lake.home.glob("pretrained/.work-*/train_state.json")), signal.SIGINT)
+    assert code == 130
+    assert "goes on from here" in (place.folder / "log").read_text()
+    assert str(place.folder) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+
+
+def test_a_prefect_server_that_does_not_answer_is_named(place):
+    place.config.write_text(place.config.read_text() + "[recommend]\ntop = 3\n")
+    done = subprocess.run(
+        place.command("run"),
+        cwd=place.folder,
+        env=place.environment() | {"PREFECT_API_URL": "http://127.0.0.1:9/api"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: PREFECT_API_URL=http://127.0.0.1:9/api does not answer")

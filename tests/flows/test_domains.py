@@ -1,0 +1,16 @@
+import pyarrow.compute as pc
+
+from flows.stages import STAGES
+from pipeline.simulate import SimulateConfig
+
+
+def test_three_domains_go_the_whole_way(new_place, tmp_path):
+    place = new_place(tmp_path, SimulateConfig(users=30, items=40, domains=("food", "kitchen", "garden")))
+    assert place.run() == list(STAGES)
+    domains = {"food", "kitchen", "garden"}
+    assert set(place.lake.read("recommendations")["domain"].to_pylist()) == domains
+    generated = place.lake.read("generated_items")
+    assert len(set(zip(generated["from_domain"].to_pylist(), generated["to_domain"].to_pylist(), strict=True))) == 6
+    assert set(place.lake.read("profile_embeddings")["scope"].to_pylist()) == {*domains, "all"}
+    tested = place.lake.read("metrics").filter(pc.field("split") == "test")
+    assert set(tested["domain"].to_pylist()) >= {None}

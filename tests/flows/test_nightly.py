@@ -1,0 +1,71 @@
+import pyarrow.compute as pc
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+from data_lake.errors import UserError
+from flows.stages import STAGES
+
+
+def test_a_second_run_makes_nothing(place):
+    assert place.run() == []
+
+
+def test_rerun_makes_the_stage_and_nothing_after_it_where_the_content_is_the_same(place):
+    before = place.contents()
+    assert place.run(rerun=("represent", "insert")) == ["represent", "insert"]
+    assert place.contents() == before
+
+
+def test_from_makes_the_stage_and_all_that_follow(place):
+    before = place.contents()
+    assert place.run(from_="evaluate") == ["evaluate", "recommend"]
+    assert place.contents() == before
+
+
+def test_only_makes_one_stage_from_what_is_in_force(place):
+    changed = ("recommend.top=3", "evaluate.resamples=30")
+    assert place.run(only="recommend", set_=changed) == ["recommend"]
+    assert pc.max(place.lake.read("recommendations")["rank"]).as_py() == 3
+    assert place.run(only="recommend", set_=changed) == []
+
+
+def test_only_names_the_input_that_is_missing(place):
+    (place.lake.home / "checkpoint" / "current").unlink()
+    with pytest.raises(UserError, match=r"recommend.*checkpoint"):
+        place.run(only="recommend", set_=("recommend.top=3",))
+
+
+def test_a_change_without_effect_on_the_content_stops_where_it_has_none(place):
+    made = place.run(set_=("profile.max_tokens=99",))  # part of each prompt's hash, of no text
+    assert made == ["profile_domains", "profile_users", "embed_profiles"]
+
+
+def test_without_a_generator_the_enrichment_is_left_out(place):
+    made = place.run(set_=("enrich.generator=none",))
+    assert made == ["assemble", "pretrain", "finetune", "evaluate", "recommend"]
+    sequences = place.lake.read("training_set", "sequences")
+    assert not pc.any(pc.list_flatten(sequences["synthetic"])).as_py()
+    assert place.lake.read("training_set", "profile_vectors").num_rows == 0
+    assert place.lake.read("metrics").num_rows > 0
+
+
+def test_an_enriched_run_inserts_items_that_are_context_only(finished):
+    sequences = finished.lake.read("augmented_sequences")
+    synthetic = pc.list_flatten(sequences["synthetic"])
+    assert pc.sum(synthetic).as_py() > 0
+    assert set(pc.filter(pc.list_flatten(sequences["splits"]), synthetic).to_pylist()) == {"train"}
+
+
+def test_prefect_shows_a_table_per_stage(finished):
+    with get_client(sync_client=True) as client:
+        keys = ArtifactFilter(key=ArtifactFilterKey(like_="%-manifest"))
+        shown = {artifact.key for artifact in client.read_artifacts(artifact_filter=keys, limit=200)}
+    assert shown == {f"{name.replace('_', '-')}-manifest" for name in STAGES}
+
+
+def test_a_stage_that_fails_for_a_reason_of_the_users_is_not_tried_again(place):
+    (place.folder / "interactions.csv").write_text("user_id,item_id,timestamp\nu,unknown,1700000000\n")
+    with pytest.raises(UserError, match="bad"):
+        place.run()  # a second try would come after 10 seconds, and the test would not end in time
+    assert place.lake.read("interactions").num_rows > 0  # what was in force still is

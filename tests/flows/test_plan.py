@@ -1,0 +1,91 @@
+import pytest
+
+from data_lake.errors import UserError
+from flows.engines import Engines
+from flows.plan import Choice, plan, status
+from flows.settings import load_settings
+from flows.stages import STAGES, stages
+
+
+def steps(place, *overrides, choice=None):
+    settings = load_settings(place.config, overrides)
+    return {step.stage: step for step in plan(place.lake, stages(settings, Engines(settings)), choice or Choice())}
+
+
+def actions(place, *overrides, choice=None):
+    found = {}
+    for name, step in steps(place, *overrides, choice=choice).items():
+        found.setdefault(step.action, []).append(name)
+    return found
+
+
+def test_after_a_run_everything_is_fresh(finished):
+    assert actions(finished) == {"skip": list(STAGES)}
+    assert steps(finished)["split"].rows == 50
+
+
+def test_one_profile_setting_makes_only_profiling_stale_and_what_follows_depends(finished):
+    found = actions(finished, "profile.words=80")
+    assert found["run"] == ["profile_domains", "profile_users"]
+    assert found["depends"] == ["embed_profiles", "assemble", "pretrain", "finetune", "evaluate", "recommend"]
+    assert steps(finished, "profile.words=80")["profile_domains"].why == "settings: profile.words 50 -> 80"
+
+
+def test_a_setting_of_one_phase_leaves_the_other_alone(finished):
+    assert actions(finished, "train.finetune.epochs=2")["run"] == ["finetune"]
+    assert actions(finished, "train.pretrain.epochs=2")["run"] == ["pretrain"]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["enrich.rows_per_shard=7", "embed.batch_size=8", "lake.keep=9", "train.processes=2", "evaluate.batch_size=3"],
+)
+def test_what_changes_no_result_makes_nothing_stale(finished, override):
+    assert actions(finished, override) == {"skip": list(STAGES)}
+
+
+def test_without_a_generator_the_enrichment_is_off(finished):
+    found = actions(finished, "enrich.generator=none")
+    assert found["off"] == list(STAGES[3:10])
+    assert found["run"] == ["assemble"]
+
+
+def test_a_changed_raw_file_is_named(place):
+    with (place.folder / "items.csv").open("a") as file:
+        file.write("i-new,food,New item\n")
+    assert steps(place)["ingest"].why == "source items.csv changed"
+
+
+def test_a_spoiled_artifact_is_stale_at_once_or_on_verification(place):
+    settings = load_settings(place.config)
+    on = stages(settings, Engines(settings))
+    part = place.lake.path("sequences") / "part-00000.parquet"
+    stat = part.stat()
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(data)
+    import os
+
+    os.utime(part, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert status(place.lake, on)[1].state == "fresh"
+    verified = status(place.lake, on, verify=True)[1]
+    assert (verified.stage, verified.state) == ("split", "stale")
+    assert "content differs" in verified.why
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        (Choice(only="nope"), "'nope' is no stage"),
+        (Choice(only="split", from_="ingest"), "exclude each other"),
+        (Choice(rerun=("split", "nope")), "'nope' is no stage"),
+    ],
+)
+def test_a_choice_that_makes_no_sense_is_refused(finished, choice, message):
+    with pytest.raises(UserError, match=message):
+        actions(finished, choice=choice)
+
+
+def test_a_stage_that_is_off_cannot_be_chosen(finished):
+    with pytest.raises(UserError, match="ground is off"):
+        actions(finished, "enrich.generator=none", choice=Choice(rerun=("ground",)))

@@ -1,0 +1,105 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from data_lake.errors import UserError
+from flows.settings import Settings, load_settings
+
+LEAST = 'dataset = "d"\n[data]\ninteractions = "a.csv"\nitems = "b.csv"\n'
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(text: str, *overrides: str) -> Settings:
+        (tmp_path / "edt.toml").write_text(text)
+        return load_settings(tmp_path / "edt.toml", overrides)
+
+    return write
+
+
+def test_paths_are_relative_to_the_settings_file(write, tmp_path):
+    settings = write(LEAST)
+    assert settings.data.interactions == tmp_path / "a.csv"
+    assert settings.lake.root == str(tmp_path / "data_lake" / "store")
+
+
+def test_files_per_domain_are_relative_to_the_settings_file_too(write, tmp_path):
+    settings = write('dataset = "d"\n[data]\ninteractions = {food = "f.csv"}\nitems = ["b.csv", "/c.csv"]\n')
+    assert settings.data.interactions == {"food": tmp_path / "f.csv"}
+    assert settings.data.items == (tmp_path / "b.csv", Path("/c.csv"))
+
+
+def test_a_model_that_is_a_folder_beside_the_settings_is_found_there(write, tmp_path):
+    (tmp_path / "models").mkdir()
+    settings = write(LEAST + '[llm]\nmodel = "models"\n')
+    assert settings.llm.model == str(tmp_path / "models")
+    assert write(LEAST + '[llm]\nmodel = "org/name"\n').llm.model == "org/name"
+    assert write(LEAST).llm.model == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train]\nseeed = 1\n", "unknown setting [train] seeed; the nearest known one is 'seed' in [train]."),
+        (
+            "[train]\nepoch = 1\n",
+            "unknown setting [train] epoch; the nearest known one is 'epochs' in [train.pretrain].",
+        ),
+        (
+            "[train.pretrian]\nepochs = 1\n",
+            "unknown section [train.pretrian]; the nearest known one is [train.pretrain].",
+        ),
+        ("[enrihc]\ngenerator = 'none'\n", "unknown section [enrihc]; the nearest known one is [enrich]."),
+        (
+            "[domains.food]\ndescribes = 'x'\n",
+            "unknown setting [domains.food] describes; the nearest known one is 'describe' in [domains.NAME].",
+        ),
+        ("[lake]\nqqqq = 1\n", "unknown setting [lake] qqqq."),
+        ("[lake]\nkeep = 'many'\n", "[lake] keep: input should be a valid integer"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence_that_names_the_nearest(write, tmp_path, text, message):
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path}/edt.toml: {message}")):
+        write(LEAST + text)
+
+
+def test_every_wrong_setting_is_told_at_once_and_once(write):
+    with pytest.raises(UserError) as error:
+        write('dataset = "d"\n[data]\ninteractions = 5\n[train]\nseed = "x"\n')
+    lines = str(error.value).splitlines()
+    assert len(lines) == 3
+    assert "[data] interactions: " in lines[0]
+    assert "[data] items is missing" in lines[1]
+    assert "[train] seed: " in lines[2]
+
+
+def test_overrides_are_toml_values_or_bare_strings(write):
+    overrides = (
+        "train.pretrain.epochs=2",
+        "enrich.generator=none",
+        'domains."pet food".describe=for cats',
+        "dataset=7a",
+    )
+    settings = write(LEAST, *overrides)
+    assert settings.train.pretrain.epochs == 2
+    assert settings.enrich.generator == "none"
+    assert settings.domains["pet food"].describe == "for cats"
+    assert settings.dataset == "7a"
+
+
+@pytest.mark.parametrize("override", ["train.seed", "=1", "train=1", "a b=1"])
+def test_an_override_that_is_none_is_refused(write, override):
+    with pytest.raises(UserError, match=re.escape(f"--set {override}: ")):
+        write(LEAST + "[train]\nseed = 1\n", override)
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden"])
+def test_a_dataset_cannot_leave_the_lake(write, name):
+    with pytest.raises(UserError, match="dataset"):
+        write(LEAST, f'dataset="{name}"')
+
+
+def test_a_missing_settings_file_says_how_to_write_one(tmp_path):
+    with pytest.raises(UserError, match="edt init"):
+        load_settings(tmp_path / "edt.toml")
