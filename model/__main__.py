@@ -13,7 +13,7 @@ from data_lake.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb. Returns 0 done, 1 failed; argparse leaves with 2 when misused."""
+    """Run one verb. Returns 0 done, 2 for a mistake that the user can mend, as argparse does."""
     args = _parser().parse_args(arguments)
     try:
         if args.verb == "train":
