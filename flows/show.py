@@ -62,7 +62,7 @@ def human(shown: Mapping[str, Any]) -> str:
         parts.append(text.table(shown["rows"]))
     else:
         rows = [[{"column": name, "value": _brief(value)} for name, value in row.items()] for row in shown["rows"]]
-        parts += map(text.table, rows)
+        parts += map(text.table, rows) if rows else ["No row to show."]
     return "\n\n".join(filter(None, parts))
 
 

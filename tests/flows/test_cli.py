@@ -85,12 +85,14 @@ def test_every_artifact_can_be_shown(finished, artifact):
 
 
 def test_a_user_s_rows_are_found_in_the_trainer_s_numbers_too(finished):
-    from flows.show import describe
+    from flows.show import describe, human
 
     user = finished.lake.read("sequences")["user_id"][3].as_py()
     assert [row["user_id"] for row in describe(finished.lake, "sequences", user)["rows"]] == [user]
     assert [row["user"] for row in describe(finished.lake, "training_set", user)["rows"]] == [4]
-    assert describe(finished.lake, "sequences", "nobody")["rows"] == []
+    nobody = describe(finished.lake, "sequences", "nobody")
+    assert nobody["rows"] == []
+    assert human(nobody).endswith("No row to show.")
 
 
 def test_text_from_the_data_cannot_steer_the_terminal():
