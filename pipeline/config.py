@@ -140,7 +140,7 @@ class EmbedConfig(Config):
     """Commit of a model that comes from a hub; a folder is known by the hash of its files."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: PositiveInt = 64
-    rows_per_shard: PositiveInt = 20_000
+    rows_per_shard: PositiveInt = 2_000
 
 
 class EnrichConfig(Config):
