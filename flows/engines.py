@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from data_lake.memory import Memory
 from flows.settings import Settings
-from pipeline.embedding import EmbedProcess, RememberedEmbed, remembered
+from pipeline.embedding import EmbedProcess, RememberedEmbed
 from pipeline.llm.ask_once import AskOnce
 from pipeline.llm.generate import Generate, Reply, Request
 from pipeline.llm.vllm import VLLM
@@ -46,7 +46,7 @@ class Engines:
 
     def embed(self, memory: Memory) -> RememberedEmbed:
         """Return the encoder with its memory of vectors."""
-        return remembered(_EmbedAlone(self), memory)
+        return RememberedEmbed(_EmbedAlone(self), memory)
 
     def generate(self, memory: Memory, items: pa.Table, item_embeddings: pa.Table | None) -> Generate:
         """Return who answers prompts: the language model with its memory of replies, or `retrieval`."""

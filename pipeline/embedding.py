@@ -34,13 +34,11 @@ class Embed(Protocol):
         """Return (n, d) float32 vectors of length one, in the order of `texts`."""
 
 
-class SentenceEmbedder:
-    """A sentence-transformers model in this process, loaded at the first text."""
+class _Identified:
+    """What the settings' model is known by, told without loading it."""
 
     def __init__(self, cfg: EmbedConfig) -> None:
         self._identity = identify(cfg.model, cfg.revision, section="embed")
-        self.cfg = cfg
-        self._model: Any = None
 
     @property
     def model(self) -> str:
@@ -51,6 +49,15 @@ class SentenceEmbedder:
     def revision(self) -> str:
         """Commit of a hub model, or the hash of a folder's files."""
         return self._identity.revision
+
+
+class SentenceEmbedder(_Identified):
+    """A sentence-transformers model in this process, loaded at the first text."""
+
+    def __init__(self, cfg: EmbedConfig) -> None:
+        super().__init__(cfg)
+        self.cfg = cfg
+        self._model: Any = None
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Return (n, d) float32 vectors of length one, in the order of `texts`."""
@@ -72,22 +79,12 @@ class SentenceEmbedder:
         )
 
 
-class EmbedProcess:
+class EmbedProcess(_Identified):
     """A `SentenceEmbedder` in a child process, started at the first text and ended by `close`."""
 
     def __init__(self, cfg: EmbedConfig) -> None:
-        self._identity = identify(cfg.model, cfg.revision, section="embed")
+        super().__init__(cfg)
         self._worker = Worker("pipeline.embedding", cfg.model_dump())
-
-    @property
-    def model(self) -> str:
-        """Name of the model, without a path."""
-        return self._identity.name
-
-    @property
-    def revision(self) -> str:
-        """Commit of a hub model, or the hash of a folder's files."""
-        return self._identity.revision
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Return (n, d) float32 vectors of length one, in the order of `texts`."""
@@ -145,11 +142,6 @@ class RememberedEmbed:
 
     def _key(self, text: str) -> str:
         return hashlib.sha256("\0".join([self.model, self.revision, text]).encode()).hexdigest()
-
-
-def remembered(embed: Embed, memory: Memory) -> RememberedEmbed:
-    """Return `embed` with a memory: only texts that `memory` does not hold are encoded."""
-    return RememberedEmbed(embed, memory)
 
 
 def _longest_first(texts: Sequence[str]) -> tuple[list[str], list[int]]:
