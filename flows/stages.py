@@ -269,7 +269,7 @@ def _pretrain(settings: Settings, engines: Engines) -> Stage:
         run_model("train", "--phase", "pretrain", *folders, config=cfg, processes=settings.train.processes)
 
     said = {"train": cfg.model_dump(mode="json", exclude={"finetune"})}
-    return Stage("pretrain", 1, ("training_set",), ("pretrained",), said, work)
+    return Stage("pretrain", 2, ("training_set",), ("pretrained",), said, work)
 
 
 def _finetune(settings: Settings, engines: Engines) -> Stage:
@@ -282,7 +282,7 @@ def _finetune(settings: Settings, engines: Engines) -> Stage:
         run_model("train", "--phase", "finetune", *folders, config=cfg, processes=settings.train.processes)
 
     said = {"train": cfg.model_dump(mode="json", exclude={"pretrain"})}
-    return Stage("finetune", 1, ("training_set", "pretrained"), ("checkpoint",), said, work)
+    return Stage("finetune", 2, ("training_set", "pretrained"), ("checkpoint",), said, work)
 
 
 def _evaluate(settings: Settings, engines: Engines) -> Stage:

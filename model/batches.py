@@ -69,16 +69,19 @@ class Sequences:
     def batch(self, users: Tensor) -> Batch:
         """Return the training prefixes of `users` (B,), each up to its last real training item, which is only a target.
 
-        Every position predicts the next real item; where the next item is synthetic it is a second target, with the
-        weight that the settings give it.
+        Every position predicts the next real item, and the positions between two real ones share the weight of the
+        later one: however many items were inserted, each real target counts once. Where the next item is synthetic it
+        is a second target, with the weight that the settings give it.
         """
         first = self.offsets[users]
         last = self.real_at[self.real_before[first + self.train_end[users]] - 1]  # (B,) flat position
         windows, start = self.windows(users, last - first)
         row, step = (windows.items > 0).nonzero(as_tuple=True)  # (P,)
         flat = start[row] + step
-        target = self.items[self.real_at[self.real_before[flat + 1]]].long()
-        weight = torch.ones(len(row), device=row.device)
+        following = self.real_before[flat + 1]  # (P,) the next real item, counted over all users
+        target = self.items[self.real_at[following]].long()
+        _, which, sharing = torch.unique_consecutive(following, return_inverse=True, return_counts=True)
+        weight = 1.0 / sharing[which].float()
         if self.synthetic_weight > 0:
             extra = self.synthetic[flat + 1]
             row, step = torch.cat([row, row[extra]]), torch.cat([step, step[extra]])

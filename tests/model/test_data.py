@@ -72,7 +72,13 @@ def test_each_position_predicts_the_next_real_training_item() -> None:
     batch = sequences(data).batch(torch.tensor([0]))
     assert batch.windows.items.tolist() == [[1, 6, 7, 2]]  # b3 is only a target
     assert batch.target.tolist() == [2, 2, 2, 8]
-    assert batch.weight.tolist() == [1, 1, 1, 1]
+
+
+def test_a_real_target_counts_once_however_many_items_stand_before_it() -> None:
+    data = world({"u": "a1 *b1 a2 b3 *b1 *b2 *a4 a3 a3:validation", "v": "*b1 a4 a2"}, ITEMS)
+    batch = sequences(data).batch(torch.tensor([0, 1]))
+    assert batch.target.tolist() == [2, 2, 8, 3, 3, 3, 3, 4, 2]
+    assert batch.weight.tolist() == [0.5, 0.5, 1, 0.25, 0.25, 0.25, 0.25, 1, 1]
 
 
 def test_a_synthetic_item_is_a_target_only_with_a_weight() -> None:
@@ -80,7 +86,7 @@ def test_a_synthetic_item_is_a_target_only_with_a_weight() -> None:
     batch = sequences(data, synthetic_weight=0.25).batch(torch.tensor([0]))
     assert batch.target.tolist() == [2, 2, 2, 8, 6, 7]
     assert batch.step.tolist() == [0, 1, 2, 3, 0, 1]
-    assert batch.weight.tolist() == [1, 1, 1, 1, 0.25, 0.25]
+    assert batch.weight[4:].tolist() == [0.25, 0.25]
 
 
 def test_the_length_limit_counts_real_items_and_places_do_too() -> None:
