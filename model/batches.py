@@ -69,9 +69,9 @@ class Sequences:
     def batch(self, users: Tensor) -> Batch:
         """Return the training prefixes of `users` (B,), each up to its last real training item, which is only a target.
 
-        Every position predicts the next real item, and the positions between two real ones share the weight of the
-        later one: however many items were inserted, each real target counts once. Where the next item is synthetic it
-        is a second target, with the weight that the settings give it.
+        Every position predicts the next real item. A real item and the synthetic ones inserted after it predict the
+        same one and share its weight, so that each real target counts once. Where the next item is synthetic it is a
+        second target, with the weight that the settings give it.
         """
         first = self.offsets[users]
         last = self.real_at[self.real_before[first + self.train_end[users]] - 1]  # (B,) flat position

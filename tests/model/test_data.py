@@ -72,6 +72,7 @@ def test_each_position_predicts_the_next_real_training_item() -> None:
     batch = sequences(data).batch(torch.tensor([0]))
     assert batch.windows.items.tolist() == [[1, 6, 7, 2]]  # b3 is only a target
     assert batch.target.tolist() == [2, 2, 2, 8]
+    assert batch.weight.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1])
 
 
 def test_a_real_target_counts_once_however_many_items_stand_before_it() -> None:
@@ -86,7 +87,7 @@ def test_a_synthetic_item_is_a_target_only_with_a_weight() -> None:
     batch = sequences(data, synthetic_weight=0.25).batch(torch.tensor([0]))
     assert batch.target.tolist() == [2, 2, 2, 8, 6, 7]
     assert batch.step.tolist() == [0, 1, 2, 3, 0, 1]
-    assert batch.weight[4:].tolist() == [0.25, 0.25]
+    assert batch.weight.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1, 0.25, 0.25])
 
 
 def test_the_length_limit_counts_real_items_and_places_do_too() -> None:
