@@ -16,7 +16,7 @@ from data_lake.lake import Lake, Stage, Work
 from flows.engines import Engines
 from flows.settings import Settings
 from flows.trainer import run_folder, run_model
-from model.config import TrainConfig
+from model.config import MACHINE, TrainConfig
 from pipeline.config import DomainConfig
 
 ENRICHMENT = (
@@ -268,7 +268,7 @@ def _pretrain(settings: Settings, engines: Engines) -> Stage:
         folders = ("--data", data, "--out", folder, "--pretrained", folder)
         run_model("train", "--phase", "pretrain", *folders, config=cfg, processes=settings.train.processes)
 
-    said = {"train": cfg.model_dump(mode="json", exclude={"finetune"})}
+    said = {"train": cfg.model_dump(mode="json", exclude={"finetune", *MACHINE})}
     return Stage("pretrain", 1, ("training_set",), ("pretrained",), said, work)
 
 
@@ -281,7 +281,7 @@ def _finetune(settings: Settings, engines: Engines) -> Stage:
         folders = ("--data", data, "--out", folder, "--pretrained", before, "--checkpoint", folder)
         run_model("train", "--phase", "finetune", *folders, config=cfg, processes=settings.train.processes)
 
-    said = {"train": cfg.model_dump(mode="json", exclude={"pretrain"})}
+    said = {"train": cfg.model_dump(mode="json", exclude={"pretrain", *MACHINE})}
     return Stage("finetune", 1, ("training_set", "pretrained"), ("checkpoint",), said, work)
 
 

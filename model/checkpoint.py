@@ -58,7 +58,11 @@ class Folder:
             raise UserError(f"{self.path} holds another run: {differ}. Choose another --out, or delete that one.")
 
     def save_state(self, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-        """Save all that the next epoch depends on; its random numbers depend on the seed and its number alone."""
+        """Save all that the next epoch depends on.
+
+        That is no state of a random generator: each epoch seeds its own from the seed, the phase and its number, so a
+        run goes on alike on any number of processes, whose generators one file could not hold.
+        """
         tensors = {f"weights.{name}": tensor for name, tensor in network.state_dict().items()}
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}

@@ -146,6 +146,10 @@ class TrainConfig(Config):
         return given
 
 
+MACHINE = frozenset({"threads", "device", "compile"})
+"""Settings of `TrainConfig` that say how a training is computed, not which: another value changes last digits only, so
+a run goes on with it and no artifact becomes stale. Not `bf16`: that is another precision."""
+
 PAPER: dict[str, Any] = {
     "network": {
         "hidden": 128, "blocks": 2, "heads": 2, "feedforward": 128, "dropout": 0.5, "input_dropout": 0.5,

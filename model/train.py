@@ -14,7 +14,7 @@ from model import parallel
 from model.batches import Batch, Sequences, plan, trainable_users
 from model.candidates import blocks, find_targets
 from model.checkpoint import Folder, Progress
-from model.config import PhaseConfig, TrainConfig
+from model.config import MACHINE, PhaseConfig, TrainConfig
 from model.data import TrainingSet
 from model.finetune import Finetune
 from model.metrics import METRIC_NAMES, values
@@ -37,6 +37,13 @@ def train(
 
     With `tensorboard`, each epoch's figures go to event files there, too.
     """
+    prepare(data, cfg, phase, folder, pretrained, tensorboard).run()
+
+
+def prepare(
+    data: TrainingSet, cfg: TrainConfig, phase: Phase, folder: Path, pretrained: Path, tensorboard: Path | None = None
+) -> "Loop":
+    """Return the loop of one phase, before its first epoch; see `train`."""
     device = choose_device(cfg)
     parallel.start(device)
     torch.manual_seed(_seed(cfg, phase))
@@ -55,11 +62,12 @@ def train(
     run = Folder(folder)
     if parallel.rank() == 0:
         run.open({
-            "phase": phase, "train": cfg.model_dump(mode="json"), "data": data.digest, "domains": list(data.domains),
-            "items": data.n_items, "text_size": data.item_vectors.shape[1], "profile_size": profile_size,
+            "phase": phase, "train": cfg.model_dump(mode="json", exclude=set(MACHINE)), "data": data.digest,
+            "domains": list(data.domains), "items": data.n_items, "text_size": data.item_vectors.shape[1],
+            "profile_size": profile_size,
         })  # fmt: skip
     parallel.wait()
-    _Loop(data, cfg, phase, network, run, device, tensorboard).run()
+    return Loop(data, cfg, phase, network, run, device, tensorboard)
 
 
 def choose_device(cfg: TrainConfig) -> torch.device:
@@ -71,7 +79,7 @@ def choose_device(cfg: TrainConfig) -> torch.device:
     return torch.device("cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-class _Loop:
+class Loop:
     """One phase's epochs. Letters used here: P predictions."""
 
     def __init__(
@@ -110,14 +118,14 @@ class _Loop:
         if progress and len(history) < progress.epoch:  # saved, then stopped before it was evaluated
             history = self._evaluated(progress, history, "trained before")
         while len(history) < self.phase_cfg.epochs and _flat(history) < self.phase_cfg.patience:
-            progress, speed = self._epoch(len(history) + 1, progress.steps if progress else 0, history)
+            progress, speed = self.epoch(len(history) + 1, progress.steps if progress else 0, history)
             if parallel.rank() == 0:
                 self.folder.save_state(self.network, self.optimizer, progress)
             history = self._evaluated(progress, history, speed)
         parallel.wait()  # until the best weights are written
 
-    def _epoch(self, epoch: int, steps: int, history: list[dict[str, Any]]) -> tuple[Progress, str]:
-        """Train one epoch. Returns where it ended and how fast it was, in words."""
+    def epoch(self, epoch: int, steps: int, history: list[dict[str, Any]]) -> tuple[Progress, str]:
+        """Train one epoch, after `steps` steps. Returns where it ended and how fast it was, in words."""
         self.network.train()
         seed = _seed(self.cfg, self.phase, epoch)
         torch.manual_seed(seed + parallel.rank())  # afresh each epoch, so that a resumed run drops out the same
@@ -167,7 +175,7 @@ class _Loop:
 
     def _evaluated(self, progress: Progress, history: list[dict[str, Any]], speed: str) -> list[dict[str, Any]]:
         """Evaluate the epoch just saved; return the history with its row. Files are written by the first process."""
-        by_domain = self._validate()
+        by_domain = self.validate()
         value = float(np.float32(np.mean(list(by_domain.values())))) if by_domain else float("nan")
         values_before = [row["value"] for row in history]
         best = not by_domain or not history or value > max(values_before)
@@ -206,7 +214,7 @@ class _Loop:
             for name, figure in figures.items():
                 writer.add_scalar(f"{self.phase}/{name}", figure, row["epoch"])
 
-    def _validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Return the chosen figure per domain that has validation targets."""
         scorer = NetworkScorer(self.network, self.data, self.sequences)
         protocol, metric = self.cfg.select_protocol, METRIC_NAMES.index(self.cfg.select_metric)

@@ -9,7 +9,9 @@ import torch
 
 from data_lake.errors import UserError
 from model.batches import Sequences, plan, trainable_users
+from model.config import TrainConfig
 from model.data import TrainingSet
+from model.objective import Objective
 from tests.model.conftest import tiny_tables
 from tests.model.worlds import world
 
@@ -81,6 +83,37 @@ def test_a_synthetic_item_is_a_target_only_with_a_weight() -> None:
     assert batch.target.tolist() == [2, 2, 2, 8, 6, 7]
     assert batch.step.tolist() == [0, 1, 2, 3, 0, 1]
     assert batch.weight.tolist() == [1, 1, 1, 1, 0.25, 0.25]
+
+
+def test_the_targets_of_all_users_are_their_real_training_items_after_the_first(tiny: TrainingSet) -> None:
+    batch = sequences(tiny, max_length=50).batch(torch.from_numpy(trainable_users(tiny)))
+    inserted = {(user, 3) for user in range(0, 40, 2)}  # row and place of every synthetic item
+    flat = [
+        (user, place, int(tiny.items[tiny.offsets[user] + place]))
+        for user in range(40)
+        for place in range(int(tiny.train_end[user]))
+    ]
+    real = [(user, place, item) for user, place, item in flat if (user, place) not in inserted]
+    follow = {}  # (user, place read last): the next real item
+    for user, place, _ in flat:
+        later = [item for other, at, item in real if other == user and at > place]
+        if later:
+            follow[user, place] = later[0]
+    made = {
+        (int(batch.users[row]), int(step)): int(target)
+        for row, step, target in zip(batch.row, batch.step, batch.target, strict=True)
+    }
+    assert made == follow
+    assert batch.weight.unique().tolist() == [1.0]
+
+
+def test_an_inserted_item_is_a_negative_like_any_other() -> None:
+    data = world({"u": "a1 *a3 a2 a1", "v": "a2 a1 a2"}, ITEMS)
+    cfg = TrainConfig.model_validate({"loss": {"negatives": 0}})
+    every = Objective(data, cfg, torch.device("cpu")).draw(
+        sequences(data).batch(torch.tensor([0, 1])), torch.Generator()
+    )
+    assert [items.tolist() for items in every] == [[1, 2, 3, 4, 5], [6, 7, 8]]
 
 
 def test_the_length_limit_counts_real_items_and_places_do_too() -> None:
