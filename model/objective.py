@@ -42,6 +42,7 @@ class Objective:
         self.n_items = data.n_items
         self.item_domain = torch.from_numpy(data.item_domain.astype(np.int64)).to(device)  # (items + 1,)
         self.domain_items = [torch.from_numpy(items).to(device) for items in data.domain_items]
+        self.at = torch.zeros(data.n_items + 1, dtype=torch.int64, device=device)
         self.column = torch.zeros(data.n_items + 1, dtype=torch.int64, device=device)  # place within the domain
         self.cumulative, self.shares = [], []  # per domain: chance of each item at each draw
         actions = torch.tensor(data.train_actions, device=device)  # (items + 1,)
@@ -73,10 +74,9 @@ class Objective:
 
     def fetch(self, network: Network, batch: Batch, drawn: list[Tensor]) -> Items:
         """Compute the vectors of the items that the batch reads, predicts or contrasts, each once."""
-        numbers = torch.unique(torch.cat([batch.windows.items.flatten(), batch.target, *drawn]))  # (K,)
-        at = self.item_domain.new_zeros(self.n_items + 1)
-        at[numbers] = torch.arange(len(numbers), device=at.device)
-        return Items(network.item_vectors(numbers), at)
+        numbers = parallel.union(torch.cat([batch.windows.items.flatten(), batch.target, *drawn]))  # (K,)
+        self.at[numbers] = torch.arange(len(numbers), device=self.at.device)  # what else it holds is of other batches
+        return Items(network.item_vectors(numbers), self.at)
 
     def next_item(self, network: Network, query: Tensor, items: Items, batch: Batch, drawn: list[Tensor]) -> Tensor:
         """query: (P, D), what scores the items at each prediction. Returns the weighted sum of losses."""

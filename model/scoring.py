@@ -39,6 +39,7 @@ class NetworkScorer:
         self.device = network.positions.weight.device
         self.vectors = all_items(network, data.n_items).vectors  # (items + 1, D)
         self.item_domain = torch.from_numpy(data.item_domain.astype(np.int64)).to(self.device)
+        self.keys: tuple[int, Tensor] | None = None  # a domain's number and its items as scores see them, (M, D)
 
     @torch.no_grad()
     def __call__(self, users: NDArray[np.int64], cuts: NDArray[np.int64], domain: str) -> Tensor:
@@ -50,8 +51,9 @@ class NetworkScorer:
         last = (windows.lengths - 1).clamp(min=0)
         query = self.network.query(inputs, windows, domains, row, last, torch.full_like(row, number), True)  # (B, D)
         query = query.masked_fill((windows.lengths == 0).unsqueeze(1), 0.0)
-        keys = self.network.scaled(self.vectors[self._tensor(self.data.domain_items[number])])  # (M, D)
-        return (query / self.network.cfg.temperature) @ keys.T  # (B, M)
+        if self.keys is None or self.keys[0] != number:  # blocks come domain by domain
+            self.keys = number, self.network.scaled(self.vectors[self._tensor(self.data.domain_items[number])])
+        return (query / self.network.cfg.temperature) @ self.keys[1].T  # (B, M)
 
     def _tensor(self, numbers: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data_lake.errors import UserError
 from model import parallel
@@ -22,10 +23,14 @@ from model.network import Network
 from model.objective import Objective, Terms, profile_scopes
 from model.pretrain import pretrain_terms
 from model.ranking import rank_targets
+from model.rows import LazyRows
 from model.scoring import NetworkScorer, build_network
 
 Phase = Literal["pretrain", "finetune"]
 TermsOf = Callable[[Network, Objective, Batch, torch.Generator], Terms]
+
+BETAS = (0.9, 0.98)
+"""Of Adam, as SASRec has them."""
 
 PHASE_SEED: dict[Phase, int] = {"pretrain": 1, "finetune": 2}
 
@@ -103,24 +108,30 @@ class Loop:
         self.users = trainable_users(data)
         if len(self.users) < parallel.world():
             raise UserError(f"only {len(self.users)} users have two training actions; too few to train on.")
-        self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        ids, decay = network.item_vectors.ids, self.phase_cfg.weight_decay
+        self.rows = LazyRows(ids.weight, BETAS, decay) if ids is not None and ids.weight.requires_grad else None
+        network.item_vectors.lazy = self.rows
+        self.trained: list[Tensor] = [
+            parameter
+            for parameter in network.parameters()
+            if parameter.requires_grad and not (ids is not None and parameter is ids.weight)
+        ]
         self.optimizer = torch.optim.AdamW(
-            self.trained, lr=self.phase_cfg.learning_rate, betas=(0.9, 0.98),  # SASRec's
-            weight_decay=self.phase_cfg.weight_decay, fused=True,
-        )  # fmt: skip
+            self.trained, lr=self.phase_cfg.learning_rate, betas=BETAS, weight_decay=decay, fused=True
+        )
         self.targets = find_targets(data, "validation", cfg.select_users)
         self.blocks = list(blocks(data, self.targets, [cfg.select_protocol], batch=1024))
 
     def run(self) -> None:
         """Train until the epochs are over or the validation figure stays flat."""
         history = self.folder.history()
-        progress = self.folder.load_state(self.network, self.optimizer)
+        progress = self.folder.load_state(self.network, self.optimizer, self.rows)
         if progress and len(history) < progress.epoch:  # saved, then stopped before it was evaluated
             history = self._evaluated(progress, history, "trained before")
         while len(history) < self.phase_cfg.epochs and _flat(history) < self.phase_cfg.patience:
             progress, speed = self.epoch(len(history) + 1, progress.steps if progress else 0, history)
             if parallel.rank() == 0:
-                self.folder.save_state(self.network, self.optimizer, progress)
+                self.folder.save_state(self.network, self.optimizer, progress, self.rows)
             history = self._evaluated(progress, history, speed)
         parallel.wait()  # until the best weights are written
 
@@ -147,10 +158,13 @@ class Loop:
             loss = terms.next_item / weight + self.phase_cfg.align_weight * terms.align
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            parallel.sum_gradients(self.trained)
+            moved = [*self.trained, self.rows.rows] if self.rows else self.trained
+            parallel.sum_gradients(moved)
             if self.phase_cfg.clip:
-                torch.nn.utils.clip_grad_norm_(self.trained, self.phase_cfg.clip)
+                torch.nn.utils.clip_grad_norm_(moved, self.phase_cfg.clip)
             self.optimizer.step()
+            if self.rows:
+                self.rows.step(rate)
             sums += torch.stack([parallel.total(terms.next_item), weight, terms.align * weight]).detach().double().cpu()
             done += len(users)
             if time.monotonic() - shown > 1 and sys.stderr.isatty() and parallel.rank() == 0:
@@ -160,6 +174,8 @@ class Loop:
                     f"\r{self.phase} epoch {epoch}: loss {sums[0] / sums[1]:.4f}, {per_second:.0f} sequences/s, "
                     f"{(len(self.users) - done) / per_second:.0f} s left in it ", end="", file=sys.stderr, flush=True,
                 )  # fmt: skip
+        if self.rows:
+            self.rows.settle()
         seconds = time.monotonic() - started
         left = seconds * (self.phase_cfg.epochs - epoch)
         next_item, align = float(sums[0] / sums[1]), float(sums[2] / sums[1])
