@@ -294,7 +294,7 @@ def _evaluate(settings: Settings, engines: Engines) -> Stage:
         out = {"metrics": lake.folder("metrics"), "ranks": lake.folder("ranks")}
         _model_run("evaluate", lake, run, out, cfg)
 
-    said = {"evaluate": cfg.model_dump(mode="json", exclude={"batch_size", "device"})}
+    said = {"evaluate": cfg.model_dump(mode="json", exclude={"batch_size", "device", "stream"})}
     reads = ("training_set", "pretrained", "checkpoint")
     return Stage("evaluate", 1, reads, ("metrics", "ranks"), said, work)
 
@@ -307,7 +307,7 @@ def _recommend(settings: Settings, engines: Engines) -> Stage:
         run, out = {"checkpoint": lake.input("checkpoint")}, {"recommendations": lake.folder("recommendations")}
         _model_run("recommend", lake, run, out, cfg)
 
-    said = {"recommend": cfg.model_dump(mode="json", exclude={"batch_size", "device"})}
+    said = {"recommend": cfg.model_dump(mode="json", exclude={"batch_size", "device", "stream"})}
     return Stage("recommend", 1, ("training_set", "checkpoint"), ("recommendations",), said, work)
 
 

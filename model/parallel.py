@@ -40,8 +40,8 @@ def total(numbers: Tensor) -> Tensor:
 
 def union(numbers: Tensor) -> Tensor:
     """Return the distinct numbers of all processes, rising: the same everywhere."""
-    own: Tensor = torch.unique(numbers)  # type: ignore[no-untyped-call]
-    return own if world() == 1 else torch.unique(gather(own))  # type: ignore[no-untyped-call]
+    own: Tensor = torch.unique(numbers)
+    return own if world() == 1 else torch.unique(gather(own))
 
 
 def sum_gradients(parameters: list[Tensor]) -> None:

@@ -61,9 +61,10 @@ class LazyRows:
 
     def settle(self) -> None:
         """Pay every row what it is owed, so that `weight` is what dense AdamW would hold."""
-        for numbers in torch.split(torch.arange(len(self.weight), device=self.weight.device), ROWS_AT_ONCE):
-            for table, paid in zip((self.weight, self.mean, self.square), self._paid(numbers), strict=True):
-                table[numbers] = paid
+        for start in range(0, len(self.weight), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            for table, paid in zip((self.weight, self.mean, self.square), self._paid(part), strict=True):
+                table[part] = paid
         self._restart()
 
     def state(self) -> dict[str, Tensor]:
@@ -94,7 +95,7 @@ class LazyRows:
         self._keep = torch.cat([self._keep * shrink, owed.new_ones(1)])
         self._fade = torch.cat([fade, owed.new_ones(1)])
 
-    def _paid(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _paid(self, numbers: Tensor | slice) -> tuple[Tensor, Tensor, Tensor]:
         """Return rows, means and squares (K, D) as dense AdamW would hold them now."""
         b1, b2 = self.betas
         rows, mean, square = self.weight[numbers], self.mean[numbers], self.square[numbers]

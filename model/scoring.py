@@ -79,8 +79,8 @@ def build_network(cfg: NetworkConfig, data: TrainingSet, profile_size: int) -> N
     """Return a new network for the items of a training set."""
     text, has_text = torch.tensor(data.item_vectors), torch.tensor(data.has_text)
     if cfg.text_centred and has_text.any():
-        centred = F.normalize(text - text[has_text].mean(0), dim=-1)
-        text = torch.where(has_text[:, None], centred, torch.zeros(()))
+        F.normalize(text.sub_(text[has_text].mean(0)), dim=-1, out=text)
+        text[~has_text] = 0.0
     return Network(cfg, text, has_text, profile_size, len(data.domains))
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -42,6 +43,49 @@ def test_rows_of_an_id_table_may_come_in_any_order(tiny: TrainingSet) -> None:
     tables["items"] = tables["items"].take(pa.array(shuffled))
     tables["item_vectors"] = tables["item_vectors"].take(pa.array(shuffled[::-1]))
     assert TrainingSet.from_tables(tables).digest == tiny.digest
+
+
+@pytest.fixture
+def grouped_folder(tmp_path: Path) -> Path:
+    """The tiny training set in row groups of seven rows, two files per table."""
+    for name, table in tiny_tables().items():
+        (tmp_path / "grouped" / name).mkdir(parents=True)
+        half = table.num_rows // 2
+        for part, rows in enumerate((table.slice(0, half), table.slice(half))):
+            pq.write_table(rows, tmp_path / "grouped" / name / f"part-{part}.parquet", row_group_size=7)
+    return tmp_path / "grouped"
+
+
+def test_a_streamed_training_set_holds_the_same_numbers_in_files(grouped_folder: Path, tiny: TrainingSet) -> None:
+    streamed = TrainingSet.load(grouped_folder, stream=True)
+    assert streamed.digest == tiny.digest
+    for name in ("items", "times", "splits", "synthetic", "real_before", "real_at"):
+        assert isinstance(getattr(streamed, name), np.memmap), name
+    for name in ("offsets", "items", "times", "splits", "synthetic", "real_before", "real_at", "train_end"):
+        assert np.array_equal(getattr(streamed, name), getattr(tiny, name)), name
+        assert getattr(streamed, name).dtype == getattr(tiny, name).dtype, name
+    for scope, profiles in tiny.profiles.items():
+        assert isinstance(streamed.profiles[scope].vectors, np.memmap)
+        assert np.array_equal(streamed.profiles[scope].vectors, profiles.vectors)
+        assert np.array_equal(streamed.profiles[scope].present, profiles.present)
+
+
+def test_arrays_are_cut_into_pieces_without_a_trace(tiny: TrainingSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("train_end", "real_before", "real_at")
+    whole = [getattr(tiny, name) for name in names]
+    monkeypatch.setattr("model.data.USERS_AT_ONCE", 3)
+    monkeypatch.setattr("model.data.POSITIONS_AT_ONCE", 10)
+    again = TrainingSet.from_tables(tiny_tables())
+    for name, array in zip(names, whole, strict=True):
+        assert np.array_equal(getattr(again, name), array), name
+
+
+def test_streaming_needs_the_rows_in_the_order_of_their_users(grouped_folder: Path) -> None:
+    path = grouped_folder / "sequences/part-0.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.take(list(range(table.num_rows))[::-1]), path)
+    with pytest.raises(UserError, match="'user' does not run from 1 to 40, row by row"):
+        TrainingSet.load(grouped_folder, stream=True)
 
 
 @pytest.mark.parametrize(

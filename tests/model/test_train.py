@@ -112,6 +112,15 @@ def test_a_run_goes_on_with_other_threads_and_not_with_another_rate(
         train(tiny, with_(small, pretrain={"learning_rate": 0.02}), "pretrain", tmp_path, tmp_path)
 
 
+def test_a_streamed_training_makes_the_same_bytes(
+    tiny: TrainingSet, tiny_folder: Path, small: TrainConfig, tmp_path: Path
+) -> None:
+    cfg = with_(small, finetune={"align_weight": 0.5})
+    run(tiny, cfg, tmp_path / "whole")
+    run(TrainingSet.load(tiny_folder, stream=True), cfg.model_copy(update={"stream": True}), tmp_path / "streamed")
+    assert files(tmp_path / "streamed") == files(tmp_path / "whole")
+
+
 def test_training_stops_when_the_figure_stays_flat(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
     cfg = with_(small, pretrain={"epochs": 50, "patience": 2, "learning_rate": 1e-12})
     train(tiny, cfg, "pretrain", tmp_path, tmp_path)
