@@ -16,7 +16,7 @@ from data_lake.lake import Lake, Stage, Work
 from flows.engines import Engines
 from flows.settings import Settings
 from flows.trainer import run_folder, run_model
-from model.config import TrainConfig
+from model.config import MACHINE, TrainConfig
 from pipeline.config import DomainConfig
 
 ENRICHMENT = (
@@ -268,7 +268,7 @@ def _pretrain(settings: Settings, engines: Engines) -> Stage:
         folders = ("--data", data, "--out", folder, "--pretrained", folder)
         run_model("train", "--phase", "pretrain", *folders, config=cfg, processes=settings.train.processes)
 
-    said = {"train": cfg.model_dump(mode="json", exclude={"finetune"})}
+    said = {"train": cfg.model_dump(mode="json", exclude={"finetune", *MACHINE})}
     return Stage("pretrain", 2, ("training_set",), ("pretrained",), said, work)
 
 
@@ -281,7 +281,7 @@ def _finetune(settings: Settings, engines: Engines) -> Stage:
         folders = ("--data", data, "--out", folder, "--pretrained", before, "--checkpoint", folder)
         run_model("train", "--phase", "finetune", *folders, config=cfg, processes=settings.train.processes)
 
-    said = {"train": cfg.model_dump(mode="json", exclude={"pretrain"})}
+    said = {"train": cfg.model_dump(mode="json", exclude={"pretrain", *MACHINE})}
     return Stage("finetune", 2, ("training_set", "pretrained"), ("checkpoint",), said, work)
 
 
@@ -294,7 +294,7 @@ def _evaluate(settings: Settings, engines: Engines) -> Stage:
         out = {"metrics": lake.folder("metrics"), "ranks": lake.folder("ranks")}
         _model_run("evaluate", lake, run, out, cfg)
 
-    said = {"evaluate": cfg.model_dump(mode="json", exclude={"batch_size", "device"})}
+    said = {"evaluate": cfg.model_dump(mode="json", exclude={"batch_size", "device", "stream"})}
     reads = ("training_set", "pretrained", "checkpoint")
     return Stage("evaluate", 1, reads, ("metrics", "ranks"), said, work)
 
@@ -307,7 +307,7 @@ def _recommend(settings: Settings, engines: Engines) -> Stage:
         run, out = {"checkpoint": lake.input("checkpoint")}, {"recommendations": lake.folder("recommendations")}
         _model_run("recommend", lake, run, out, cfg)
 
-    said = {"recommend": cfg.model_dump(mode="json", exclude={"batch_size", "device"})}
+    said = {"recommend": cfg.model_dump(mode="json", exclude={"batch_size", "device", "stream"})}
     return Stage("recommend", 1, ("training_set", "checkpoint"), ("recommendations",), said, work)
 
 

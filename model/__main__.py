@@ -65,7 +65,7 @@ def _train(args: argparse.Namespace) -> None:
     for phase in ("pretrain", "finetune") if args.epochs is not None else ():
         given[phase] = {**given.get(phase, {}), "epochs": args.epochs}
     cfg = parse(TrainConfig, given)
-    data = TrainingSet.load(args.data)
+    data = TrainingSet.load(args.data, cfg.stream)
     pretrained = args.pretrained or args.out / "pretrained"
     checkpoint = args.checkpoint or args.out / "checkpoint"
     if args.phase != "finetune":

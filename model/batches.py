@@ -4,6 +4,7 @@ Letters used in this file: B users of a batch, L positions of its longest window
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ class Windows:
     synthetic: Tensor  # (B, L) bool
     lengths: Tensor  # (B,) positions that are no padding
 
+    def to(self, device: torch.device) -> "Windows":
+        return Windows(*(tensor.to(device) for tensor in (self.items, self.places, self.synthetic, self.lengths)))
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -44,16 +48,25 @@ class Sequences:
     def __init__(self, data: TrainingSet, max_length: int, synthetic_weight: float, device: torch.device) -> None:
         self.max_length = max_length
         self.synthetic_weight = synthetic_weight
-        self.items = torch.tensor(data.items, device=device)  # (N,)
-        self.synthetic = torch.tensor(data.synthetic, device=device)  # (N,)
-        self.offsets = torch.tensor(data.offsets, device=device)  # (users + 1,)
-        self.real_before = torch.tensor(data.real_before, device=device)  # (N + 1,)
-        real = np.append(np.flatnonzero(~data.synthetic), len(data.items))
-        self.real_at = torch.tensor(real, device=device)  # (real positions + 1,) flat position of the k-th real one
-        self.train_end = torch.tensor(data.train_end, device=device)  # (users,)
+        self.device = device
+        self.home = torch.device("cpu") if data.on_disk else device
+        self.items = self._tensor(data.items)  # (N,)
+        self.synthetic = self._tensor(data.synthetic)  # (N,)
+        self.offsets = self._tensor(data.offsets)  # (users + 1,)
+        self.real_before = self._tensor(data.real_before)  # (N + 1,)
+        self.real_at = self._tensor(data.real_at)  # (real positions + 1,)
+        self.train_end = self._tensor(data.train_end)  # (users,)
 
     def windows(self, users: Tensor, cuts: Tensor) -> tuple[Windows, Tensor]:
         """Return the windows that end before `cuts` (B,), and the flat position (B,) at which each starts."""
+        windows, start = self._cut(users.to(self.home), cuts.to(self.home))
+        return windows.to(self.device), start.to(self.device)
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        """Return the array where the sequences are held: a copy, but of a memory-mapped one."""
+        return torch.from_numpy(array) if isinstance(array, np.memmap) else torch.tensor(array, device=self.home)
+
+    def _cut(self, users: Tensor, cuts: Tensor) -> tuple[Windows, Tensor]:
         first, end = self.offsets[users], self.offsets[users] + cuts
         kept = self.real_before[end] - self.max_length  # real items before the window, over all users
         start = torch.where(kept > self.real_before[first], self.real_at[kept.clamp(min=0)], first)
@@ -73,9 +86,10 @@ class Sequences:
         same one and share its weight, so that each real target counts once. Where the next item is synthetic it is a
         second target, with the weight that the settings give it.
         """
+        users = users.to(self.home)
         first = self.offsets[users]
         last = self.real_at[self.real_before[first + self.train_end[users]] - 1]  # (B,) flat position
-        windows, start = self.windows(users, last - first)
+        windows, start = self._cut(users, last - first)
         row, step = (windows.items > 0).nonzero(as_tuple=True)  # (P,)
         flat = start[row] + step
         following = self.real_before[flat + 1]  # (P,) the next real item, counted over all users
@@ -87,7 +101,8 @@ class Sequences:
             row, step = torch.cat([row, row[extra]]), torch.cat([step, step[extra]])
             target = torch.cat([target, self.items[flat[extra] + 1].long()])
             weight = torch.cat([weight, weight.new_full((int(extra.sum()),), self.synthetic_weight)])
-        return Batch(users, windows, row, step, target, weight)
+        tensors = [tensor.to(self.device) for tensor in (row, step, target, weight)]
+        return Batch(users.to(self.device), windows.to(self.device), *tensors)
 
 
 def trainable_users(data: TrainingSet) -> Ints:

@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data_lake.errors import UserError
 from data_lake.schemas import CHECKPOINT
 from data_lake.tables import check, read_tables
+from model.rows import LazyRows
 
 HISTORY = "history.parquet"
 MODEL = "model.safetensors"
@@ -57,17 +58,26 @@ class Folder:
         if differ:
             raise UserError(f"{self.path} holds another run: {differ}. Choose another --out, or delete that one.")
 
-    def save_state(self, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-        """Save all that the next epoch depends on; its random numbers depend on the seed and its number alone."""
+    def save_state(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, rows: LazyRows | None = None
+    ) -> None:
+        """Save all that the next epoch depends on.
+
+        That is no state of a random generator: each epoch seeds its own from the seed, the phase and its number, so a
+        run goes on alike on any number of processes, whose generators one file could not hold.
+        """
         tensors = {f"weights.{name}": tensor for name, tensor in network.state_dict().items()}
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
+        tensors |= {f"rows.{name}": tensor for name, tensor in (rows.state() if rows else {}).items()}
         state_json = json.dumps(asdict(progress), sort_keys=True)
         self._save(STATE, tensors, {"progress": state_json})
         self.write_json("train_state.json", asdict(progress))
 
-    def load_state(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
-        """Bring network and optimizer to where the saved epoch left them; None without one."""
+    def load_state(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, rows: LazyRows | None = None
+    ) -> Progress | None:
+        """Bring network, optimizer and rows to where the saved epoch left them; None without one."""
         path = self.path / STATE
         if not path.exists():
             return None
@@ -80,6 +90,8 @@ class Folder:
             index, _, field = name.partition(".")
             state.setdefault(int(index), {})[field] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        if rows:
+            rows.load(_under(tensors, "rows."), progress.steps)
         return progress
 
     def save_best(self, network: nn.Module) -> None:
@@ -109,7 +121,7 @@ class Folder:
 
     def _save(self, name: str, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None) -> None:
         plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        self._replace(name, lambda path: path.write_bytes(save(plain, metadata)))
+        self._replace(name, lambda path: save_file(plain, path, metadata))
 
     def _replace(self, name: str, write: Any) -> None:
         partial = self.path / f"{name}.tmp"

@@ -138,6 +138,9 @@ class TrainConfig(Config):
     bf16: bool = True
     """On CUDA only: matrix products in bfloat16."""
 
+    stream: bool = False
+    """Read the training set through memory-mapped files in the temporary folder, for data larger than memory."""
+
     @model_validator(mode="before")
     @classmethod
     def _resolve(cls, given: Any) -> Any:
@@ -145,6 +148,10 @@ class TrainConfig(Config):
             return _merge(PAPER, given)
         return given
 
+
+MACHINE = frozenset({"threads", "device", "compile", "stream"})
+"""Settings of `TrainConfig` that say how a training is computed, not which: another value changes last digits only, so
+a run goes on with it and no artifact becomes stale. Not `bf16`: that is another precision."""
 
 PAPER: dict[str, Any] = {
     "network": {
@@ -187,6 +194,8 @@ class EvaluateConfig(Config):
 
     batch_size: PositiveInt = 512
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    stream: bool = False
+    """As in training."""
 
 
 class RecommendConfig(Config):
@@ -197,3 +206,5 @@ class RecommendConfig(Config):
 
     batch_size: PositiveInt = 512
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    stream: bool = False
+    """As in training."""

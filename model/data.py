@@ -5,7 +5,7 @@ Items keep their stored number: 1..n, 0 is padding, and every item array has n +
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 
 from data_lake.errors import UserError
 from data_lake.schemas import SPLITS, TRAIN, TRAINING_SET, TRAINING_SET_VERSION
-from data_lake.tables import read_tables
+from data_lake.tables import empty, read_tables
+from model.streaming import mapped, stream_profiles, stream_sequences
+
+USERS_AT_ONCE = 65_536
+POSITIONS_AT_ONCE = 2**22
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -59,6 +63,9 @@ class TrainingSet:
 
     profiles: dict[str, Profiles]  # by scope; empty without profiles
 
+    on_disk: bool = False
+    """Whether what grows with positions and users is memory-mapped, and is not to be copied."""
+
     @property
     def n_users(self) -> int:
         return len(self.offsets) - 1
@@ -80,17 +87,41 @@ class TrainingSet:
     @cached_property
     def train_end(self) -> Ints:
         """Per user the number of stored positions up to and including the last training position."""
-        place = np.arange(len(self.items)) - np.repeat(self.offsets[:-1], self.lengths) + 1
-        place[self.splits != SPLITS.index(TRAIN)] = 0
-        filled = self.lengths > 0
         ends = np.zeros(self.n_users, np.int64)
-        ends[filled] = np.maximum.reduceat(place, self.offsets[:-1][filled]) if filled.any() else 0
+        for first in range(0, self.n_users, USERS_AT_ONCE):
+            offsets = self.offsets[first : first + USERS_AT_ONCE + 1]
+            lengths = np.diff(offsets)
+            place = np.arange(offsets[0], offsets[-1]) - np.repeat(offsets[:-1], lengths) + 1
+            place[self.splits[offsets[0] : offsets[-1]] != SPLITS.index(TRAIN)] = 0
+            filled = np.flatnonzero(lengths)
+            if len(filled):
+                ends[first + filled] = np.maximum.reduceat(place, offsets[filled] - offsets[0])
         return ends
 
     @cached_property
     def real_before(self) -> Ints:
         """(positions + 1,) real positions before each flat position, over all users."""
-        return np.concatenate([[0], np.cumsum(~self.synthetic)])
+        before = self._long(len(self.items) + 1)
+        before[0] = 0
+        for start in range(0, len(self.items), POSITIONS_AT_ONCE):
+            real = ~self.synthetic[start : start + POSITIONS_AT_ONCE]
+            before[start + 1 : start + 1 + len(real)] = before[start] + np.cumsum(real)
+        return before
+
+    @cached_property
+    def real_at(self) -> Ints:
+        """(real positions + 1,) flat position of the k-th real one; at the end the number of positions."""
+        at = self._long(int(self.real_before[-1]) + 1)
+        at[-1] = len(self.items)
+        for start in range(0, len(self.items), POSITIONS_AT_ONCE):
+            real = np.flatnonzero(~self.synthetic[start : start + POSITIONS_AT_ONCE])
+            first = self.real_before[start]
+            at[first : first + len(real)] = start + real
+        return at
+
+    def _long(self, length: int) -> Ints:
+        """Return room for so many numbers, where the others are."""
+        return mapped(np.int64, (length,)) if self.on_disk else np.empty(length, np.int64)
 
     @cached_property
     def digest(self) -> str:
@@ -103,13 +134,30 @@ class TrainingSet:
         return sha.hexdigest()
 
     @classmethod
-    def load(cls, folder: str | Path) -> "TrainingSet":
-        """Read the folder of a training set (what `edt path training_set` prints)."""
+    def load(cls, folder: str | Path, stream: bool = False) -> "TrainingSet":
+        """Read the folder of a training set (what `edt path training_set` prints).
+
+        With `stream`, sequences and profile vectors are copied, row group by row group, to nameless files in the
+        temporary folder ($TMPDIR) and memory-mapped: the same numbers, of which only what is in use needs memory.
+        """
         folder = Path(folder)
         if not (folder / "info").is_dir():
             raise UserError(f"{folder} is no training set: no folder 'info'. Pass what `edt path training_set` prints.")
-        tables = {name: read_tables(folder, TRAINING_SET, name) for name in TRAINING_SET.tables}
-        return cls.from_tables(tables, str(folder))
+        streamed = ("sequences", "profile_vectors") if stream else ()
+        tables = {name: read_tables(folder, TRAINING_SET, name) for name in TRAINING_SET.tables if name not in streamed}
+        if not stream:
+            return cls.from_tables(tables, str(folder))
+        tables |= {name: empty(TRAINING_SET, name) for name in streamed}
+        whole = cls.from_tables(tables | {"sequences": _no_sequences(tables["users"])}, str(folder))
+        long = stream_sequences(folder, whole.n_users, whole.n_items)
+        profiles = {
+            scope: Profiles(vectors, present)
+            for scope, (vectors, present) in stream_profiles(folder, whole.n_users).items()
+        }
+        return replace(
+            whole, offsets=long["offsets"], items=long["items"], times=long["times"], splits=long["splits"],
+            synthetic=long["synthetic"], profiles=profiles, on_disk=True,
+        )  # fmt: skip
 
     @classmethod
     def from_tables(cls, tables: dict[str, pa.Table], where: str = "training_set") -> "TrainingSet":
@@ -150,6 +198,14 @@ class TrainingSet:
             has_text=has_text,
             profiles=_profiles(tables["profile_vectors"], users.num_rows, where),
         )
+
+
+def _no_sequences(users: pa.Table) -> pa.Table:
+    """Return an empty sequence for each user."""
+    schema = TRAINING_SET.tables["sequences"]
+    nothing = pa.ListArray.from_arrays(pa.array(np.zeros(users.num_rows + 1, np.int32)), pa.array([], pa.int8()))
+    columns = [users["user"], *(nothing.cast(schema.field(name).type) for name in schema.names[1:])]
+    return pa.table(columns, schema=schema)
 
 
 def _numbers(table: pa.Table, column: str) -> Ints:

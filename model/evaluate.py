@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
 def evaluate(data_dir: Path, run_dir: Path, out_dir: Path, cfg: EvaluateConfig) -> None:
     """Write out_dir/metrics and out_dir/ranks for the phases that run_dir holds."""
     folders = phase_folders(run_dir)
-    data = TrainingSet.load(data_dir)
+    data = TrainingSet.load(data_dir, cfg.stream)
     scorers = {phase: load_scorer(folder, data, choose_device(cfg.device)) for phase, folder in folders.items()}
     measured = measure(data, scorers, cfg)
     write_parts(measured.metrics, out_dir / "metrics")

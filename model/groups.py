@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from data_lake.schemas import ALL, SPLITS, TRAIN
 from model.candidates import Targets
-from model.data import TrainingSet
+from model.data import USERS_AT_ONCE, TrainingSet
 
 HEAD_PART = 5
 """The head is one item in so many."""
@@ -25,6 +25,7 @@ def groups(data: TrainingSet, targets: Targets) -> dict[str, Mask]:
     popularity: training actions of the target's item; "head" is the most popular fifth of its domain's trained items
         (without those that tie with the first item outside it).
     text, no-text: whether the target's item has a text.
+    cold: its item has a text and no training action, so that it is ranked by its text alone.
     same-time: the target shares its time with the real action before it, so that their order may be an artefact.
     """
     actions = _training_actions(data, targets)  # (T, domains)
@@ -52,6 +53,7 @@ def groups(data: TrainingSet, targets: Targets) -> dict[str, Mask]:
         "popularity=head": is_head,
         "text": has_text,
         "no-text": ~has_text,
+        "cold": has_text & (popularity == 0),
         "same-time": same_time,
         "not same-time": ~same_time,
     }
@@ -59,11 +61,17 @@ def groups(data: TrainingSet, targets: Targets) -> dict[str, Mask]:
 
 def _training_actions(data: TrainingSet, targets: Targets) -> NDArray[np.int64]:
     """(T, domains): the user's real training actions in each domain."""
-    users, domains = len(data.offsets) - 1, len(data.domains)
-    trained = np.flatnonzero((data.splits == SPLITS.index(TRAIN)) & ~data.synthetic)
-    user = np.searchsorted(data.offsets, trained, side="right") - 1
-    cell = user * domains + data.item_domain[data.items[trained]]
-    return np.bincount(cell, minlength=users * domains).reshape(users, domains)[targets.users]
+    domains = len(data.domains)
+    counts = np.zeros((data.n_users, domains), np.int64)
+    for first in range(0, data.n_users, USERS_AT_ONCE):
+        offsets = data.offsets[first : first + USERS_AT_ONCE + 1]
+        span = slice(offsets[0], offsets[-1])
+        trained = np.flatnonzero((data.splits[span] == SPLITS.index(TRAIN)) & ~data.synthetic[span]) + offsets[0]
+        user = np.searchsorted(offsets, trained, side="right") - 1
+        cell = user * domains + data.item_domain[data.items[trained]]
+        users = len(offsets) - 1
+        counts[first : first + users] = np.bincount(cell, minlength=users * domains).reshape(users, domains)
+    return counts[targets.users]
 
 
 def _head_threshold(data: TrainingSet) -> NDArray[np.int64]:
@@ -79,8 +87,7 @@ def _head_threshold(data: TrainingSet) -> NDArray[np.int64]:
 
 def _same_time(data: TrainingSet, targets: Targets) -> Mask:
     """(T,): whether the last real action before the target has the target's time."""
-    last_real = np.maximum.accumulate(np.where(data.synthetic, -1, np.arange(len(data.items))))
-    before = last_real[targets.positions - 1]
-    known = (targets.positions > 0) & (before >= data.offsets[targets.users])
+    before = data.real_at[data.real_before[targets.positions] - 1]  # a target without one reads anything here
+    known = data.real_before[targets.positions] > data.real_before[data.offsets[targets.users]]
     same: Mask = data.times[before] == data.times[targets.positions]
     return known & same

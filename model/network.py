@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from model.batches import Windows
 from model.config import NetworkConfig
+from model.rows import LazyRows
 
 
 class ItemVectors(nn.Module):
@@ -30,6 +31,8 @@ class ItemVectors(nn.Module):
         self.adapter = Adapter(text.shape[1], cfg.hidden) if cfg.item_text else None
         self.ids = nn.Embedding(len(text), cfg.hidden) if cfg.item_id else None
         self.without_text = nn.Parameter(torch.zeros(cfg.hidden)) if not cfg.item_id else None
+        self.lazy: LazyRows | None = None
+        """Who gives out rows of `ids` in training, if not autograd."""
         self.text_dropout = cfg.text_dropout
         if self.ids is not None:
             nn.init.normal_(self.ids.weight, std=(0.5 if cfg.item_text else 1.0) * cfg.hidden**-0.5)
@@ -38,7 +41,10 @@ class ItemVectors(nn.Module):
 
     def forward(self, numbers: Tensor) -> Tensor:
         """numbers: (K,) item numbers. Returns (K, D)."""
-        vectors: Tensor | None = None if self.ids is None else self.ids(numbers)  # (K, D)
+        vectors: Tensor | None = None
+        if self.ids is not None:
+            is_lazy = self.lazy is not None and self.training
+            vectors = self.lazy.take(numbers) if self.lazy and is_lazy else self.ids(numbers)  # (K, D)
         if self.adapter is not None:
             shown = self.has_text[numbers][:, None]  # (K, 1) bool
             absent = self.without_text if self.without_text is not None else torch.zeros((), device=shown.device)

@@ -42,6 +42,7 @@ class Objective:
         self.n_items = data.n_items
         self.item_domain = torch.from_numpy(data.item_domain.astype(np.int64)).to(device)  # (items + 1,)
         self.domain_items = [torch.from_numpy(items).to(device) for items in data.domain_items]
+        self.at = torch.zeros(data.n_items + 1, dtype=torch.int64, device=device)
         self.column = torch.zeros(data.n_items + 1, dtype=torch.int64, device=device)  # place within the domain
         self.cumulative, self.shares = [], []  # per domain: chance of each item at each draw
         actions = torch.tensor(data.train_actions, device=device)  # (items + 1,)
@@ -50,7 +51,7 @@ class Objective:
             often = (actions[items] + 1.0).double() ** cfg.loss.popularity
             self.cumulative.append((often / often.sum()).cumsum(0))
             self.shares.append((often / often.sum()).float())
-        self.profiles, self.has_profile = _profiles(data, cfg.aggregate, device)
+        self.profiles = _profiles(data, cfg.aggregate, torch.device("cpu") if data.on_disk else device)
 
     def draw(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
         """Return item numbers of negatives: (N,) per domain; for the binary loss one (P,) tensor; none when exact."""
@@ -73,10 +74,9 @@ class Objective:
 
     def fetch(self, network: Network, batch: Batch, drawn: list[Tensor]) -> Items:
         """Compute the vectors of the items that the batch reads, predicts or contrasts, each once."""
-        numbers = torch.unique(torch.cat([batch.windows.items.flatten(), batch.target, *drawn]))  # (K,)
-        at = self.item_domain.new_zeros(self.n_items + 1)
-        at[numbers] = torch.arange(len(numbers), device=at.device)
-        return Items(network.item_vectors(numbers), at)
+        numbers = parallel.union(torch.cat([batch.windows.items.flatten(), batch.target, *drawn]))  # (K,)
+        self.at[numbers] = torch.arange(len(numbers), device=self.at.device)  # what else it holds is of other batches
+        return Items(network.item_vectors(numbers), self.at)
 
     def next_item(self, network: Network, query: Tensor, items: Items, batch: Batch, drawn: list[Tensor]) -> Tensor:
         """query: (P, D), what scores the items at each prediction. Returns the weighted sum of losses."""
@@ -103,11 +103,15 @@ class Objective:
 
     def align(self, network: Network, states: Tensor, users: Tensor) -> Tensor:
         """states: (B, D) of `users`. Returns the align term over the users with a profile, of all processes."""
-        known = self.has_profile[users].any(1) if network.profile is not None else torch.zeros_like(users).bool()
-        states, users = states[known], users[known]
         if network.profile is None:
             return states.new_zeros(())
-        profiles = network.profile(self.profiles[users], self.has_profile[users])  # (B, D)
+        home = self.profiles[0][0].device
+        vectors = torch.stack([vectors[users.to(home)] for vectors, _ in self.profiles], 1).to(
+            states.device
+        )  # (B, S, P)
+        present = torch.stack([present[users.to(home)] for _, present in self.profiles], 1).to(states.device)  # (B, S)
+        known = present.any(1)
+        states, profiles = states[known], network.profile(vectors[known], present[known])  # (B, D)
         states, profiles = parallel.gather(states), parallel.gather(profiles)
         if not len(states):
             return states.new_zeros(())
@@ -117,14 +121,10 @@ class Objective:
         return self.cfg.negatives == 0 or self.cfg.negatives >= size
 
 
-def _profiles(data: TrainingSet, aggregate: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the profile vectors that the align term reads, (users, S, P), and which are there, (users, S)."""
-    scopes = profile_scopes(data, aggregate)
-    if not scopes:
-        return torch.zeros((data.n_users, 1, 0), device=device), torch.zeros((data.n_users, 1), device=device).bool()
-    vectors = np.stack([data.profiles[scope].vectors for scope in scopes], axis=1)
-    present = np.stack([data.profiles[scope].present for scope in scopes], axis=1)
-    return torch.from_numpy(vectors).to(device), torch.from_numpy(present).to(device)
+def _profiles(data: TrainingSet, aggregate: str, home: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Return, per scope that the align term reads, the profile vectors (users, P) and which are there (users,)."""
+    read = [data.profiles[scope] for scope in profile_scopes(data, aggregate)]
+    return [(torch.from_numpy(each.vectors).to(home), torch.from_numpy(each.present).to(home)) for each in read]
 
 
 def profile_scopes(data: TrainingSet, aggregate: str) -> list[str]:

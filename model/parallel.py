@@ -38,7 +38,13 @@ def total(numbers: Tensor) -> Tensor:
     return numbers
 
 
-def sum_gradients(parameters: list[torch.nn.Parameter]) -> None:
+def union(numbers: Tensor) -> Tensor:
+    """Return the distinct numbers of all processes, rising: the same everywhere."""
+    own: Tensor = torch.unique(numbers)
+    return own if world() == 1 else torch.unique(gather(own))
+
+
+def sum_gradients(parameters: list[Tensor]) -> None:
     """Sum each parameter's gradient over the processes."""
     for parameter in parameters if world() > 1 else ():
         if parameter.grad is None:

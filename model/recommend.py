@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> None:
 def recommend(data_dir: Path, run_dir: Path, out_dir: Path, cfg: RecommendConfig) -> None:
     """Write out_dir/recommendations by the last phase that run_dir holds."""
     phase, folder = list(phase_folders(run_dir).items())[-1]
-    data = TrainingSet.load(data_dir)
+    data = TrainingSet.load(data_dir, cfg.stream)
     table = top_items(data, load_scorer(folder, data, choose_device(cfg.device)), cfg, phase)
     write_parts(table, out_dir / "recommendations")
 

@@ -39,6 +39,7 @@ class NetworkScorer:
         self.device = network.positions.weight.device
         self.vectors = all_items(network, data.n_items).vectors  # (items + 1, D)
         self.item_domain = torch.from_numpy(data.item_domain.astype(np.int64)).to(self.device)
+        self.keys: tuple[int, Tensor] | None = None  # a domain's number and its items as scores see them, (M, D)
 
     @torch.no_grad()
     def __call__(self, users: NDArray[np.int64], cuts: NDArray[np.int64], domain: str) -> Tensor:
@@ -50,8 +51,9 @@ class NetworkScorer:
         last = (windows.lengths - 1).clamp(min=0)
         query = self.network.query(inputs, windows, domains, row, last, torch.full_like(row, number), True)  # (B, D)
         query = query.masked_fill((windows.lengths == 0).unsqueeze(1), 0.0)
-        keys = self.network.scaled(self.vectors[self._tensor(self.data.domain_items[number])])  # (M, D)
-        return (query / self.network.cfg.temperature) @ keys.T  # (B, M)
+        if self.keys is None or self.keys[0] != number:  # blocks come domain by domain
+            self.keys = number, self.network.scaled(self.vectors[self._tensor(self.data.domain_items[number])])
+        return (query / self.network.cfg.temperature) @ self.keys[1].T  # (B, M)
 
     def _tensor(self, numbers: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device)
@@ -77,8 +79,8 @@ def build_network(cfg: NetworkConfig, data: TrainingSet, profile_size: int) -> N
     """Return a new network for the items of a training set."""
     text, has_text = torch.tensor(data.item_vectors), torch.tensor(data.has_text)
     if cfg.text_centred and has_text.any():
-        centred = F.normalize(text - text[has_text].mean(0), dim=-1)
-        text = torch.where(has_text[:, None], centred, torch.zeros(()))
+        F.normalize(text.sub_(text[has_text].mean(0)), dim=-1, out=text)
+        text[~has_text] = 0.0
     return Network(cfg, text, has_text, profile_size, len(data.domains))
 
 

@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data_lake.errors import UserError
 from model import parallel
 from model.batches import Batch, Sequences, plan, trainable_users
 from model.candidates import blocks, find_targets
 from model.checkpoint import Folder, Progress
-from model.config import PhaseConfig, TrainConfig
+from model.config import MACHINE, PhaseConfig, TrainConfig
 from model.data import TrainingSet
 from model.finetune import Finetune
 from model.metrics import METRIC_NAMES, values
@@ -22,10 +23,14 @@ from model.network import Network
 from model.objective import Objective, Terms, profile_scopes
 from model.pretrain import pretrain_terms
 from model.ranking import rank_targets
+from model.rows import LazyRows
 from model.scoring import NetworkScorer, build_network
 
 Phase = Literal["pretrain", "finetune"]
 TermsOf = Callable[[Network, Objective, Batch, torch.Generator], Terms]
+
+BETAS = (0.9, 0.98)
+"""Of Adam, as SASRec has them."""
 
 PHASE_SEED: dict[Phase, int] = {"pretrain": 1, "finetune": 2}
 
@@ -37,6 +42,13 @@ def train(
 
     With `tensorboard`, each epoch's figures go to event files there, too.
     """
+    prepare(data, cfg, phase, folder, pretrained, tensorboard).run()
+
+
+def prepare(
+    data: TrainingSet, cfg: TrainConfig, phase: Phase, folder: Path, pretrained: Path, tensorboard: Path | None = None
+) -> "Loop":
+    """Return the loop of one phase, before its first epoch; see `train`."""
     device = choose_device(cfg)
     parallel.start(device)
     torch.manual_seed(_seed(cfg, phase))
@@ -55,11 +67,12 @@ def train(
     run = Folder(folder)
     if parallel.rank() == 0:
         run.open({
-            "phase": phase, "train": cfg.model_dump(mode="json"), "data": data.digest, "domains": list(data.domains),
-            "items": data.n_items, "text_size": data.item_vectors.shape[1], "profile_size": profile_size,
+            "phase": phase, "train": cfg.model_dump(mode="json", exclude=set(MACHINE)), "data": data.digest,
+            "domains": list(data.domains), "items": data.n_items, "text_size": data.item_vectors.shape[1],
+            "profile_size": profile_size,
         })  # fmt: skip
     parallel.wait()
-    _Loop(data, cfg, phase, network, run, device, tensorboard).run()
+    return Loop(data, cfg, phase, network, run, device, tensorboard)
 
 
 def choose_device(cfg: TrainConfig) -> torch.device:
@@ -71,7 +84,7 @@ def choose_device(cfg: TrainConfig) -> torch.device:
     return torch.device("cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-class _Loop:
+class Loop:
     """One phase's epochs. Letters used here: P predictions."""
 
     def __init__(
@@ -95,29 +108,35 @@ class _Loop:
         self.users = trainable_users(data)
         if len(self.users) < parallel.world():
             raise UserError(f"only {len(self.users)} users have two training actions; too few to train on.")
-        self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        ids, decay = network.item_vectors.ids, self.phase_cfg.weight_decay
+        self.rows = LazyRows(ids.weight, BETAS, decay) if ids is not None and ids.weight.requires_grad else None
+        network.item_vectors.lazy = self.rows
+        self.trained: list[Tensor] = [
+            parameter
+            for parameter in network.parameters()
+            if parameter.requires_grad and not (ids is not None and parameter is ids.weight)
+        ]
         self.optimizer = torch.optim.AdamW(
-            self.trained, lr=self.phase_cfg.learning_rate, betas=(0.9, 0.98),  # SASRec's
-            weight_decay=self.phase_cfg.weight_decay, fused=True,
-        )  # fmt: skip
+            self.trained, lr=self.phase_cfg.learning_rate, betas=BETAS, weight_decay=decay, fused=True
+        )
         self.targets = find_targets(data, "validation", cfg.select_users)
         self.blocks = list(blocks(data, self.targets, [cfg.select_protocol], batch=1024))
 
     def run(self) -> None:
         """Train until the epochs are over or the validation figure stays flat."""
         history = self.folder.history()
-        progress = self.folder.load_state(self.network, self.optimizer)
+        progress = self.folder.load_state(self.network, self.optimizer, self.rows)
         if progress and len(history) < progress.epoch:  # saved, then stopped before it was evaluated
             history = self._evaluated(progress, history, "trained before")
         while len(history) < self.phase_cfg.epochs and _flat(history) < self.phase_cfg.patience:
-            progress, speed = self._epoch(len(history) + 1, progress.steps if progress else 0, history)
+            progress, speed = self.epoch(len(history) + 1, progress.steps if progress else 0, history)
             if parallel.rank() == 0:
-                self.folder.save_state(self.network, self.optimizer, progress)
+                self.folder.save_state(self.network, self.optimizer, progress, self.rows)
             history = self._evaluated(progress, history, speed)
         parallel.wait()  # until the best weights are written
 
-    def _epoch(self, epoch: int, steps: int, history: list[dict[str, Any]]) -> tuple[Progress, str]:
-        """Train one epoch. Returns where it ended and how fast it was, in words."""
+    def epoch(self, epoch: int, steps: int, history: list[dict[str, Any]]) -> tuple[Progress, str]:
+        """Train one epoch, after `steps` steps. Returns where it ended and how fast it was, in words."""
         self.network.train()
         seed = _seed(self.cfg, self.phase, epoch)
         torch.manual_seed(seed + parallel.rank())  # afresh each epoch, so that a resumed run drops out the same
@@ -139,10 +158,13 @@ class _Loop:
             loss = terms.next_item / weight + self.phase_cfg.align_weight * terms.align
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            parallel.sum_gradients(self.trained)
+            moved = [*self.trained, self.rows.rows] if self.rows else self.trained
+            parallel.sum_gradients(moved)
             if self.phase_cfg.clip:
-                torch.nn.utils.clip_grad_norm_(self.trained, self.phase_cfg.clip)
+                torch.nn.utils.clip_grad_norm_(moved, self.phase_cfg.clip)
             self.optimizer.step()
+            if self.rows:
+                self.rows.step(rate)
             sums += torch.stack([parallel.total(terms.next_item), weight, terms.align * weight]).detach().double().cpu()
             done += len(users)
             if time.monotonic() - shown > 1 and sys.stderr.isatty() and parallel.rank() == 0:
@@ -152,6 +174,8 @@ class _Loop:
                     f"\r{self.phase} epoch {epoch}: loss {sums[0] / sums[1]:.4f}, {per_second:.0f} sequences/s, "
                     f"{(len(self.users) - done) / per_second:.0f} s left in it ", end="", file=sys.stderr, flush=True,
                 )  # fmt: skip
+        if self.rows:
+            self.rows.settle()
         seconds = time.monotonic() - started
         left = seconds * (self.phase_cfg.epochs - epoch)
         next_item, align = float(sums[0] / sums[1]), float(sums[2] / sums[1])
@@ -167,7 +191,7 @@ class _Loop:
 
     def _evaluated(self, progress: Progress, history: list[dict[str, Any]], speed: str) -> list[dict[str, Any]]:
         """Evaluate the epoch just saved; return the history with its row. Files are written by the first process."""
-        by_domain = self._validate()
+        by_domain = self.validate()
         value = float(np.float32(np.mean(list(by_domain.values())))) if by_domain else float("nan")
         values_before = [row["value"] for row in history]
         best = not by_domain or not history or value > max(values_before)
@@ -206,7 +230,7 @@ class _Loop:
             for name, figure in figures.items():
                 writer.add_scalar(f"{self.phase}/{name}", figure, row["epoch"])
 
-    def _validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Return the chosen figure per domain that has validation targets."""
         scorer = NetworkScorer(self.network, self.data, self.sequences)
         protocol, metric = self.cfg.select_protocol, METRIC_NAMES.index(self.cfg.select_metric)

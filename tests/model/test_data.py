@@ -4,12 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from data_lake.errors import UserError
 from model.batches import Sequences, plan, trainable_users
+from model.config import TrainConfig
 from model.data import TrainingSet
+from model.objective import Objective
 from tests.model.conftest import tiny_tables
 from tests.model.worlds import world
 
@@ -40,6 +43,49 @@ def test_rows_of_an_id_table_may_come_in_any_order(tiny: TrainingSet) -> None:
     tables["items"] = tables["items"].take(pa.array(shuffled))
     tables["item_vectors"] = tables["item_vectors"].take(pa.array(shuffled[::-1]))
     assert TrainingSet.from_tables(tables).digest == tiny.digest
+
+
+@pytest.fixture
+def grouped_folder(tmp_path: Path) -> Path:
+    """The tiny training set in row groups of seven rows, two files per table."""
+    for name, table in tiny_tables().items():
+        (tmp_path / "grouped" / name).mkdir(parents=True)
+        half = table.num_rows // 2
+        for part, rows in enumerate((table.slice(0, half), table.slice(half))):
+            pq.write_table(rows, tmp_path / "grouped" / name / f"part-{part}.parquet", row_group_size=7)
+    return tmp_path / "grouped"
+
+
+def test_a_streamed_training_set_holds_the_same_numbers_in_files(grouped_folder: Path, tiny: TrainingSet) -> None:
+    streamed = TrainingSet.load(grouped_folder, stream=True)
+    assert streamed.digest == tiny.digest
+    for name in ("items", "times", "splits", "synthetic", "real_before", "real_at"):
+        assert isinstance(getattr(streamed, name), np.memmap), name
+    for name in ("offsets", "items", "times", "splits", "synthetic", "real_before", "real_at", "train_end"):
+        assert np.array_equal(getattr(streamed, name), getattr(tiny, name)), name
+        assert getattr(streamed, name).dtype == getattr(tiny, name).dtype, name
+    for scope, profiles in tiny.profiles.items():
+        assert isinstance(streamed.profiles[scope].vectors, np.memmap)
+        assert np.array_equal(streamed.profiles[scope].vectors, profiles.vectors)
+        assert np.array_equal(streamed.profiles[scope].present, profiles.present)
+
+
+def test_arrays_are_cut_into_pieces_without_a_trace(tiny: TrainingSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("train_end", "real_before", "real_at")
+    whole = [getattr(tiny, name) for name in names]
+    monkeypatch.setattr("model.data.USERS_AT_ONCE", 3)
+    monkeypatch.setattr("model.data.POSITIONS_AT_ONCE", 10)
+    again = TrainingSet.from_tables(tiny_tables())
+    for name, array in zip(names, whole, strict=True):
+        assert np.array_equal(getattr(again, name), array), name
+
+
+def test_streaming_needs_the_rows_in_the_order_of_their_users(grouped_folder: Path) -> None:
+    path = grouped_folder / "sequences/part-0.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.take(list(range(table.num_rows))[::-1]), path)
+    with pytest.raises(UserError, match="'user' does not run from 1 to 40, row by row"):
+        TrainingSet.load(grouped_folder, stream=True)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +134,37 @@ def test_a_synthetic_item_is_a_target_only_with_a_weight() -> None:
     assert batch.target.tolist() == [2, 2, 2, 8, 6, 7]
     assert batch.step.tolist() == [0, 1, 2, 3, 0, 1]
     assert batch.weight.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1, 0.25, 0.25])
+
+
+def test_the_targets_of_all_users_are_their_real_training_items_after_the_first(tiny: TrainingSet) -> None:
+    batch = sequences(tiny, max_length=50).batch(torch.from_numpy(trainable_users(tiny)))
+    inserted = {(user, 3) for user in range(0, 40, 2)}  # row and place of every synthetic item
+    flat = [
+        (user, place, int(tiny.items[tiny.offsets[user] + place]))
+        for user in range(40)
+        for place in range(int(tiny.train_end[user]))
+    ]
+    real = [(user, place, item) for user, place, item in flat if (user, place) not in inserted]
+    follow = {}  # (user, place read last): the next real item
+    for user, place, _ in flat:
+        later = [item for other, at, item in real if other == user and at > place]
+        if later:
+            follow[user, place] = later[0]
+    made = {
+        (int(batch.users[row]), int(step)): int(target)
+        for row, step, target in zip(batch.row, batch.step, batch.target, strict=True)
+    }
+    assert made == follow
+    assert batch.weight.unique().tolist() == [1.0]
+
+
+def test_an_inserted_item_is_a_negative_like_any_other() -> None:
+    data = world({"u": "a1 *a3 a2 a1", "v": "a2 a1 a2"}, ITEMS)
+    cfg = TrainConfig.model_validate({"loss": {"negatives": 0}})
+    every = Objective(data, cfg, torch.device("cpu")).draw(
+        sequences(data).batch(torch.tensor([0, 1])), torch.Generator()
+    )
+    assert [items.tolist() for items in every] == [[1, 2, 3, 4, 5], [6, 7, 8]]
 
 
 def test_the_length_limit_counts_real_items_and_places_do_too() -> None:

@@ -176,8 +176,10 @@ def test_popularity_counts_training_actions_and_the_head_is_a_fifth_of_the_train
     items = {"food": " ".join(f"f{n}" for n in range(7))}
     history = "f1 f1 f2 f2 f3 f3 f4 f4 f5 f5 f5"  # five trained items: f5 is the head
     users = {"cold": f"{history} f6:test", "tail": "f5 f4:test", "head": "f1 f5:test", "second": "f2 f3:test"}
-    found = grouped(world(users, items))
-    assert found["popularity=0"] == {"cold"}
+    users["untitled"] = "f5 f0:test"
+    found = grouped(world(users, items, no_text="f0"))
+    assert found["popularity=0"] == {"cold", "untitled"}
+    assert found["cold"] == {"cold"}
     assert found["popularity=tail"] == {"tail", "second"}
     assert found["popularity=head"] == {"head"}
 

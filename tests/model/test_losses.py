@@ -82,6 +82,37 @@ def test_soft_align_shares_the_target_among_users_who_are_alike() -> None:
     assert float(losses.align(states, profiles, "soft", 0.1).detach()) == pytest.approx(math.log(2), rel=1e-6)
 
 
+def cross_entropy_by_hand(logits: list[float], shares: list[float]) -> float:
+    norm = math.log(sum(map(math.exp, logits)))
+    return sum(share * (norm - logit) for logit, share in zip(logits, shares, strict=True))
+
+
+def shares_by_hand(logits: list[float]) -> list[float]:
+    whole = sum(map(math.exp, logits))
+    return [math.exp(logit) / whole for logit in logits]
+
+
+def test_soft_align_by_hand() -> None:
+    states = torch.tensor([[2.0, 0.0], [0.0, 3.0]])  # unit vectors e1, e2
+    profiles = torch.tensor([[5.0, 0.0], [3.0, 4.0]])  # (1, 0), (.6, .8); at temperature 0.5:
+    logits, columns = [[2.0, 1.2], [0.0, 1.6]], [[2.0, 0.0], [1.2, 1.6]]
+    alike = [[(1 + 1) / 1.0, 0.6 / 1.0], [0.6 / 1.0, (1 + 1) / 1.0]]
+    shares = [shares_by_hand(row) for row in alike]
+    both = [*zip(logits, shares, strict=True), *zip(columns, shares, strict=True)]
+    by_hand = sum(cross_entropy_by_hand(row, share) for row, share in both) / 4
+    assert float(losses.align(states, profiles, "soft", 0.5)) == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_the_release_form_by_hand_has_no_unit_vectors() -> None:
+    states, profiles = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+    logits, columns = [[1.0, 0.0], [2.0, 2.0]], [[1.0, 2.0], [0.0, 2.0]]
+    alike = [[(1 + 2) / 2, 1 / 2], [1 / 2, (4 + 1) / 2]]  # states: 1, 0, 4; profiles: 2, 1, 1
+    shares = [shares_by_hand(row) for row in alike]
+    both = [*zip(logits, shares, strict=True), *zip(columns, shares, strict=True)]
+    by_hand = sum(cross_entropy_by_hand(row, share) for row, share in both) / 4
+    assert float(losses.align(states, profiles, "release", 1.0)) == pytest.approx(by_hand, rel=1e-6)
+
+
 def test_only_the_release_form_lets_gradients_through_its_targets() -> None:
     profiles = torch.tensor([[1.0, 0.5], [-0.3, 2.0]])
     grads = {}

@@ -100,6 +100,27 @@ def test_a_finished_run_is_not_run_again(tiny: TrainingSet, small: TrainConfig, 
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_a_run_goes_on_with_other_threads_and_not_with_another_rate(
+    tiny: TrainingSet, small: TrainConfig, tmp_path: Path
+) -> None:
+    train(tiny, small, "pretrain", tmp_path, tmp_path)
+    before = files(tmp_path)
+    train(tiny, small.model_copy(update={"threads": 2, "compile": True}), "pretrain", tmp_path, tmp_path)
+    torch.set_num_threads(1)
+    assert files(tmp_path) == before
+    with pytest.raises(UserError, match=r"train.pretrain.learning_rate 0.01 -> 0.02"):
+        train(tiny, with_(small, pretrain={"learning_rate": 0.02}), "pretrain", tmp_path, tmp_path)
+
+
+def test_a_streamed_training_makes_the_same_bytes(
+    tiny: TrainingSet, tiny_folder: Path, small: TrainConfig, tmp_path: Path
+) -> None:
+    cfg = with_(small, finetune={"align_weight": 0.5})
+    run(tiny, cfg, tmp_path / "whole")
+    run(TrainingSet.load(tiny_folder, stream=True), cfg.model_copy(update={"stream": True}), tmp_path / "streamed")
+    assert files(tmp_path / "streamed") == files(tmp_path / "whole")
+
+
 def test_training_stops_when_the_figure_stays_flat(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
     cfg = with_(small, pretrain={"epochs": 50, "patience": 2, "learning_rate": 1e-12})
     train(tiny, cfg, "pretrain", tmp_path, tmp_path)
@@ -175,20 +196,21 @@ def command(folder: Path, out: Path, config: Path) -> list[str]:
     return [sys.executable, "-m", "model", "train", "--data", str(folder), "--out", str(out), "--config", str(config)]
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("phase", ["pretrain", "finetune"])
+def test_a_killed_run_goes_on_to_the_same_bytes(tiny_folder: Path, tmp_path: Path, phase: str) -> None:
     config = tmp_path / "train.json"
-    config.write_text(json.dumps(SMALL | {"pretrain": SMALL["pretrain"] | {"epochs": 30, "patience": 30}}))
+    config.write_text(json.dumps(SMALL | {phase: SMALL[phase] | {"epochs": 30, "patience": 30}}))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     child = subprocess.Popen(command(tiny_folder, killed, config), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert child.stderr is not None
-    seen = next(line for line in child.stderr if "pretrain epoch 3/30" in line)
+    seen = next(line for line in child.stderr if f"{phase} epoch 3/30" in line)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL, seen
-    assert not (killed / "checkpoint").exists()
+    assert (killed / "checkpoint").exists() == (phase == "finetune")
     child.stderr.close()
     subprocess.run(command(tiny_folder, whole, config), cwd=ROOT, check=True, capture_output=True)
     again = subprocess.run(command(tiny_folder, killed, config), cwd=ROOT, check=True, capture_output=True, text=True)
-    assert "pretrain epoch 2/30" not in again.stderr
+    assert f"{phase} epoch 2/30" not in again.stderr
     assert files(killed) == files(whole)
 
 
@@ -216,7 +238,8 @@ def test_a_run_that_dies_between_saving_and_evaluating_loses_nothing(
 def test_two_processes_with_the_same_global_batch_give_the_curve_of_one(tiny_folder: Path, tmp_path: Path) -> None:
     config = tmp_path / "train.json"
     still = {"dropout": 0.0, "input_dropout": 0.0, "bottleneck_dropout": 0.0}
-    config.write_text(json.dumps(SMALL | {"network": SMALL["network"] | still, "select_metric": "NDCG@10"}))
+    aligned = {"network": SMALL["network"] | still, "finetune": SMALL["finetune"] | {"align_weight": 0.5}}
+    config.write_text(json.dumps(SMALL | aligned | {"aggregate": "gate", "select_metric": "NDCG@10"}))
     subprocess.run(command(tiny_folder, tmp_path / "one", config), cwd=ROOT, check=True, capture_output=True)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "model"]
     two = launch + command(tiny_folder, tmp_path / "two", config)[3:]

@@ -1,0 +1,103 @@
+"""Train the whole method and the method without each of its parts; compare them, paired over users and seeds.
+
+    python -m benchmarks.ablation                                  # the sample world, enriched without a language model
+    python -m benchmarks.ablation --users 500 --epochs 3 --seeds 2
+    python -m benchmarks.ablation --config edt.toml                # a dataset of one's own, with its generator
+
+A difference is that of the variant to the whole method: negative where the part helps. Its interval resamples users,
+each averaged over the seeds first. An interrupted command goes on where it stood.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.runs import about, runs, train_config, training_set
+from data_lake.schemas import TEST
+from flows.sample import write_sample
+from flows.settings import load_settings
+from model.candidates import find_targets
+from model.compare import paired
+from model.data import TrainingSet
+from model.groups import groups
+
+NO_ALIGN = ("train.pretrain.align_weight=0", "train.finetune.align_weight=0")
+VARIANTS = {
+    "without augmentation": ("enrich.budget=0",),
+    "without noise filter": ("enrich.noise_filter=false",),
+    "without profiles": NO_ALIGN,
+    "without any enrichment": ("enrich.generator=none",),
+    "gate for LLM merge": ("train.aggregate=gate",),
+    "without id vectors": ("train.network.item_id=false",),
+    "without text vectors": ("train.network.item_text=false",),
+}
+"""What each variant sets. Without augmentation nothing is asked or inserted, and profiles tell of real items only."""
+
+WITHOUT_PHASE_2 = "without phase 2"
+"""The whole method's own runs, as phase 1 left them."""
+
+GROUPS = ("all", "scarce-domain")
+SHOWN = ("HR@10", "NDCG@10")
+
+
+def main() -> None:
+    """Make what is missing, then print a line per variant, group and metric."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, help="settings of a dataset (default: the sample world)")
+    parser.add_argument("--users", type=int, default=2000, help="of the sample world")
+    parser.add_argument("--items", type=int, default=1200, help="of the sample world, per domain")
+    parser.add_argument("--epochs", type=int, help="of each phase at most (default: as the settings say)")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--protocol", default="full", choices=["full", "sampled-100", "sampled-999"])
+    parser.add_argument("--variants", nargs="+", default=[*VARIANTS, WITHOUT_PHASE_2], metavar="NAME")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.preset=paper")
+    parser.add_argument("--out", type=Path, default=Path("ablation"))
+    given = parser.parse_args()
+    unknown = set(given.variants) - {*VARIANTS, WITHOUT_PHASE_2}
+    if unknown:
+        known = ", ".join([*VARIANTS, WITHOUT_PHASE_2])
+        parser.error(f"unknown variant {min(unknown)!r}; the variants are {known}")
+
+    config = given.config
+    if config is None:
+        world = given.out / f"world-{given.users}-{given.items}"
+        config = world / "edt.toml"
+        if not config.exists():
+            write_sample(world / "raw", config, [f"users={given.users}", f"items={given.items}"])
+    epochs = [f"train.{phase}.epochs={given.epochs}" for phase in ("pretrain", "finetune") if given.epochs]
+    common = [*given.set, *epochs, f"lake.root={(given.out / 'store').resolve()}", "lake.keep=20"]
+
+    def ranks(*overrides: str) -> tuple[TrainingSet, list[pa.Table]]:
+        settings = load_settings(config, [*common, *overrides])
+        folder = training_set(settings)
+        data = TrainingSet.load(folder)
+        made = runs(folder, data.digest, train_config(settings), range(given.seeds), given.out)
+        return data, [run.ranks for run in made]
+
+    data, whole = ranks()
+    targets = find_targets(data, TEST)
+    ids = np.array(data.user_ids.take(pa.array(targets.users)).to_pylist())
+    members = {name: ids[is_in] for name, is_in in groups(data, targets).items() if name in GROUPS}
+    print(f"{config}\n{about(data)}")
+    print(f"test, {given.protocol}, mean of {given.seeds} seeds {' '.join([*given.set, *epochs])}")
+    print(f"{'':<24} {'targets':<14} {'metric':<8} {'whole':>7} {'variant':>8} {'difference':>11}  95 % interval")
+    for name in given.variants:
+        phase = "pretrain" if name == WITHOUT_PHASE_2 else "finetune"
+        variant = whole if name == WITHOUT_PHASE_2 else ranks(*VARIANTS[name])[1]
+        for group, users in members.items():
+            if not len(users):
+                continue
+            found = paired(variant, whole, protocol=given.protocol, phases=(phase, "finetune"), users=users.tolist())
+            for metric in SHOWN:
+                it = found[metric]
+                print(
+                    f"{name:<24} {group:<14} {metric:<8} {it.b:>7.4f} {it.a:>8.4f} {it.difference:>+11.4f}  "
+                    f"[{it.low:+.4f}, {it.high:+.4f}]  p = {it.p:.3f}  ({it.users:,} users)",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

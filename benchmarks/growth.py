@@ -1,0 +1,160 @@
+"""Phase-1 training speed and memory as users and items grow: seconds per sequence should stay flat.
+
+    python -m benchmarks.growth                                # 10 k to 1 M simulated users, 50 k and 1 M items
+    python -m benchmarks.growth --sizes 10000x50000 100000x50000 --steps 20
+
+Each size is a process of its own that loads a training set of that size and trains --steps steps of the default
+settings, and twice as many, three times each: of the medians, the slope is the time of a step, the rest what an epoch
+costs once. `validate` is the time to rank 1,000 targets among their whole domain. Memory is the peak of the process,
+the data included.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from benchmarks.trainer_job import report
+from data_lake.schemas import SPLITS, TEST, TRAIN, TRAINING_SET, TRAINING_SET_VERSION, VALIDATION
+from data_lake.tables import check, write_parts
+from model.config import TrainConfig
+from model.data import TrainingSet
+from model.train import prepare
+
+SIZES = ("10000x50000", "100000x50000", "1000000x50000", "100000x1000000", "1000000x1000000")
+TARGETS = 1000
+REPEATS = 3
+ROWS_AT_ONCE = 65_536
+
+
+def write_world(users: int, items: int, text_size: int, folder: Path) -> None:
+    """Write the training set of a simulated world: its last action is a user's test target, the one before validation.
+
+    Text vectors are random unit vectors and there are no profiles: they cost what real ones do.
+    """
+    from pipeline.simulate import SimulateConfig, simulate
+
+    world = simulate(SimulateConfig(users=users, items=items // 2))
+    names = world.items["item_id"].combine_chunks()
+    number = pc.index_in(world.interactions["item_id"], value_set=names).to_numpy().astype(np.int32) + 1
+    owner = world.interactions["user_id"].combine_chunks().dictionary_encode()
+    starts = np.flatnonzero(np.diff(owner.indices.to_numpy(), prepend=-1))  # a user's rows stand together
+    offsets = np.append(starts, len(number)).astype(np.int32)
+    splits = np.full(len(number), SPLITS.index(TRAIN), np.int8)
+    splits[offsets[1:] - 1], splits[offsets[1:] - 2] = SPLITS.index(TEST), SPLITS.index(VALIDATION)
+    rng = np.random.default_rng(0)
+    kinds = TRAINING_SET.tables["sequences"]
+
+    def lists(column: str, values: pa.Array) -> pa.Array:
+        return pa.ListArray.from_arrays(pa.array(offsets), values.cast(kinds.field(column).type.value_type))
+
+    vectors = np.empty((len(names), text_size), np.float32)
+    for start in range(0, len(names), ROWS_AT_ONCE):
+        part = rng.standard_normal((len(vectors[start : start + ROWS_AT_ONCE]), text_size), dtype=np.float32)
+        vectors[start : start + ROWS_AT_ONCE] = part / np.linalg.norm(part, axis=1, keepdims=True)
+    numbers = pa.array(np.arange(1, len(names) + 1, dtype=np.int32))
+    rows = pa.array(np.arange(1, users + 1, dtype=np.int32))
+    tables = {
+        "sequences": {
+            "user": rows,
+            "items": lists("items", pa.array(number)),
+            "times": lists("times", pa.array(world.interactions["timestamp"].to_numpy() * 1000)),
+            "splits": lists("splits", pa.array(splits)),
+            "synthetic": lists("synthetic", pa.array(np.zeros(len(number), np.bool_))),
+        },
+        "users": {"user": rows, "user_id": owner.dictionary, "key": _keys(rng, users)},
+        "items": {
+            "item": numbers,
+            "item_id": names,
+            "domain": world.items["domain"],
+            "title": world.items["title"],
+            "train_actions": np.bincount(number[splits == SPLITS.index(TRAIN)], minlength=len(names) + 1)[1:],
+            "key": _keys(rng, len(names)),
+        },
+        "item_vectors": {
+            "item": numbers,
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), text_size),
+        },
+        "info": {
+            "contract_version": pa.array([TRAINING_SET_VERSION], pa.int32()),
+            "candidates_seed": [0],
+            "domains": [["food", "kitchen"]],
+        },
+    }
+    for name, columns in tables.items():
+        write_parts(check(pa.table(columns), TRAINING_SET, name), folder / name)
+    write_parts(TRAINING_SET.tables["profile_vectors"].empty_table(), folder / "profile_vectors")
+
+
+def _keys(rng: np.random.Generator, count: int) -> pa.Array:
+    return pa.array(rng.integers(2**63, size=count).astype(np.uint64))
+
+
+def train_some(folder: Path, steps: int, settings: str) -> None:
+    """Train on a training set for some steps and report the figures of the size."""
+    started = time.perf_counter()
+    data = TrainingSet.load(folder)
+    cfg = TrainConfig.model_validate({"select_users": TARGETS, **json.loads(settings)})
+    with tempfile.TemporaryDirectory() as out:
+        loop = prepare(data, cfg, "pretrain", Path(out), Path(out))
+        load = time.perf_counter() - started
+        size, every = cfg.pretrain.batch_size, loop.users
+        draw = np.random.default_rng(0).permutation(every)
+        taken, seconds = 0, []
+        for number, count in enumerate((2, *(steps, 2 * steps) * REPEATS), start=1):  # the first one warms up
+            loop.users = draw[: count * size]
+            begun = time.perf_counter()
+            taken = loop.epoch(number, taken, [])[0].steps
+            seconds.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        loop.validate()
+        validate = time.perf_counter() - begun
+    short, long = np.median(seconds[1::2]), np.median(seconds[2::2])
+    per_step = (long - short) / steps
+    report(load=load, per_second=size / per_step, once=short - steps * per_step, validate=validate)
+
+
+def main() -> None:
+    """Print a line per size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="USERSxITEMS")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--text-size", type=int, default=384)
+    parser.add_argument("--settings", default="{}", metavar="JSON", help='of the trainer, such as {"threads": 1}')
+    parser.add_argument("--out", type=Path, default=Path("growth"), help="where the worlds are kept")
+    parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)  # the child
+    given = parser.parse_args()
+    if given.train:
+        train_some(given.train, given.steps, given.settings)
+        return
+    print(f"{given.steps} and {2 * given.steps} steps, text vectors of {given.text_size}, settings {given.settings}")
+    print(f"{'users':>10} {'items':>10} {'sequences/s':>12} {'ms/sequence':>12} {'once an epoch':>14} {'validate':>9} "
+          f"{'load':>7} {'peak MB':>8}")  # fmt: skip
+    for size in given.sizes:
+        users, items = map(int, size.split("x"))
+        folder = given.out / f"{size}x{given.text_size}"
+        if not (folder / "info").exists():
+            write_world(users, items, given.text_size, folder)
+        command = [sys.executable, "-m", "benchmarks.growth", "--train", str(folder), "--steps", str(given.steps)]
+        env = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+        done = subprocess.run(
+            [*command, "--settings", given.settings], env=env, stdout=subprocess.PIPE, text=True, check=True
+        )
+        it = json.loads(done.stdout)
+        print(
+            f"{users:>10,} {items:>10,} {it['per_second']:>12.0f} {1000 / it['per_second']:>12.2f} "
+            f"{it['once']:>12.2f} s {it['validate']:>7.2f} s {it['load']:>5.1f} s {it['peak_mb']:>8,}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

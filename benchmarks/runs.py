@@ -1,0 +1,92 @@
+"""What benchmarks measure on and with: training sets and trained runs, each made once and found again."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+
+from benchmarks.thin import DATA
+from data_lake.schemas import METRICS, RANKS
+from data_lake.tables import read_tables
+from flows.engines import Engines
+from flows.settings import Settings
+from flows.stages import open_lake, stages
+from flows.summary import stage_line
+from flows.text import note
+from flows.trainer import run_model
+from model.config import MACHINE, EvaluateConfig, TrainConfig
+from model.data import TrainingSet
+
+FOOD_KITCHEN = f"""\
+dataset = "food-kitchen"
+[data]
+interactions = {json.dumps(str(DATA / "interactions.parquet"))}
+items = {json.dumps(str(DATA / "items.parquet"))}
+[enrich]
+generator = "none"
+[lake]
+keep = 20
+"""
+"""Settings for food-kitchen as it is, without enrichment."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a trained run measured."""
+
+    metrics: pa.Table
+    ranks: pa.Table
+
+
+def training_set(settings: Settings) -> Path:
+    """Make what is missing up to the training set, without Prefect; return its folder."""
+    lake = open_lake(settings)
+    with lake.lock(), Engines(settings) as engines:
+        for stage in stages(settings, engines):
+            note(stage_line(lake.run(stage)))
+            if stage.name == "assemble":
+                break
+    return lake.path("training_set")
+
+
+def runs(data: Path, digest: str, cfg: TrainConfig, seeds: Sequence[int], out: Path) -> list[Run]:
+    """Train and evaluate with each seed, under `out`; what is there stands, and an interrupted training goes on.
+
+    `digest` is that of the training set in `data`. A change of the trainer's code is not seen: then remove `out`.
+    """
+    said = cfg.model_dump(mode="json", exclude={"seed", *MACHINE})
+    name = hashlib.sha256(json.dumps([digest, said], sort_keys=True).encode()).hexdigest()[:16]
+    return [_run(data, cfg.model_copy(update={"seed": seed}), out / "runs" / name / f"seed-{seed}") for seed in seeds]
+
+
+def _run(data: Path, cfg: TrainConfig, folder: Path) -> Run:
+    figures = folder / "figures"
+    if not figures.exists():
+        note(f"{folder}: training, seed {cfg.seed}")
+        run_model("train", "--data", data, "--out", folder, config=cfg)
+        partial = folder / "figures.tmp"
+        run_model("evaluate", "--data", data, "--run", folder, "--out", partial, config=EvaluateConfig())
+        partial.rename(figures)
+    return Run(read_tables(figures / "metrics", METRICS), read_tables(figures / "ranks", RANKS))
+
+
+def train_config(settings: Settings) -> TrainConfig:
+    """Return the trainer's settings without how it is started."""
+    return TrainConfig(**{name: getattr(settings.train, name) for name in TrainConfig.model_fields})
+
+
+def about(data: TrainingSet) -> str:
+    """Say what is measured on, data and machine, in two lines."""
+    real = int((~data.synthetic).sum())
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (
+        f"{data.n_users:,} users, {data.n_items:,} items in {', '.join(data.domains)}, {real:,} actions, "
+        f"{len(data.items) - real:,} synthetic items, training set {data.digest[:12]}\n"
+        f"{cores} CPU cores, {gpu}, torch {torch.__version__}"
+    )

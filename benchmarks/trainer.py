@@ -1,0 +1,128 @@
+"""Seconds per epoch and peak memory of our trainer beside RecTools 0.19's SASRec, at the same data, size and loss.
+
+    python -m benchmarks.trainer --data DIR                        # DIR: a training set
+    python -m benchmarks.trainer --data DIR --to-best --epochs 30  # also the time each needs to its own best figure
+
+Both train a plain SASRec: one catalogue, id vectors only, same width, depth, length, batch, dropout and rate, one after
+the other on the same machine. RecTools gets an environment of its own in OUT/rectools. With "sampled" RecTools draws
+1,024 negatives per position, we 1,024 per batch. The first epoch is warm-up. Memory is the peak of the process.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.runs import about
+from benchmarks.trainer_job import Job
+from model.data import TrainingSet
+
+RECTOOLS = "rectools[torch]==0.19.*"
+HERE = Path(__file__).parent
+
+
+def environment(folder: Path) -> Path:
+    """Return the Python of an environment with RecTools and our version of torch, made where it is missing."""
+    python = folder / "bin" / "python"
+    if not (folder / "installed").exists():
+        print(f"installing {RECTOOLS} into {folder}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        if subprocess.run([*pip, f"torch=={torch.__version__}"], stderr=subprocess.DEVNULL).returncode:
+            subprocess.run([*pip, f"torch=={torch.__version__.partition('+')[0]}"], check=True)
+        subprocess.run([*pip, RECTOOLS], check=True)
+        (folder / "installed").touch()
+    return python
+
+
+def save_actions(data: TrainingSet, path: Path) -> None:
+    """Write the real actions, user by user and in order, as arrays that any version of numpy reads."""
+    real = ~data.synthetic
+    user = np.repeat(np.arange(data.n_users), data.lengths)
+    np.savez(path, user=user[real], item=data.items[real], split=data.splits[real])
+
+
+def measure(python: Path, script: str, job: Job) -> list[dict[str, Any]]:
+    """Run one side in a process of its own; return what it reported per epoch."""
+    env = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(job.threads), "PYTHONPATH": str(HERE.parent)}
+    command = [python, HERE / script, json.dumps(asdict(job))]
+    child = subprocess.Popen(command, env=os.environ | env, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    epochs = []
+    for line in child.stdout:
+        if line.startswith("{"):
+            epochs.append(json.loads(line))
+            print(f"{script} {job.loss} epoch {len(epochs)}: {epochs[-1]}", file=sys.stderr)
+    if child.wait():
+        raise SystemExit(f"{script} ended with code {child.returncode}; its last words are above.")
+    return epochs
+
+
+def best(epochs: list[dict[str, Any]]) -> tuple[float, float]:
+    """Return the best figure and the training seconds until it."""
+    place = max(range(len(epochs)), key=lambda at: epochs[at]["figure"])
+    return epochs[place]["figure"], sum(epoch["seconds"] for epoch in epochs[: place + 1])
+
+
+def until(epochs: list[dict[str, Any]], figure: float) -> str:
+    """Say how many training seconds it took to reach a figure."""
+    passed = 0.0
+    for epoch in epochs:
+        passed += epoch["seconds"]
+        if epoch["figure"] >= figure:
+            return f"{passed:.1f} s"
+    return "not reached"
+
+
+def main() -> None:
+    """Run both trainers for each loss and print a line about each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of a training set")
+    parser.add_argument("--losses", nargs="+", default=["bce", "softmax"], choices=["bce", "softmax", "sampled"])
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument(
+        "--to-best", action="store_true", help="measure validation NDCG@10 (all items) after each epoch"
+    )
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--out", type=Path, default=Path("trainer"), help="where RecTools's environment lies")
+    given = parser.parse_args()
+    rectools = environment((given.out / "rectools").resolve())
+    data = TrainingSet.load(given.data)
+    save_actions(data, given.out / "actions.npz")
+    print(f"{given.data}\n{about(data)}, {given.threads} threads")
+    more = "  best full NDCG@10 on validation, training time until it" if given.to_best else ""
+    print(f"{'loss':<8} {'':<9} {'s/epoch':>9} {'peak MB':>8}{more}")
+    for loss in given.losses:
+        job = Job(
+            data=str(given.data.resolve()), actions=str((given.out / "actions.npz").resolve()),
+            loss=loss, hidden=given.hidden, blocks=2, heads=2, length=50,
+            batch_size=given.batch, dropout=0.2, learning_rate=1e-3, epochs=given.epochs, threads=given.threads,
+            evaluate=given.to_best,
+        )  # fmt: skip
+        sides = {
+            "ours": measure(Path(sys.executable), "trainer_ours.py", job),
+            "RecTools": measure(rectools, "trainer_rectools.py", job),
+        }
+        seconds = {}
+        for name, epochs in sides.items():
+            timed = epochs[1:] or epochs
+            seconds[name] = sum(epoch["seconds"] for epoch in timed) / len(timed)
+            line = f"{loss:<8} {name:<9} {seconds[name]:>9.2f} {epochs[-1]['peak_mb']:>8,}"
+            print(line + ("  {:.4f} in {:.1f} s".format(*best(epochs)) if given.to_best else ""))
+        print(f"{loss:<8} RecTools takes {seconds['RecTools'] / seconds['ours']:.1f} times as long per epoch")
+        if given.to_best:
+            figure, passed = best(sides["RecTools"])
+            print(f"{loss:<8} to RecTools's best: it {passed:.1f} s, we {until(sides['ours'], figure)}")
+
+
+if __name__ == "__main__":
+    main()

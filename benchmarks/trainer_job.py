@@ -1,0 +1,44 @@
+"""One job of `benchmarks.trainer`, read alike by both trainers. Needs nothing but the standard library."""
+
+import json
+import resource
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train on, and how."""
+
+    data: str
+    """Folder of a training set."""
+    actions: str
+    """Its real actions as numpy arrays: user, item, split."""
+    loss: str
+    """"bce" with one negative per position, "softmax" over all items, or "sampled": 1,024 uniform negatives."""
+    hidden: int
+    blocks: int
+    heads: int
+    length: int
+    batch_size: int
+    dropout: float
+    learning_rate: float
+    epochs: int
+    threads: int
+    evaluate: bool
+    """Whether each epoch is measured: NDCG@10 of the validation targets among all items that the user has not had."""
+
+
+NEGATIVES = 1024
+
+
+def read_job() -> Job:
+    """Return the job that the command line gives as JSON."""
+    return Job(**json.loads(sys.argv[1]))
+
+
+def report(**figures: Any) -> None:
+    """Print one line that `benchmarks.trainer` reads."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({**figures, "peak_mb": round(peak)}), flush=True)

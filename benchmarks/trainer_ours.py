@@ -1,0 +1,62 @@
+"""Our trainer's side of `benchmarks.trainer`: phase 1 as a plain SASRec, one domain, no texts, no profiles."""
+
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.trainer_job import NEGATIVES, Job, read_job, report
+from model.config import TrainConfig
+from model.data import TrainingSet
+from model.train import prepare
+
+
+def config(job: Job) -> TrainConfig:
+    """Return the settings that make phase 1 a SASRec of the job's size."""
+    losses: dict[str, dict[str, Any]] = {
+        "bce": {"next_item": "bce"},
+        "softmax": {"negatives": 0},
+        "sampled": {"negatives": NEGATIVES},
+    }
+    return TrainConfig.model_validate({
+        "network": {
+            "hidden": job.hidden, "blocks": job.blocks, "heads": job.heads, "feedforward": job.hidden,
+            "dropout": job.dropout, "input_dropout": job.dropout, "max_length": job.length, "item_text": False,
+            "mark_synthetic": False, "score": "dot", "temperature": 1.0, "domain_heads": False,
+        },
+        "loss": losses[job.loss],
+        "pretrain": {
+            "epochs": job.epochs, "batch_size": job.batch_size, "learning_rate": job.learning_rate, "clip": 0.0,
+            "halve_after": 0, "align_weight": 0.0,
+        },
+        "threads": job.threads, "select_metric": "NDCG@10", "select_users": 10**9,
+    })  # fmt: skip
+
+
+def one_domain(data: TrainingSet) -> TrainingSet:
+    """Return the same actions with all items in one domain, and nothing but them."""
+    domain = np.where(data.item_domain >= 0, 0, -1).astype(np.int16)
+    nothing = np.zeros((data.n_items + 1, 0), np.float32)
+    return dataclasses.replace(data, domains=("all",), item_domain=domain, item_vectors=nothing, profiles={})
+
+
+def main() -> None:
+    """Train and report each epoch."""
+    job = read_job()
+    data = one_domain(TrainingSet.load(job.data))
+    with tempfile.TemporaryDirectory() as folder:
+        loop = prepare(data, config(job), "pretrain", Path(folder), Path(folder))
+        steps = 0
+        for number in range(1, job.epochs + 1):
+            started = time.perf_counter()
+            progress, _ = loop.epoch(number, steps, [])
+            steps, seconds = progress.steps, time.perf_counter() - started
+            figure = loop.validate()["all"] if job.evaluate else None
+            report(seconds=seconds, loss=progress.next_item_loss, figure=figure)
+
+
+if __name__ == "__main__":
+    main()

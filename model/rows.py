@@ -1,0 +1,108 @@
+"""AdamW for a table of which a step reads few rows: the id vectors of a large catalogue.
+
+Dense AdamW (Loshchilov and Hutter, 2019) moves every row at every step, since a row without a gradient still follows
+its fading momentum and its weight decay. What k such steps after step s do to a row is known beforehand:
+
+    mean <- b1^k mean,   square <- b2^k square,   row <- keep * row - owed * mean / sqrt(square)
+
+    keep = product of (1 - rate_j decay) over the steps j = s + 1 ... s + k
+    owed = sum of rate_j * sqrt(1 - b2^j) / (1 - b1^j) * (b1 / sqrt(b2))^(j - s) * (product of 1 - rate_i decay, i > j)
+
+So a row is paid what it is owed when it is next read, and the result is that of dense AdamW, at a cost that grows with
+the rows of a batch and not with the catalogue. One term differs: epsilon keeps, through steps without a gradient, the
+share in the denominator that it had at step s.
+
+Letters used in this file: N rows, K rows of a batch, D their size.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+ROWS_AT_ONCE = 65_536
+
+
+class LazyRows:
+    """The rows of a table and their optimiser: `take` some, call backward, `step`.
+
+    `settle` before anything else reads the table.
+    """
+
+    def __init__(self, weight: Tensor, betas: tuple[float, float], weight_decay: float, epsilon: float = 1e-8) -> None:
+        """weight: (N, D), changed in place."""
+        self.weight = weight.detach()
+        self.betas, self.weight_decay, self.epsilon = betas, weight_decay, epsilon
+        self.mean, self.square = torch.zeros_like(self.weight), torch.zeros_like(self.weight)
+        self.steps = 0
+        self._restart()
+
+    def take(self, numbers: Tensor) -> Tensor:
+        """numbers: (K,), each once. Returns the rows as they stand now (K, D), a leaf that collects their gradient."""
+        self.numbers = numbers
+        rows, self._mean, self._square = self._paid(numbers)
+        self.rows = rows.requires_grad_()
+        return self.rows
+
+    def step(self, rate: float) -> None:
+        """Move the rows last taken by their gradient, and note what this step owes to all others."""
+        self.steps += 1
+        b1, b2 = self.betas
+        root = math.sqrt(1 - b2**self.steps)
+        grad = self.rows.grad if self.rows.grad is not None else torch.zeros_like(self.rows)
+        mean = self._mean.lerp_(grad, 1 - b1)
+        square = self._square.mul_(b2).addcmul_(grad, grad, value=1 - b2)
+        moved = self.rows.detach().mul_(1 - rate * self.weight_decay)
+        moved.addcdiv_(mean, square.sqrt().div_(root).add_(self.epsilon), value=-rate / (1 - b1**self.steps))
+        for table, changed in ((self.weight, moved), (self.mean, mean), (self.square, square)):
+            table.index_copy_(0, self.numbers, changed)
+        self.last[self.numbers] = self.steps - self._base
+        self._note(rate, rate * root / (1 - b1**self.steps))
+
+    def settle(self) -> None:
+        """Pay every row what it is owed, so that `weight` is what dense AdamW would hold."""
+        for start in range(0, len(self.weight), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            for table, paid in zip((self.weight, self.mean, self.square), self._paid(part), strict=True):
+                table[part] = paid
+        self._restart()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the moments, once settled."""
+        return {"mean": self.mean, "square": self.square}
+
+    def load(self, state: dict[str, Tensor], steps: int) -> None:
+        """Go on from settled moments after so many steps; `weight` is loaded by its owner."""
+        self.mean.copy_(state["mean"])
+        self.square.copy_(state["square"])
+        self.steps = steps
+        self._restart()
+
+    def _restart(self) -> None:
+        """Begin the accounts anew: every row stands at the present step."""
+        self._base = self.steps
+        self.last = torch.zeros(len(self.weight), dtype=torch.int64, device=self.weight.device)  # steps since _base
+        zero = torch.zeros(1, dtype=torch.float64, device=self.weight.device)
+        self._owed, self._keep, self._fade = zero, zero + 1, zero + 1  # by the step at which a row stands
+
+    def _note(self, rate: float, reach: float) -> None:
+        """Add the present step to the accounts; a row that stands at it is owed nothing yet."""
+        b1, b2 = self.betas
+        shrink = 1 - rate * self.weight_decay
+        fade = self._fade * (b1 / math.sqrt(b2))
+        owed = self._owed * shrink + reach * fade
+        self._owed = torch.cat([owed, owed.new_zeros(1)])
+        self._keep = torch.cat([self._keep * shrink, owed.new_ones(1)])
+        self._fade = torch.cat([fade, owed.new_ones(1)])
+
+    def _paid(self, numbers: Tensor | slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rows, means and squares (K, D) as dense AdamW would hold them now."""
+        b1, b2 = self.betas
+        rows, mean, square = self.weight[numbers], self.mean[numbers], self.square[numbers]
+        stood = self.last[numbers]  # (K,)
+        missed = (self.steps - self._base - stood).double()[:, None]  # (K, 1)
+        epsilon = self.epsilon * (1 - b2 ** (stood + self._base).double()[:, None]).sqrt()
+        floor = torch.finfo(rows.dtype).tiny  # of a row that never had a gradient
+        unit = mean / (square.sqrt() + epsilon.to(rows.dtype)).clamp(min=floor)
+        rows = rows * self._keep[stood, None].to(rows.dtype) - self._owed[stood, None].to(rows.dtype) * unit
+        return rows, mean * (b1**missed).to(rows.dtype), square * (b2**missed).to(rows.dtype)
