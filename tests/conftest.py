@@ -1,3 +1,13 @@
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
 import pytest
 
 TEMPLATE = (
@@ -35,3 +45,49 @@ def tiny_llm(tmp_path_factory):
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def served_key():
+    """The key that `served_llm` asks for."""
+    return "key-of-the-test-server"
+
+
+@pytest.fixture(scope="session")
+def served_llm(tiny_llm, served_key, tmp_path_factory):
+    """The base URL of vLLM's real server on loopback with `tiny_llm`, called "tiny".
+
+    It is what `vllm serve` starts; that command itself looks for a distribution `vllm`, which the CPU build is not.
+    """
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_llm),
+        "--served-model-name", "tiny",
+        "--host", "127.0.0.1", "--port", str(port), "--api-key", served_key, "--max-model-len", "2048",
+        "--enforce-eager", "--max-num-seqs", "16",
+        "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
+    ]  # fmt: skip
+    quiet = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    log = tmp_path_factory.mktemp("served") / "log"
+    with log.open("wb") as file:
+        server = subprocess.Popen(
+            command, stdout=file, stderr=file, env=os.environ | quiet, start_new_session=True, cwd=log.parent
+        )
+    try:
+        for _ in range(600):
+            assert server.poll() is None, log.read_text()[-3000:]
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.5)
+        else:
+            pytest.fail(log.read_text()[-3000:])
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()

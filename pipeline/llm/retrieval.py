@@ -41,6 +41,9 @@ class Retrieval:
         nearest = self._nearest([request.facts for request in requests if request.task == "generate_items"])
         return [self._answer(request, nearest) for request in requests]
 
+    def close(self, patience: float = 0) -> None:
+        """Do nothing: no process and no connection is held."""
+
     def _answer(self, request: Request, nearest: Mapping[tuple[str, str], list[str]]) -> Reply:
         facts, answer = request.facts, request.schema["properties"]
         if request.task == "generate_items":
