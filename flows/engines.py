@@ -82,7 +82,7 @@ class Engines:
         if item_embeddings is not None:
             from pipeline.llm.retrieval import Retrieval
 
-            return Retrieval(items, item_embeddings)
+            return Retrieval(items, item_embeddings, self._settings.enrich.exact_up_to)
         from pipeline.answers import usable
 
         return AskOnce(_AskAlone(self), memory, self._ask_again, usable)

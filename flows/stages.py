@@ -150,22 +150,30 @@ def _generate_items(settings: Settings, engines: Engines) -> Stage:
 
 def _ground(settings: Settings, engines: Engines) -> Stage:
     cfg, said = _part(
-        settings.enrich, "evidence", "noise_filter", "faithful_quantile", "relevant_quantile", "sample", "seed"
+        settings.enrich,
+        "evidence",
+        "noise_filter",
+        "faithful_quantile",
+        "relevant_quantile",
+        "sample",
+        "seed",
+        "exact_up_to",
     )
 
     def work(lake: Work) -> None:
         from pipeline.catalogue import Catalogue
-        from pipeline.ground import figures, ground, measure
+        from pipeline.ground import figures, ground, measure, recall
 
         catalogue, items = Catalogue.of(lake.read("item_embeddings")), lake.read("items")
         measures = measure(catalogue, cfg, _domains(lake, settings))
-        representatives, generated = lake.read("representatives"), lake.read("generated_items")
+        representatives = lake.read("representatives")
+        generated = lake.read("generated_items", columns=["user_id", "from_domain", "to_domain", "answers"])
         embed = engines.embed(lake.memory("vectors"))
 
         def grounded(sequences: pa.Table) -> pa.Table:
             return ground(sequences, representatives, generated, items, catalogue, measures, embed, cfg)
 
-        make = _counting(lake, grounded, embed, figures)
+        make = _counting(lake, grounded, embed, lambda table: figures(table) | recall(measures))
         lake.sharded("grounded_items", lake.read("sequences"), ("user_id",), make, settings.enrich.rows_per_shard)
         engines.close()
 
@@ -365,7 +373,7 @@ def _answerer(settings: Settings, engines: Engines) -> dict[str, Any]:
     """Return who answers and how much text it is given, as it stands in the fingerprint."""
     generator = settings.enrich.generator
     if generator == "retrieval":
-        return {"generator": generator}
+        return {"generator": generator, "exact_up_to": settings.enrich.exact_up_to}
     known = {"generator": generator, "llm": dict(engines.llm.identity), "max_model_len": settings.llm.max_model_len}
     return known | ({"tokenizer": engines.tokenizer} if generator == "openai" else {})
 
@@ -388,8 +396,8 @@ def _counting(
 ) -> Callable[[pa.Table], pa.Table]:
     """Return `make` so that it counts, for each shard, its figures, and what a memory saved asking for."""
 
-    def counts() -> dict[str, int]:
-        return {name: getattr(asked, name) for name in ("asked", "reused") if hasattr(asked, name)}
+    def counts() -> dict[str, float]:
+        return {name: getattr(asked, name) for name in ("asked", "reused", "seconds_asking") if hasattr(asked, name)}
 
     def make_and_count(rows: pa.Table) -> pa.Table:
         before = counts()
