@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -68,13 +67,13 @@ class Instant:
     identity: Mapping[str, Any] = {"model": "instant"}
 
     def __init__(self, every: int) -> None:
-        self.every, self.asked, self.start = every, 0, peak_mib()
+        self.every, self.asked, self.start = every, 0, memory_mib("VmRSS")
         self.marks: list[tuple[int, float]] = []
 
     def __call__(self, requests: Sequence[Request]) -> list[Reply]:
         self.asked += len(requests)
         if self.asked // self.every > len(self.marks):
-            self.marks.append((self.asked, resident_mib()))
+            self.marks.append((self.asked, memory_mib("VmRSS")))
         text = json.dumps({"items": [f"an answer of a usual length, number {number}" for number in range(10)]})
         return [Reply(text, tokens_in=400, tokens_out=120) for _ in requests]
 
@@ -82,15 +81,10 @@ class Instant:
         """Hold nothing."""
 
 
-def peak_mib() -> float:
-    """Return the most memory that this process has taken so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def resident_mib() -> float:
-    """Return the memory that this process takes now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+def memory_mib(which: str) -> float:
+    """Return the memory that this process takes now ("VmRSS"), or took at most so far ("VmHWM")."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(which)) / 1024
 
 
 def world(lake: Lake, users: int) -> None:
@@ -158,6 +152,7 @@ def our_stage(folder: Path, settings: Settings, prompts: int) -> tuple[Recording
         engines.__dict__["llm"] = recording
         stage = next(stage for stage in stages(settings, engines) if stage.name == "generate_items")
         recording([Request("warm", ({"role": "user", "content": "tea"},), {"type": "object"}, 4)])
+        engines.tokens.count(recording.requests)
         recording.requests, recording.replies = [], []
         made = lake.run(stage)
     return recording, made.seconds, made.figures
@@ -231,7 +226,7 @@ def against_others(folder: Path, settings: Settings, prompts: int, by_transforme
     )
     print(
         f"our stage      {seconds:8.2f} s  {len(asked)} requests ({len(asked) / seconds:.1f}/s), {prompts} users, "
-        f"{figures['ok']} usable\n"
+        f"{figures['ok']} usable; {figures['seconds_asking']:.2f} s of it in the engine\n"
         f"               {tokens_in} tokens in, {cached} of them ({cached / tokens_in:.1%}) from the prefix cache, "
         f"{tokens_out} out ({tokens_out / seconds:.0f}/s)"
     )
@@ -263,7 +258,7 @@ def stream(job: Path) -> None:
         engines.__dict__["llm"] = instant
         stage = next(stage for stage in stages(settings, engines) if stage.name == "generate_items")
         made = lake.run(stage)
-    found = {"start": instant.start, "peak": peak_mib(), "marks": instant.marks, "seconds": made.seconds}
+    found = {"start": instant.start, "peak": memory_mib("VmHWM"), "marks": instant.marks, "seconds": made.seconds}
     print(json.dumps(found | {"rows": made.outputs["generated_items"].rows}))
 
 
@@ -312,7 +307,8 @@ def two_nights(folder: Path, settings: Settings, users: int) -> None:
     table = pl.read_csv(path)
     changed = table["user_id"].unique().sort()[: max(1, users // 100)]
     more = table.filter(pl.col("user_id").is_in(changed.to_list())).group_by("user_id", maintain_order=True).last()
-    pl.concat([table, more.with_columns(timestamp=table["timestamp"].max()).select(table.columns)]).write_csv(path)
+    latest = pl.lit(table["timestamp"].max()).cast(pl.Int64)
+    pl.concat([table, more.with_columns(timestamp=latest).select(table.columns)]).write_csv(path)
     second = night(folder, overrides)
     for name, (asked, reused, asking, all_) in {"first": first, "second": second}.items():
         print(f"{name + ' night':<14} {all_:8.2f} s  {asked} prompts asked in {asking:.2f} s, {reused} reused")

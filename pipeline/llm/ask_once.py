@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -78,7 +77,7 @@ class AskOnce:
             for key, reply in replies.items()
             if reply.error is None and reply.text is not None and self.usable(reply.text, requests[key])
         }
-        rows = [{"key": key, **asdict(reply)} for key, reply in good.items()]
+        rows = [{"key": key, **vars(reply)} for key, reply in good.items()]
         self.memory.put(pa.Table.from_pylist(rows, schema=KEPT))
         if self.ask_again:
             self._renewed.update(good)

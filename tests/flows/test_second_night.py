@@ -110,7 +110,8 @@ def add_actions(place):
     users, path = telling(place), place.folder / "interactions.csv"
     table = pl.read_csv(path)
     theirs = table.filter(pl.col("user_id").is_in(users)).sort("timestamp")
-    more = theirs.group_by("user_id").first().with_columns(timestamp=table["timestamp"].max()).select(table.columns)
+    latest = pl.lit(table["timestamp"].max()).cast(table["timestamp"].dtype)
+    more = theirs.group_by("user_id").first().with_columns(timestamp=latest).select(table.columns)
     pl.concat([table, more]).write_csv(path)
     return set(users)
 
@@ -118,7 +119,9 @@ def add_actions(place):
 @pytest.fixture(scope="module")
 def nights(new_place, tmp_path_factory, model, by_endpoint):
     """Two nights: what was told and asked in each, and by whom."""
-    place = new_place(tmp_path_factory.mktemp("nights") / "place", SimulateConfig(users=200, items=80))
+    place = new_place(
+        tmp_path_factory.mktemp("nights") / "place", SimulateConfig(users=200, items=600, length=8, missing_titles=0)
+    )
     before = told(place, by_endpoint)
     first = until(place, "profile_users", by_endpoint)
     asked_first, of_first, model.prompts[:] = list(model.prompts), hashes(place), []

@@ -149,7 +149,8 @@ def test_a_title_that_gives_instructions_changes_nothing_but_its_own_answer(vllm
 
         made = generate_items(rows, items, Listening(), cfg, {}, tokens).to_pylist()
         prompts = {request.facts["user_id"]: request.messages for request in asked[:12]}
-        return {row["user_id"]: row for row in made}, prompts
+        told = ("prompt_hash", "reply", "answers", "status", "reason")
+        return {row["user_id"]: [row[name] for name in told] for row in made}, prompts
 
     (plain, plain_prompts), (hit, hit_prompts) = generated("green tea"), generated(planted)
     assert {user for user in users if hit_prompts[user] != plain_prompts[user]} == {"u5"}
