@@ -15,7 +15,7 @@ from data_lake.errors import UserError
 from data_lake.schemas import VECTOR, Artifact
 
 ROWS_PER_PART = 1_000_000
-ROWS_PER_GROUP = 131_072
+ROWS_PER_GROUP = 32_768
 
 
 class SchemaError(UserError):
