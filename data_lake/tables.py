@@ -3,7 +3,7 @@
 Everything here goes through `check`: a table that does not keep its artifact's schema is neither written nor read.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from data_lake.errors import UserError
 from data_lake.schemas import VECTOR, Artifact
 
 ROWS_PER_PART = 1_000_000
-ROWS_PER_GROUP = 131_072
+ROWS_PER_GROUP = 32_768
 
 
 class SchemaError(UserError):
@@ -57,14 +57,66 @@ def write_parts(table: pa.Table, folder: Path, rows_per_part: int = ROWS_PER_PAR
 
     The same rows give the same bytes, however the table is chunked. An empty table makes one part without rows.
     """
+    return write_stream([table], table.schema, folder, rows_per_part)
+
+
+def write_stream(
+    tables: Iterable[pa.Table], schema: pa.Schema, folder: Path, rows_per_part: int = ROWS_PER_PART
+) -> list[Path]:
+    """Write tables of one schema, one after the other, as `write_parts` writes all of them in one.
+
+    No more than a row group and one of `tables` is in memory at a time.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for number, start in enumerate(range(0, max(table.num_rows, 1), rows_per_part)):
-        path = folder / f"part-{number:05d}.parquet"
-        part = table.slice(start, rows_per_part).combine_chunks().replace_schema_metadata(None)
-        pq.write_table(part, path, compression="zstd", row_group_size=ROWS_PER_GROUP)
-        paths.append(path)
+    schema = schema.remove_metadata()
+    paths: list[Path] = []
+    for part in _runs(tables, schema, rows_per_part):
+        paths.append(folder / f"part-{len(paths):05d}.parquet")
+        with pq.ParquetWriter(paths[-1], schema, compression="zstd") as writer:
+            for group in part:
+                writer.write_table(group, row_group_size=ROWS_PER_GROUP)
     return paths
+
+
+def _runs(tables: Iterable[pa.Table], schema: pa.Schema, rows_per_part: int) -> Iterator[Iterator[pa.Table]]:
+    """Yield the row groups of each part; a part is read to its end before the next one is asked for."""
+    waiting, source, finished = schema.empty_table(), iter(tables), False
+
+    def take(rows: int) -> pa.Table:
+        nonlocal waiting, finished
+        while waiting.num_rows < rows and not finished:
+            table = next(source, None)
+            if table is None:
+                finished = True
+            else:
+                waiting = pa.concat_tables([waiting, table.replace_schema_metadata(None)])
+        group, waiting = waiting.slice(0, rows).combine_chunks(), waiting.slice(rows)
+        return group
+
+    def part(group: pa.Table) -> Iterator[pa.Table]:
+        rows = 0
+        while True:
+            yield group
+            rows += group.num_rows
+            room = min(rows_per_part - rows, ROWS_PER_GROUP)
+            if room <= 0:
+                return
+            group = take(room)
+            if not group.num_rows:
+                return
+
+    first = take(min(ROWS_PER_GROUP, rows_per_part))
+    while True:
+        yield part(first)
+        first = take(min(ROWS_PER_GROUP, rows_per_part))
+        if not first.num_rows:
+            return
+
+
+def check_key(keys: pa.Table, artifact: Artifact, name: str = "") -> None:
+    """Raise SchemaError where two rows have one key; `keys` has the key's columns of the artifact's table `name`."""
+    schema = pa.schema([_schema(artifact, name).field(column) for column in keys.column_names])
+    _check(keys, artifact, name, schema)
 
 
 def empty(artifact: Artifact, name: str = "") -> pa.Table:

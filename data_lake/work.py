@@ -17,7 +17,7 @@ from data_lake.manifest import Output, measure
 from data_lake.memory import Memory
 from data_lake.schemas import ARTIFACTS, Artifact
 from data_lake.stage import Stage
-from data_lake.tables import check, empty, read_tables, write_parts
+from data_lake.tables import check, check_key, empty, read_tables, write_parts, write_stream
 
 if TYPE_CHECKING:
     from data_lake.lake import Lake
@@ -57,11 +57,7 @@ class Work:
     def write(self, artifact: str, table: pa.Table, name: str = "") -> None:
         """Write a table of an output after checking its schema; a second call for the same table replaces it."""
         checked = check(table, self._output(artifact), name)
-        folder = self._folders.get(artifact) or temporary(self._lake.home / artifact)
-        self._folders[artifact] = folder
-        for path in (folder / name).glob("*.parquet"):
-            path.unlink()
-        write_parts(checked, folder / name)
+        write_parts(checked, self._empty_folder(artifact, name))
         self._written.setdefault(artifact, set()).add(name)
 
     def folder(self, artifact: str) -> Path:
@@ -94,7 +90,7 @@ class Work:
 
         schema = self._output(artifact)
         folder = self._lake.home / artifact / f"{SHARDS}{self._fingerprint}"
-        parts = []
+        paths = []
         with tqdm(total=rows.num_rows, desc=self._stage.name, unit=" rows", file=sys.stderr, disable=None) as bar:
             for start in range(0, rows.num_rows, rows_per_shard):
                 chunk = rows.slice(start, rows_per_shard)
@@ -105,10 +101,30 @@ class Work:
                     shard = self._make_shard(chunk, schema, make, path)
                 _add(self._figures, json.loads((shard.schema.metadata or {}).get(_FIGURES, b"{}")))
                 self.count(shards=1, shards_resumed=int(resumed))
-                parts.append(shard.replace_schema_metadata(None))
+                paths.append(path)
                 bar.update(chunk.num_rows)
-        table = pa.concat_tables(parts, promote_options="permissive") if parts else empty(schema)
-        self.write(artifact, table)
+        if paths:
+            self._join(artifact, paths)
+        else:
+            self.write(artifact, empty(schema))
+
+    def _join(self, artifact: str, paths: Sequence[Path]) -> None:
+        """Write the shards as the artifact, one after the other: all of them need not fit into memory."""
+        known = self._output(artifact)
+        schemas = [pq.read_schema(path).remove_metadata() for path in paths]
+        schema = pa.unify_schemas(schemas, promote_options="permissive")
+        if key := known.key.get(""):
+            check_key(pa.concat_tables([pq.read_table(path, columns=list(key)) for path in paths]), known)
+        shards = (pq.ParquetFile(path, page_checksum_verification=True).read().cast(schema) for path in paths)
+        write_stream(shards, schema, self._empty_folder(artifact, ""))
+        self._written.setdefault(artifact, set()).add("")
+
+    def _empty_folder(self, artifact: str, name: str) -> Path:
+        folder = self._folders.get(artifact) or temporary(self._lake.home / artifact)
+        self._folders[artifact] = folder
+        for path in (folder / name).glob("*.parquet"):
+            path.unlink()
+        return folder / name
 
     def memory(self, name: str) -> Memory:
         """Return what the dataset remembers under `name` over all runs."""

@@ -74,10 +74,17 @@ def show_plan(
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a run would do, and why."""
+    """Say what a run would do and why, and what it would ask a language model."""
     settings = load_settings(config, set_ or ())
-    steps = plan(open_lake(settings), stages(settings, Engines(settings)), Choice(only, from_, tuple(rerun or ())))
-    _print_steps(steps, as_json, ("stage", "action", "rows", "seconds", "why"))
+    lake = open_lake(settings)
+    steps = plan(lake, stages(settings, Engines(settings)), Choice(only, from_, tuple(rerun or ())))
+    from flows.forecast import forecast
+
+    asked = [asdict(each) for each in forecast(lake, settings, steps)]
+    by_stage = {each["stage"]: each for each in asked}
+    _print_steps(steps, as_json, ("stage", "action", "rows", "seconds", "why"), {"asks": by_stage})
+    if asked and not as_json:
+        print("\n" + text.table(asked, widest=200))
 
 
 @app.command()
@@ -156,8 +163,12 @@ def main() -> None:
         sys.exit(2 if isinstance(error, UserError) else 1)
 
 
-def _print_steps(steps: list[Step], as_json: bool, columns: tuple[str, ...]) -> None:
-    rows: list[dict[str, Any]] = [asdict(step) for step in steps]
+def _print_steps(
+    steps: list[Step], as_json: bool, columns: tuple[str, ...], more: dict[str, dict[str, Any]] | None = None
+) -> None:
+    """Print a row per step; `more` are further keys of the JSON, each with its value by stage."""
+    added = [{name: values.get(step.stage) for name, values in (more or {}).items()} for step in steps]
+    rows: list[dict[str, Any]] = [asdict(step) | each for step, each in zip(steps, added, strict=True)]
     shown = [{name: row[name] for name in columns} for row in rows]
     print(json.dumps(rows, indent=2) if as_json else text.table(shown, widest=200))
 

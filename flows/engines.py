@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,12 @@ from flows.settings import Settings
 from pipeline.embedding import EmbedProcess, RememberedEmbed
 from pipeline.llm.ask_once import AskOnce
 from pipeline.llm.generate import Generate, Reply, Request
+from pipeline.llm.identity import identify
+from pipeline.llm.tokens import Characters, ModelTokens, Tokens
 from pipeline.llm.vllm import VLLM
+
+if TYPE_CHECKING:
+    from pipeline.llm.openai import OpenAI
 
 
 class Engines:
@@ -40,9 +45,33 @@ class Engines:
         return EmbedProcess(self._settings.embed)
 
     @cached_property
-    def llm(self) -> VLLM:
+    def llm(self) -> "VLLM | OpenAI":
         """The language model, not started."""
+        if self._settings.enrich.generator == "openai":
+            from pipeline.llm.openai import OpenAI
+
+            return OpenAI(self._settings.llm, self._settings.openai)
         return VLLM(self._settings.llm)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """What cuts titles and measures prompts: the model's own tokenizer where it is known."""
+        llm = self._settings.llm
+        match self._settings.enrich.generator:
+            case "vllm":
+                model = identify(llm.model, llm.revision, section="llm")
+                revision = None if model.is_folder else model.revision
+                return ModelTokens(model.source, revision, llm.max_model_len)
+            case "openai" if folder := self._settings.openai.tokenizer:
+                return ModelTokens(folder, None, llm.max_model_len)
+            case _:
+                return Characters()
+
+    @cached_property
+    def tokenizer(self) -> str | None:
+        """The hash of the folder whose tokenizer stands for an endpoint's; None where there is none."""
+        folder = self._settings.openai.tokenizer
+        return identify(folder, None, section="openai").revision if folder else None
 
     def embed(self, memory: Memory) -> RememberedEmbed:
         """Return the encoder with its memory of vectors."""
@@ -53,7 +82,7 @@ class Engines:
         if item_embeddings is not None:
             from pipeline.llm.retrieval import Retrieval
 
-            return Retrieval(items, item_embeddings)
+            return Retrieval(items, item_embeddings, self._settings.enrich.exact_up_to)
         from pipeline.answers import usable
 
         return AskOnce(_AskAlone(self), memory, self._ask_again, usable)

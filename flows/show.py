@@ -44,7 +44,7 @@ def describe(lake: Lake, artifact: str, user: str | None = None, table: str | No
         "folder": str(folder),
         "count": data.count_rows(),
         "schema": {field.name: str(field.type) for field in data.schema},
-        "figures": manifest.figures,
+        "figures": _with_recall(manifest.figures),
         "seconds": manifest.seconds,
         "rows": [plain(row) for row in rows.to_pylist()],
     }
@@ -75,6 +75,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_recall(figures: dict[str, Any]) -> dict[str, Any]:
+    """Add the recall of an index to the counts that it is made of."""
+    counts = figures.get("neighbours")
+    if not counts or not counts["checked"]:
+        return figures
+    return figures | {"neighbours": counts | {"recall": counts["found"] / counts["checked"]}}
 
 
 def _dataset(lake: Lake, artifact: str, table: str) -> ds.Dataset:

@@ -118,43 +118,62 @@ def _represent(settings: Settings, _engines: Engines) -> Stage:
 
 
 def _generate_items(settings: Settings, engines: Engines) -> Stage:
-    cfg, said = _part(settings.enrich, "pairs", "answers", "title_characters", "max_tokens", "prompt")
+    with_examples = settings.enrich.examples > 0
+    names = ("pairs", "answers", "title_tokens", "max_tokens", "prompt")
+    cfg, said = _part(settings.enrich, *names, *(("examples", "evidence", "seed") if with_examples else ()))
     about, described = _about(settings, "describe", "generate_prompt")
 
     def work(lake: Work) -> None:
         from pipeline.answers import figures
-        from pipeline.generate_items import generate_items, generation_rows
+        from pipeline.examples import kept_examples
+        from pipeline.generate_items import generate_items, generation_rows, pairs_of
 
-        items = lake.read("items")
+        items, representatives, domains = lake.read("items"), lake.read("representatives"), _domains(lake, settings)
         generate = _generator(lake, settings, engines, items)
-        rows = generation_rows(lake.read("representatives"), cfg, _domains(lake, settings))
-        make = _counting(lake, lambda part: generate_items(part, items, generate, cfg, about), generate, figures)
+        rows = generation_rows(representatives, cfg, domains)
+        examples = {}
+        if with_examples:
+            pairs = pairs_of(cfg, domains)
+            examples = kept_examples(representatives, lake.read("sequences"), pairs, cfg, lake.memory("examples"))
+
+        def answers(part: pa.Table) -> pa.Table:
+            return generate_items(part, items, generate, cfg, about, engines.tokens, examples)
+
+        make = _counting(lake, answers, generate, figures)
         keys = ("user_id", "from_domain", "to_domain")
         lake.sharded("generated_items", rows, keys, make, settings.enrich.rows_per_shard)
 
-    reads = _reads(settings, "items", "representatives")
+    reads = _reads(settings, "items", "representatives", *(("sequences",) if with_examples else ()))
     said = {"enrich": said, "domains": described} | _order(settings) | _answerer(settings, engines)
-    return Stage("generate_items", 1, reads, ("generated_items",), said, work)
+    return Stage("generate_items", 2, reads, ("generated_items",), said, work)
 
 
 def _ground(settings: Settings, engines: Engines) -> Stage:
     cfg, said = _part(
-        settings.enrich, "evidence", "noise_filter", "faithful_quantile", "relevant_quantile", "sample", "seed"
+        settings.enrich,
+        "evidence",
+        "noise_filter",
+        "faithful_quantile",
+        "relevant_quantile",
+        "sample",
+        "seed",
+        "exact_up_to",
     )
 
     def work(lake: Work) -> None:
         from pipeline.catalogue import Catalogue
-        from pipeline.ground import figures, ground, measure
+        from pipeline.ground import figures, ground, measure, recall
 
         catalogue, items = Catalogue.of(lake.read("item_embeddings")), lake.read("items")
         measures = measure(catalogue, cfg, _domains(lake, settings))
-        representatives, generated = lake.read("representatives"), lake.read("generated_items")
+        representatives = lake.read("representatives")
+        generated = lake.read("generated_items", columns=["user_id", "from_domain", "to_domain", "answers"])
         embed = engines.embed(lake.memory("vectors"))
 
         def grounded(sequences: pa.Table) -> pa.Table:
             return ground(sequences, representatives, generated, items, catalogue, measures, embed, cfg)
 
-        make = _counting(lake, grounded, embed, figures)
+        make = _counting(lake, grounded, embed, lambda table: figures(table) | recall(measures))
         lake.sharded("grounded_items", lake.read("sequences"), ("user_id",), make, settings.enrich.rows_per_shard)
         engines.close()
 
@@ -178,7 +197,7 @@ def _insert(settings: Settings, _engines: Engines) -> Stage:
 
 
 def _profile_domains(settings: Settings, engines: Engines) -> Stage:
-    names = ("clusters", "seed", "last_items", "words", "title_characters", "max_tokens", "domain_prompt")
+    names = ("clusters", "seed", "last_items", "words", "title_tokens", "max_tokens", "domain_prompt")
     cfg, said = _part(settings.profile, *names)
     about, described = _about(settings, "describe", "profile_prompt")
 
@@ -194,7 +213,7 @@ def _profile_domains(settings: Settings, engines: Engines) -> Stage:
         generate = _generator(lake, settings, engines, items)
 
         def profiles(augmented: pa.Table) -> pa.Table:
-            return profile_domains(augmented, items, clusters, generate, cfg, domains, about)
+            return profile_domains(augmented, items, clusters, generate, cfg, domains, about, engines.tokens)
 
         make = _counting(lake, profiles, generate, figures)
         users = lake.read("augmented_sequences")
@@ -202,7 +221,7 @@ def _profile_domains(settings: Settings, engines: Engines) -> Stage:
 
     said = {"profile": said, "domains": described} | _order(settings) | _answerer(settings, engines)
     reads = ("items", "item_embeddings", "augmented_sequences")
-    return Stage("profile_domains", 1, reads, ("domain_profiles",), said, work)
+    return Stage("profile_domains", 2, reads, ("domain_profiles",), said, work)
 
 
 def _profile_users(settings: Settings, engines: Engines) -> Stage:
@@ -213,13 +232,13 @@ def _profile_users(settings: Settings, engines: Engines) -> Stage:
         from pipeline.profile_users import profile_users, users_to_profile
 
         generate = _generator(lake, settings, engines, lake.read("items"))
-        make = _counting(lake, lambda rows: profile_users(rows, generate, cfg), generate, figures)
+        make = _counting(lake, lambda rows: profile_users(rows, generate, cfg, engines.tokens), generate, figures)
         rows = users_to_profile(lake.read("domain_profiles"))
         lake.sharded("user_profiles", rows, ("user_id",), make, settings.profile.rows_per_shard)
 
     reads = _reads(settings, "items", "domain_profiles")
     said = {"profile": said} | _answerer(settings, engines)
-    return Stage("profile_users", 1, reads, ("user_profiles",), said, work)
+    return Stage("profile_users", 2, reads, ("user_profiles",), said, work)
 
 
 def _embed_profiles(settings: Settings, engines: Engines) -> Stage:
@@ -351,9 +370,12 @@ def _encoder(engines: Engines) -> dict[str, Any]:
 
 
 def _answerer(settings: Settings, engines: Engines) -> dict[str, Any]:
-    """Return who answers, as it stands in the fingerprint."""
+    """Return who answers and how much text it is given, as it stands in the fingerprint."""
     generator = settings.enrich.generator
-    return {"generator": generator} | ({"llm": dict(engines.llm.identity)} if generator == "vllm" else {})
+    if generator == "retrieval":
+        return {"generator": generator, "exact_up_to": settings.enrich.exact_up_to}
+    known = {"generator": generator, "llm": dict(engines.llm.identity), "max_model_len": settings.llm.max_model_len}
+    return known | ({"tokenizer": engines.tokenizer} if generator == "openai" else {})
 
 
 def _reads(settings: Settings, *artifacts: str) -> tuple[str, ...]:
@@ -374,8 +396,8 @@ def _counting(
 ) -> Callable[[pa.Table], pa.Table]:
     """Return `make` so that it counts, for each shard, its figures, and what a memory saved asking for."""
 
-    def counts() -> dict[str, int]:
-        return {name: getattr(asked, name) for name in ("asked", "reused") if hasattr(asked, name)}
+    def counts() -> dict[str, float]:
+        return {name: getattr(asked, name) for name in ("asked", "reused", "seconds_asking") if hasattr(asked, name)}
 
     def make_and_count(rows: pa.Table) -> pa.Table:
         before = counts()

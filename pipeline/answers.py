@@ -2,13 +2,15 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from data_lake.errors import UserError
 from pipeline.llm.generate import Generate, Request, prompt_hash
+from pipeline.llm.tokens import BY_CHARACTERS, Tokens
 
 ASKED_TWICE = frozenset({"not_json", "schema", "cut", "empty", "repeated"})
 """What a second, tighter request may mend; other errors of a generator are not asked again here."""
@@ -31,19 +33,23 @@ class Answer:
     tokens_cached: int = 0
 
 
-def ask(
-    generate: Generate, requests: Sequence[Request | None], tighter: Callable[[int], Request], reason: str = ""
-) -> list[Answer]:
-    """Return one answer per request, in order; a place without a request fails with `reason`, unasked.
+Build = Callable[[int, bool, int], Request | None]
+"""Makes the request of a place: (place, tighter, left_out) with the `left_out` least telling of its texts missing."""
 
-    A reply that is cut, empty, repeats itself or breaks its schema is asked for once more by `tighter` of its place.
+
+def ask(
+    generate: Generate, places: int, build: Build, tokens: Tokens = BY_CHARACTERS, reason: str = ""
+) -> list[Answer]:
+    """Return one answer per place, in order; one for which `build` makes no request fails with `reason`, unasked.
+
+    A request too long for the model loses one text after the other until it fits. A reply that is cut, empty, repeats
+    itself or breaks its schema is asked for once more, tighter.
     """
-    answers = [Answer(None, None, (), reason)] * len(requests)
-    asked = [(place, request) for place, request in enumerate(requests) if request is not None]
-    for place, answer in _ask(generate, asked):
+    answers = [Answer(None, None, (), reason)] * places
+    for place, answer in _ask(generate, _fitted(range(places), False, build, tokens)):
         answers[place] = answer
-    again = [(place, tighter(place)) for place, answer in enumerate(answers) if answer.reason in ASKED_TWICE]
-    for place, answer in _ask(generate, again):
+    again = [place for place, answer in enumerate(answers) if answer.reason in ASKED_TWICE]
+    for place, answer in _ask(generate, _fitted(again, True, build, tokens)):
         first = answers[place]
         answers[place] = Answer(
             answer.request,
@@ -55,6 +61,30 @@ def ask(
             first.tokens_cached + answer.tokens_cached,
         )
     return answers
+
+
+def _fitted(places: Iterable[int], tighter: bool, build: Build, tokens: Tokens) -> list[tuple[int, Request]]:
+    """Return the requests of the places that have one, each short enough for the model."""
+    made = {place: request for place in places if (request := build(place, tighter, 0)) is not None}
+    over, left_out = list(made), 0
+    while over := [
+        place for place, fits in zip(over, tokens.fits([made[place] for place in over]), strict=True) if not fits
+    ]:
+        left_out += 1
+        for place in over:
+            shorter = build(place, tighter, left_out)
+            if shorter is not None and shorter.messages != made[place].messages:
+                made[place] = shorter
+            elif tighter:  # the first reply's reason stands
+                del made[place]
+            else:
+                raise UserError(
+                    f"The instructions of the task {made[place].task} and one short text need "
+                    f"{tokens.count([made[place]])[0]} tokens: with {made[place].max_tokens} for the answer that does "
+                    "not fit into [llm] max_model_len. Raise it, or lower max_tokens or title_tokens."
+                )
+        over = [place for place in over if place in made]
+    return list(made.items())
 
 
 def reply_columns(answers: Sequence[Answer], identity: Mapping[str, Any]) -> dict[str, pa.Array]:
@@ -116,7 +146,7 @@ def usable(text: str, request: Request) -> bool:
     return True
 
 
-def _ask(generate: Generate, asked: Sequence[tuple[int, Request]]) -> list[tuple[int, Answer]]:
+def _ask(generate: Generate, asked: list[tuple[int, Request]]) -> list[tuple[int, Answer]]:
     """Ask in an order that puts equal instructions next to each other, so that a model reads them once."""
     asked = sorted(asked, key=lambda pair: pair[1].messages[0]["content"])
     replies = generate([request for _, request in asked]) if asked else []

@@ -146,7 +146,7 @@ class EmbedConfig(Config):
 class EnrichConfig(Config):
     """The transferable item augmenter: who is asked for which items, and which answers are inserted."""
 
-    generator: Literal["none", "retrieval", "vllm"] = "retrieval"
+    generator: Literal["none", "retrieval", "vllm", "openai"] = "retrieval"
     representatives: PositiveInt = 5
     """K: items that stand for a user's history in a domain."""
     evidence: float = Field(0.8, gt=0, lt=1)
@@ -164,7 +164,12 @@ class EnrichConfig(Config):
     """Items of a domain that the thresholds are measured on; a smaller domain is taken whole."""
     place: Literal["after_evidence", "similar"] = "after_evidence"
     seed: NonNegativeInt = 0
-    title_characters: PositiveInt = 120
+    examples: NonNegativeInt = 0
+    """Users active in both domains whose choices each prompt shows as examples, from what their own prompts show."""
+    exact_up_to: PositiveInt = 500_000
+    """Items of a domain up to which the nearest is found exactly; above it by an index, whose recall is measured."""
+    title_tokens: PositiveInt = 30
+    """Tokens that a title may take in a prompt; four characters are one where the model's tokenizer is not known."""
     max_tokens: PositiveInt = 512
     prompt: str = load_prompt("generate_items")
     rows_per_shard: PositiveInt = 2000
@@ -185,7 +190,8 @@ class ProfileConfig(Config):
     last_items: PositiveInt = 15
     words: PositiveInt = 50
     user_words: PositiveInt = 100
-    title_characters: PositiveInt = 120
+    title_tokens: PositiveInt = 30
+    """As in [enrich]."""
     max_tokens: PositiveInt = 256
     domain_prompt: str = load_prompt("profile_domain")
     user_prompt: str = load_prompt("profile_user")
@@ -215,12 +221,13 @@ class DomainConfig(Config):
 
 
 class LLMConfig(Config):
-    """The language model behind the generator `vllm`."""
+    """The language model behind the generators `vllm` and `openai`; the second reads what any endpoint understands."""
 
     model: str = ""
-    """A folder, or the name of a model on a hub; needed by the generator `vllm`."""
+    """`vllm`: a folder, or the name of a model on a hub. `openai`: the name under which the endpoint serves it."""
     revision: str | None = None
-    """Commit of a model that comes from a hub; a folder is known by the hash of its files."""
+    """Commit of a model that comes from a hub; a folder is known by the hash of its files. `openai`: your own word for
+    what is served under the name; another word asks anew."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: PositiveInt = 4096
     temperature: float = Field(0.0, ge=0)
@@ -235,3 +242,22 @@ class LLMConfig(Config):
     """Memory for the key-value cache where there is no GPU."""
     enforce_eager: bool | None = None
     """Skip compilation and CUDA graphs; null: on a CPU only, where they cost a minute and win little."""
+
+
+class OpenAIConfig(Config):
+    """The endpoint behind the generator `openai`; the model and its sampling stand in [llm]."""
+
+    base_url: str = ""
+    """Such as "http://127.0.0.1:8000/v1"."""
+    key_variable: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key; where it is not set none is sent."""
+    concurrency: PositiveInt = 32
+    """Requests under way at a time."""
+    timeout: float = Field(300.0, gt=0)
+    """Seconds to wait for an answer."""
+    retries: NonNegativeInt = 6
+    """Tries after the first where the endpoint is busy or fails; the pause doubles from half a second to a minute."""
+    tokenizer: str = ""
+    """A folder with the model's tokenizer, to cut prompts by its tokens; empty: four characters are a token."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Added to each request, such as {chat_template_kwargs = {enable_thinking = false}} for vLLM."""

@@ -1,6 +1,7 @@
 """Ask which items of another domain a user would plausibly choose."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import polars as pl
 import pyarrow as pa
@@ -11,9 +12,16 @@ from data_lake.schemas import GENERATED_ITEMS
 from data_lake.tables import check
 from pipeline.answers import ask, reply_columns
 from pipeline.config import DomainConfig, EnrichConfig
+from pipeline.examples import Examples, example_text
 from pipeline.histories import frame_of
 from pipeline.llm.generate import Generate, Request
-from pipeline.prompts import ANSWER_CHARACTERS, items_schema, lines, named, render
+from pipeline.llm.tokens import BY_CHARACTERS, Tokens
+from pipeline.prompts import ANSWER_CHARACTERS, items_schema, named, render
+
+
+def pairs_of(cfg: EnrichConfig, domains: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return the (from, to) domains to ask for: those that the settings name, else every ordered pair."""
+    return cfg.pairs or tuple((a, b) for a in domains for b in domains if a != b)
 
 
 def generation_rows(representatives: pa.Table, cfg: EnrichConfig, domains: Sequence[str]) -> pa.Table:
@@ -21,7 +29,7 @@ def generation_rows(representatives: pa.Table, cfg: EnrichConfig, domains: Seque
 
     A pair is asked for if the settings name it, the user has a representative in `from` and `to` has a budget.
     """
-    pairs = cfg.pairs or tuple((a, b) for a in domains for b in domains if a != b)
+    pairs = pairs_of(cfg, domains)
     for domain in sorted({domain for pair in pairs for domain in pair} - set(domains)):
         raise UserError(
             f"[enrich] pairs names the domain '{domain}'; the data has only {', '.join(domains)}. Correct it."
@@ -45,43 +53,54 @@ def generate_items(
     generate: Generate,
     cfg: EnrichConfig,
     about: Mapping[str, DomainConfig],
+    tokens: Tokens = BY_CHARACTERS,
+    examples: Examples = MappingProxyType({}),
 ) -> pa.Table:
     """Return GENERATED_ITEMS, one row per row of `rows` (see `generation_rows`), in the same order.
 
     A reply that cannot be used, even when asked for again with fewer and shorter answers, keeps its row: no answers,
-    and the reason. `about` describes domains; one that it lacks goes by its name.
+    and the reason. `about` describes domains; one that it lacks goes by its name. Where a prompt is too long for the
+    model the oldest items are left out. `examples` (see `pipeline.examples`) stand in every prompt of their pair.
     """
     asked = rows.to_pylist()
-    titles = titles_of(items, pc.unique(pc.list_flatten(rows["item_ids"])))
+    told = [item for pair in examples.values() for each in pair for part in each for item in part]
+    titles = titles_of(items, pa.array({item for row in asked for item in row["item_ids"]} | set(told), pa.string()))
+    lines = tokens.quoted(titles.values(), cfg.title_tokens)
 
-    def request(place: int, tighter: bool = False) -> Request:
+    def line(item_id: str) -> str:
+        return lines[titles[item_id]]
+
+    shown_examples = {pair: example_text(each, pair, about, titles, lines) for pair, each in examples.items()}
+
+    def request(place: int, tighter: bool, left_out: int) -> Request:
         row = asked[place]
         source, target = row["from_domain"], row["to_domain"]
         answers = max(1, cfg.answers // 2) if tighter else cfg.answers
         settings = about.get(target, DomainConfig())
-        shown = [titles[item_id] for item_id in row["item_ids"]]
+        shown = row["item_ids"][min(left_out, len(row["item_ids"]) - 1) :]
         slots = {
             "from_domain": named(source, about),
             "to_domain": named(target, about),
             "answers": answers,
-            "titles": lines(shown, cfg.title_characters),
+            "titles": "\n".join(map(line, shown)),
         }
+        prompt = settings.generate_prompt or cfg.prompt
         return Request(
             task="generate_items",
-            messages=render(settings.generate_prompt or cfg.prompt, slots, tighter),
+            messages=render(prompt, slots, tighter, shown_examples.get((source, target), "")),
             schema=items_schema(answers, ANSWER_CHARACTERS // 2 if tighter else ANSWER_CHARACTERS),
             max_tokens=cfg.max_tokens,
             facts={
                 "user_id": row["user_id"],
                 "from": source,
                 "to": target,
-                "item_ids": row["item_ids"],
-                "titles": shown,
+                "item_ids": shown,
+                "titles": [titles[item_id] for item_id in shown],
                 "k": answers,
             },
         )
 
-    answers = ask(generate, [request(place) for place in range(len(asked))], lambda place: request(place, tighter=True))
+    answers = ask(generate, len(asked), request, tokens)
     table = rows.select(["user_id", "from_domain", "to_domain"])
     for name, column in reply_columns(answers, generate.identity).items():
         table = table.append_column(name, column)

@@ -15,8 +15,11 @@ from pipeline.catalogue import Catalogue
 from pipeline.config import EnrichConfig
 from pipeline.embedding import Embed
 from pipeline.histories import frame_of, of_users, shown_part
+from pipeline.neighbours import Index, build
 
 BLOCK_NUMBERS = 1 << 24
+NEIGHBOURS = 32
+"""Items that an index is asked for; the nearest that the user's shown part does not hold is taken."""
 DECIMALS = 5
 """Scores are rounded, so that how rows were blocked decides nothing."""
 
@@ -28,6 +31,7 @@ class Measure:
     items: np.ndarray  # rows in the catalogue of the domain's items with text
     sample: np.ndarray  # rows of a fixed sample of them
     faithful: float  # the quantile of the cosines of sampled items to their own nearest neighbours
+    index: Index | None = None  # over `items`, where they are too many to compare with each
 
 
 def measure(catalogue: Catalogue, cfg: EnrichConfig, domains: Sequence[str]) -> dict[str, Measure]:
@@ -44,7 +48,8 @@ def measure(catalogue: Catalogue, cfg: EnrichConfig, domains: Sequence[str]) -> 
             scores[items[None, :] == sample[block, None]] = -1
             nearest[block] = scores.max(axis=1)
         threshold = float(np.quantile(nearest, cfg.faithful_quantile)) if len(items) else 1.0
-        measures[domain] = Measure(items, sample, round(threshold, DECIMALS))
+        index = build(catalogue.vectors[items], cfg.exact_up_to) if len(items) > cfg.exact_up_to else None
+        measures[domain] = Measure(items, sample, round(threshold, DECIMALS), index)
     return measures
 
 
@@ -97,9 +102,11 @@ def ground(
     for domain in np.unique(to):
         mine, measured = np.flatnonzero(to == domain), measures[str(domain)]
         mine = mine[np.argsort(text_of[mine], kind="stable")]
-        item[mine], scores[0, mine] = _nearest(
-            text_of[mine], row[mine], vectors, catalogue, measured.items, shown_items
-        )
+        asked = text_of[mine], row[mine], vectors, catalogue, measured.items, shown_items
+        if measured.index is None:
+            item[mine], scores[0, mine] = _nearest(*asked)
+        else:
+            item[mine], scores[0, mine] = _nearest_by_index(measured.index, *asked)
         scores[1, mine] = measured.faithful
         scores[2, mine] = _relevance(item[mine], row[mine], catalogue, stand_ins)
         scores[3, mine] = _relevance_thresholds(row[mine], catalogue, measured.sample, stand_ins, cfg.relevant_quantile)
@@ -125,6 +132,15 @@ def figures(grounded: pa.Table) -> dict[str, Any]:
     """Return what a manifest tells: how many answers are kept, and how many are not, by reason."""
     dropped = Counter(reason for reason in grounded["reason"].to_pylist() if reason)
     return {"kept": grounded.num_rows - dropped.total(), "dropped": dict(sorted(dropped.items()))}
+
+
+def recall(measures: Mapping[str, Measure]) -> dict[str, Any]:
+    """Return how often an index was checked and had found the truly nearest since the last call; {} without one."""
+    indexes = [each.index for each in measures.values() if each.index is not None]
+    counts = {"checked": sum(each.checked for each in indexes), "found": sum(each.found for each in indexes)}
+    for each in indexes:
+        each.checked = each.found = 0
+    return {"neighbours": counts} if indexes else {}
 
 
 class _Lists:
@@ -174,6 +190,29 @@ def _nearest(
             found[again] = np.where(np.isfinite(value), items[best_open], -1)
             cosine[again] = value
     return found, np.round(cosine, DECIMALS)
+
+
+def _nearest_by_index(
+    index: Index, text: np.ndarray, user: np.ndarray, vectors: np.ndarray, catalogue: Catalogue, items: np.ndarray,
+    shown: _Lists,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return what `_nearest` does, looking only at the neighbours that the index finds; exactly where it finds none."""
+    distinct, place = np.unique(text, return_inverse=True)
+    rows, scores = index.search(vectors[distinct], min(NEIGHBOURS, len(items)))
+    scores = np.round(scores, DECIMALS)
+    order = np.lexsort((rows, -scores), axis=1)
+    near = np.where(rows < 0, -1, items[rows])
+    near, scores = np.take_along_axis(near, order, axis=1), np.take_along_axis(scores, order, axis=1)
+    open_ = near[place] >= 0
+    held, begins = shown.of(user)
+    owner = np.repeat(np.arange(len(text)), np.diff(np.append(begins, len(held))))
+    size = len(catalogue.vectors)
+    open_ &= ~np.isin(np.arange(len(text))[:, None] * size + near[place], (owner * size + held)[held >= 0])
+    first = open_.argmax(axis=1)
+    found, cosine = near[place, first], scores[place, first]
+    none = ~open_.any(axis=1)
+    found[none], cosine[none] = _nearest(text[none], user[none], vectors, catalogue, items, shown)
+    return found, cosine
 
 
 def _relevance(item: np.ndarray, user: np.ndarray, catalogue: Catalogue, stand_ins: _Lists) -> np.ndarray:

@@ -13,7 +13,8 @@ from pipeline.config import DomainConfig, ProfileConfig
 from pipeline.generate_items import titles_of
 from pipeline.histories import frame_of, training_prefix
 from pipeline.llm.generate import Generate, Request
-from pipeline.prompts import named, profile_schema, quoted, render
+from pipeline.llm.tokens import BY_CHARACTERS, Tokens
+from pipeline.prompts import named, profile_schema, render
 
 
 def profile_domains(
@@ -24,29 +25,36 @@ def profile_domains(
     cfg: ProfileConfig,
     domains: Sequence[str],
     about: Mapping[str, DomainConfig],
+    tokens: Tokens = BY_CHARACTERS,
 ) -> pa.Table:
     """Return DOMAIN_PROFILES: a row per user and domain, users as in `augmented`, domains as in `domains`.
 
     A prompt shows the last different items of the domain in the augmented training prefix, cluster by cluster, real
     ones marked. Items that belong to no cluster, for want of a text, are not shown, but count as evidence. Where no
-    real item can be shown the profile is `inferred`; where none at all can, nothing is asked, reason `no_items`.
+    real item can be shown the profile is `inferred`; where none at all can, nothing is asked, reason `no_items`. Where
+    a prompt is too long for the model the oldest items are left out.
     """
     grid = _listed(augmented, clusters, cfg.last_items, domains)
-    rows = grid.select("user_id", "domain", "evidence", "inferred", "item_ids", "clusters", "real").to_dicts()
+    rows = grid.select("user_id", "domain", "evidence", "inferred", "item_ids", "clusters", "real", "age").to_dicts()
     listed = grid["item_ids"].explode().drop_nulls().unique()
     titles = titles_of(items, listed.to_arrow().cast(pa.string()))
+    lines = tokens.quoted(titles.values(), cfg.title_tokens)
 
-    def request(place: int, tighter: bool = False) -> Request:
+    def request(place: int, tighter: bool, left_out: int) -> Request | None:
         row = rows[place]
+        if not row["item_ids"]:
+            return None
         settings = about.get(row["domain"], DomainConfig())
         words = max(1, cfg.words // 2) if tighter else cfg.words
         groups: dict[int, list[tuple[str, bool]]] = {}
-        for item_id, cluster, real in zip(row["item_ids"], row["clusters"], row["real"], strict=True):
-            groups.setdefault(cluster, []).append((titles[item_id], real))
+        youngest = max(len(row["item_ids"]) - left_out, 1)
+        for item_id, cluster, real, age in zip(row["item_ids"], row["clusters"], row["real"], row["age"], strict=True):
+            if age < youngest:
+                groups.setdefault(cluster, []).append((titles[item_id], real))
         slots = {
             "domain": named(row["domain"], about),
             "words": words,
-            "items": _text(list(groups.values()), cfg.title_characters),
+            "items": _text(list(groups.values()), lines),
         }
         return Request(
             task="profile_domain",
@@ -63,8 +71,7 @@ def profile_domains(
             },
         )
 
-    requests = [request(place) if row["item_ids"] else None for place, row in enumerate(rows)]
-    answers = ask(generate, requests, lambda place: request(place, tighter=True), reason="no_items")
+    answers = ask(generate, len(rows), request, tokens, reason="no_items")
     columns: dict[str, Any] = {
         name: grid[name].to_arrow(compat_level=pl.CompatLevel.oldest())
         for name in ("user_id", "domain", "evidence", "inferred")
@@ -74,7 +81,7 @@ def profile_domains(
 
 
 def _listed(augmented: pa.Table, clusters: pa.Table, last: int, domains: Sequence[str]) -> pl.DataFrame:
-    """Return per user and domain what a prompt lists: item_ids, clusters, real; and evidence, inferred."""
+    """Return per user and domain what a prompt lists: item_ids, clusters, real, age (0: last); evidence, inferred."""
     known = training_prefix(augmented).with_columns(real=~pl.col("synthetic"))
     cell = ["row", "domain"]
     evidence = known.group_by(cell).agg(evidence=pl.col("real").sum())
@@ -88,9 +95,10 @@ def _listed(augmented: pa.Table, clusters: pa.Table, last: int, domains: Sequenc
     shown = (
         with_text.group_by(cell, maintain_order=True)
         .tail(last)
+        .with_columns(age=pl.len().over(cell) - 1 - pl.int_range(pl.len()).over(cell))
         .sort("row", "domain", "cluster", "position")
         .group_by(cell, maintain_order=True)
-        .agg(item_ids="item_id", clusters="cluster", real="real")
+        .agg("age", item_ids="item_id", clusters="cluster", real="real")
     )
     users = frame_of(augmented).select("user_id").with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
     grid = users.join(pl.DataFrame({"domain": list(domains)}, schema={"domain": pl.String}), how="cross")
@@ -99,9 +107,9 @@ def _listed(augmented: pa.Table, clusters: pa.Table, last: int, domains: Sequenc
     return grid.with_columns(pl.col("evidence").fill_null(0).cast(pl.Int32), pl.col("inferred").fill_null(True))
 
 
-def _text(groups: list[list[tuple[str, bool]]], characters: int) -> str:
+def _text(groups: list[list[tuple[str, bool]]], quoted: Mapping[str, str]) -> str:
     lines = []
     for number, group in enumerate(groups, start=1):
         lines.append(f"Group {number}")
-        lines += [f"{'chosen' if real else 'guessed'} {quoted(title, characters)}" for title, real in group]
+        lines += [f"{'chosen' if real else 'guessed'} {quoted[title]}" for title, real in group]
     return "\n".join(lines)

@@ -9,7 +9,10 @@ from pipeline.answers import ask, reply_columns
 from pipeline.config import ProfileConfig
 from pipeline.histories import frame_of
 from pipeline.llm.generate import Generate, Request
-from pipeline.prompts import profile_schema, quoted, render
+from pipeline.llm.tokens import BY_CHARACTERS, Tokens
+from pipeline.prompts import profile_schema, render
+
+TOKENS_PER_WORD = 3
 
 
 def users_to_profile(domain_profiles: pa.Table) -> pa.Table:
@@ -30,21 +33,27 @@ def users_to_profile(domain_profiles: pa.Table) -> pa.Table:
     return users.to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
-def profile_users(rows: pa.Table, generate: Generate, cfg: ProfileConfig) -> pa.Table:
+def profile_users(rows: pa.Table, generate: Generate, cfg: ProfileConfig, tokens: Tokens = BY_CHARACTERS) -> pa.Table:
     """Return USER_PROFILES, one row per row of `rows` (see `users_to_profile`), in the same order.
 
     `evidence` is the number of real items that the merged summaries rest on. Where there is nothing to merge, nothing
-    is asked and the reason is `no_profiles`.
+    is asked and the reason is `no_profiles`. Where a prompt is too long for the model, the summaries that rest on the
+    fewest items are left out.
     """
     users = rows.to_pylist()
+    texts = [text for row in users for text in (*row["domains"], *row["texts"])]
+    lines = tokens.quoted(texts, TOKENS_PER_WORD * cfg.words)
 
-    def request(place: int, tighter: bool = False) -> Request:
+    def request(place: int, tighter: bool, left_out: int) -> Request | None:
         row = users[place]
+        if not row["domains"]:
+            return None
         words = max(1, cfg.user_words // 2) if tighter else cfg.user_words
         parts = list(zip(row["domains"], row["texts"], row["evidences"], strict=True))
-        longest = 12 * cfg.words
+        for _ in range(min(left_out, len(parts) - 1)):
+            parts.remove(min(parts, key=lambda part: part[2]))
         profiles = "\n".join(
-            f'{{"part": {quoted(domain, longest)}, "evidence": {count}, "description": {quoted(text, longest)}}}'
+            f'{{"part": {lines[domain]}, "evidence": {count}, "description": {lines[text]}}}'
             for domain, text, count in parts
         )
         return Request(
@@ -55,8 +64,7 @@ def profile_users(rows: pa.Table, generate: Generate, cfg: ProfileConfig) -> pa.
             facts={"domains": [{"domain": domain, "text": text, "evidence": count} for domain, text, count in parts]},
         )
 
-    requests = [request(place) if row["domains"] else None for place, row in enumerate(users)]
-    answers = ask(generate, requests, lambda place: request(place, tighter=True), reason="no_profiles")
+    answers = ask(generate, len(users), request, tokens, reason="no_profiles")
     columns = {
         "user_id": rows["user_id"],
         "text": pa.array([answer.value[0] if answer.value else None for answer in answers], pa.string()),

@@ -1,7 +1,7 @@
 """Ask a question once, and remember the answer for every run to come."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -26,8 +26,8 @@ class AskOnce:
     A good reply is kept at once and comes back as it was, its tokens included; a failed one, or one whose text
     `usable` refuses, is asked again next time.
     With `ask_again` what the memory held before is ignored, and each prompt is asked anew, once.
-    `asked`, `reused`, `tokens_in`, `tokens_out` and `tokens_cached` count what this object did: tokens only of what
-    it asked, `reused` also where one prompt stood twice in a call.
+    `asked`, `reused`, `seconds_asking`, `tokens_in`, `tokens_out` and `tokens_cached` count what this object did:
+    seconds and tokens only of what it asked, `reused` also where one prompt stood twice in a call.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class AskOnce:
         self.memory = memory
         self.usable = usable
         self.ask_again = ask_again
+        self.seconds_asking = 0.0
         self.asked = self.reused = self.tokens_in = self.tokens_out = self.tokens_cached = 0
         self._renewed: set[str] = set()
 
@@ -55,7 +56,9 @@ class AskOnce:
         replies = self._held(keys)
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in replies}
         if missing:
+            started = time.monotonic()
             new = dict(zip(missing, self.generate(list(missing.values())), strict=True))
+            self.seconds_asking += time.monotonic() - started
             self._keep(new, missing)
             replies |= new
         self.asked += len(missing)
@@ -74,7 +77,7 @@ class AskOnce:
             for key, reply in replies.items()
             if reply.error is None and reply.text is not None and self.usable(reply.text, requests[key])
         }
-        rows = [{"key": key, **asdict(reply)} for key, reply in good.items()]
+        rows = [{"key": key, **vars(reply)} for key, reply in good.items()]
         self.memory.put(pa.Table.from_pylist(rows, schema=KEPT))
         if self.ask_again:
             self._renewed.update(good)

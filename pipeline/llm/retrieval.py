@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipeline.catalogue import Catalogue
 from pipeline.llm.generate import Reply, Request
+from pipeline.neighbours import Index, build
 
 SCORES_PER_BLOCK = 16_000_000
 GROUPS, TITLES_PER_GROUP = 3, 1
@@ -26,10 +27,12 @@ class Retrieval:
     first, of the second, ..., then the second nearest of each, no text twice. Profiles: a few words by template.
     """
 
-    def __init__(self, items: pa.Table, item_embeddings: pa.Table) -> None:
+    def __init__(self, items: pa.Table, item_embeddings: pa.Table, exact_up_to: int = 500_000) -> None:
+        """With more than `exact_up_to` different titles in a domain an index finds the nearest."""
+        self._exact_up_to = exact_up_to
         self._catalogue = Catalogue.of(item_embeddings)
         self._titles = _titles(items)
-        self._domains: dict[str, tuple[list[str], np.ndarray]] = {}
+        self._domains: dict[str, tuple[list[str], np.ndarray, Index | None]] = {}
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -40,6 +43,9 @@ class Retrieval:
         """Return one reply per request, in the same order."""
         nearest = self._nearest([request.facts for request in requests if request.task == "generate_items"])
         return [self._answer(request, nearest) for request in requests]
+
+    def close(self, patience: float = 0) -> None:
+        """Do nothing: no process and no connection is held."""
 
     def _answer(self, request: Request, nearest: Mapping[tuple[str, str], list[str]]) -> Reply:
         facts, answer = request.facts, request.schema["properties"]
@@ -63,19 +69,21 @@ class Retrieval:
             ids = sorted({item_id for facts in here for item_id in facts["item_ids"]})
             rows = self._catalogue.rows(pa.array(ids, pa.string()))
             known = [i for i, row in enumerate(rows) if row >= 0 and self._catalogue.has_text[row]]
-            texts, vectors = self._texts(domain)
-            best = nearest_rows(self._catalogue.vectors[rows[known]], vectors, max(facts["k"] for facts in here))
+            texts, vectors, index = self._texts(domain)
+            queries, k = self._catalogue.vectors[rows[known]], max(facts["k"] for facts in here)
+            best = nearest_rows(queries, vectors, k) if index is None else index.search(queries, k)[0]
             for i, places in zip(known, best, strict=True):
-                found[domain, ids[i]] = [texts[place] for place in places]
+                found[domain, ids[i]] = [texts[place] for place in places if place >= 0]
         return found
 
-    def _texts(self, domain: str) -> tuple[list[str], np.ndarray]:
-        """Return the domain's different titles and a vector for each: that of the first item of that title."""
+    def _texts(self, domain: str) -> tuple[list[str], np.ndarray, Index | None]:
+        """Return the domain's different titles, a vector for each (its first item's), and an index of many."""
         if domain not in self._domains:
             rows: dict[str, int] = {}
             for row in self._catalogue.texts_of(domain):
                 rows.setdefault(self._titles[self._catalogue.item_ids[row].as_py()], row)
-            self._domains[domain] = list(rows), self._catalogue.vectors[list(rows.values())]
+            vectors = self._catalogue.vectors[list(rows.values())]
+            self._domains[domain] = list(rows), vectors, build(vectors, self._exact_up_to)
         return self._domains[domain]
 
 

@@ -9,7 +9,7 @@ end its line, its quotes, or its turn in the chat.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -54,12 +54,22 @@ def check_prompt(name: str, text: str) -> str:
     return text
 
 
-def render(text: str, slots: Mapping[str, Any], tighter: bool = False) -> tuple[Message, ...]:
-    """Return the chat of a prompt; `tighter` adds the request to answer shorter that a failed reply earns."""
+def render(text: str, slots: Mapping[str, Any], tighter: bool = False, examples: str = "") -> tuple[Message, ...]:
+    """Return the chat of a prompt; `tighter` adds the request to answer shorter that a failed reply earns.
+
+    `examples` are the same for many users, so they end the fixed instructions.
+    """
     fixed, own = (Template(part).substitute(slots).strip() for part in text.split(DIVIDER))
+    if examples:
+        fixed += "\n\n" + examples
     if tighter:
         own += "\n\n" + load_prompt("tighter").strip()
     return ({"role": "system", "content": fixed}, {"role": "user", "content": own})
+
+
+def render_example(text: str, slots: Mapping[str, str]) -> str:
+    """Return one example of a prompt, without a line for a part of its own."""
+    return Template(text).substitute(slots).strip()
 
 
 def quoted(text: str, characters: int) -> str:
@@ -69,11 +79,6 @@ def quoted(text: str, characters: int) -> str:
         line = line[: characters - 1].rstrip() + "…"
     safe = json.dumps(line, ensure_ascii=False)
     return _CONTROL.sub(lambda mark: f"\\u{ord(mark.group()):04x}", safe)
-
-
-def lines(texts: Iterable[str], characters: int) -> str:
-    """Return the texts, quoted, one a line."""
-    return "\n".join(quoted(text, characters) for text in texts)
 
 
 def named(domain: str, about: Mapping[str, Any]) -> str:

@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 import subprocess
 import time
@@ -71,6 +72,23 @@ def test_sample_writes_two_files_and_settings_and_can_be_called_again(finished, 
         assert "edt run" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["edt.toml", "sample"]
     assert sorted(path.name for path in (tmp_path / "sample").iterdir()) == ["interactions.csv", "items.csv"]
+
+
+def test_grounded_items_show_what_was_kept_and_dropped_and_the_recall_of_an_index(place):
+    from flows.show import describe, human
+
+    figures = place.lake.manifest("grounded_items").figures
+    shown = human(describe(place.lake, "grounded_items"))
+    for reason, count in figures["dropped"].items():
+        assert re.search(rf"^dropped: {reason} +{count:,}$", shown, re.MULTILINE)
+    assert re.search(rf"^kept +{figures['kept']:,}$", shown, re.MULTILINE)
+    assert "recall" not in shown
+    assert place.run(set_=("enrich.exact_up_to=5",), only="ground") == ["ground"]
+    by_index = human(describe(place.lake, "grounded_items"))
+    checked = place.lake.manifest("grounded_items").figures["neighbours"]["checked"]
+    assert checked > 0
+    assert re.search(rf"^neighbours: checked +{checked:,}$", by_index, re.MULTILINE)
+    assert re.search(r"^neighbours: recall +(1\.0|0\.9\d+)$", by_index, re.MULTILINE)
 
 
 @pytest.mark.parametrize("artifact", ARTIFACTS)

@@ -22,8 +22,9 @@ from pipeline.clusters import assign_clusters, kept_centres
 from pipeline.config import DomainConfig, EnrichConfig, ProfileConfig
 from pipeline.embed_items import embed_items
 from pipeline.embed_profiles import embed_profiles, profiles_to_embed
-from pipeline.generate_items import generate_items, generation_rows
-from pipeline.ground import figures, ground, measure
+from pipeline.examples import kept_examples
+from pipeline.generate_items import generate_items, generation_rows, pairs_of
+from pipeline.ground import figures, ground, measure, recall
 from pipeline.insert import insert
 from pipeline.llm.generate import Reply
 from pipeline.profile_domains import profile_domains
@@ -68,18 +69,17 @@ class Answering:
 
 
 class Kept:
-    """A memory in a dict."""
+    """A memory of one column in a dict."""
 
-    def __init__(self):
-        self.rows = {}
+    def __init__(self, column="centres"):
+        self.column, self.rows = column, {}
 
     def get(self, keys):
-        return pa.table(
-            {"key": [k for k in keys if k in self.rows], "centres": [self.rows[k] for k in keys if k in self.rows]}
-        )
+        known = [key for key in keys if key in self.rows]
+        return pa.table({"key": known, self.column: [self.rows[key] for key in known]})
 
     def put(self, table):
-        self.rows |= {row["key"]: row["centres"] for row in table.to_pylist()}
+        self.rows |= {row["key"]: row[self.column] for row in table.to_pylist()}
 
 
 def items_table(**degrees):
@@ -198,7 +198,7 @@ def grounded_by(answers, noise_filter=True, budget=2, **settings):
     generated = generate_items(generation_rows(representatives, cfg, ("food", "kitchen")), items, generate, cfg, {})
     measures = measure(catalogue, cfg, ("food", "kitchen"))
     table = ground(sequences, representatives, generated, items, catalogue, measures, Angles(), cfg)
-    return table, sequences, catalogue, cfg
+    return table, sequences, catalogue, cfg, measures
 
 
 def test_answers_are_kept_or_dropped_for_the_first_reason_that_applies():
@@ -252,6 +252,16 @@ def test_an_item_of_the_shown_part_is_never_grounded_to():
     assert found(sequences.slice(0, 0)) == []
 
 
+def test_an_index_grounds_to_the_same_items_and_tells_its_recall():
+    answers = ["x 11", "x 1", "x 310", "x 119", "x 10", "x 31", "x 2", "x 50"]
+    exact, *_ = grounded_by(answers, budget=9)
+    by_index, *_, measures = grounded_by(answers, budget=9, exact_up_to=1)
+    assert by_index == exact
+    assert recall(measures) == {"neighbours": {"checked": 8, "found": 8}}
+    assert recall(measures) == {"neighbours": {"checked": 0, "found": 0}}
+    assert recall(grounded_by(answers)[-1]) == {}
+
+
 def test_where_the_user_holds_all_there_is_no_neighbour():
     items = items_table(food=[0], kitchen=[0])
     sequences = sequences_table(u="food_0 food_0 food_0 kitchen_0 food_0 food_0 food_0")
@@ -273,7 +283,7 @@ def test_where_the_user_holds_all_there_is_no_neighbour():
 
 
 def test_kept_items_stand_after_the_evidence_and_after_the_most_similar():
-    table, sequences, catalogue, cfg = grounded_by(["x 10", "x 0"], noise_filter=False)
+    table, sequences, catalogue, cfg, _ = grounded_by(["x 10", "x 0"], noise_filter=False)
     plain = sequences["item_ids"][0].as_py()
     made = check(insert(sequences, table, catalogue, cfg, ("food", "kitchen")), AUGMENTED_SEQUENCES)
     assert made["item_ids"][0].as_py() == [*plain[:9], "kitchen_0", "kitchen_10", *plain[9:]]
@@ -360,11 +370,14 @@ def test_the_merge_is_told_the_evidence_and_an_inferred_profile_weighs_nothing()
 def enriched(sequences, items):
     """Run every stage over three domains and return all that was made and asked."""
     embed, generate, memory = Angles(), Answering(lambda facts: [f"{facts['to']} {d}" for d in (10, 40, 70)]), Kept()
-    cfg, profile = EnrichConfig(noise_filter=False, budget=2), ProfileConfig(clusters=2)
+    cfg, profile = EnrichConfig(noise_filter=False, budget=2, examples=1), ProfileConfig(clusters=2)
     vectors = embed_items(items, embed)
     catalogue = Catalogue.of(vectors)
     representatives = represent(sequences, catalogue, cfg, DOMAINS)
-    generated = generate_items(generation_rows(representatives, cfg, DOMAINS), items, generate, cfg, {})
+    examples = kept_examples(representatives, sequences, pairs_of(cfg, DOMAINS), cfg, Kept("examples"))
+    rows = generation_rows(representatives, cfg, DOMAINS)
+    generated = generate_items(rows, items, generate, cfg, {}, examples=examples)
+    assert any(examples.values())
     grounded = ground(
         sequences, representatives, generated, items, catalogue, measure(catalogue, cfg, DOMAINS), embed, cfg
     )

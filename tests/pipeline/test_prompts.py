@@ -61,9 +61,12 @@ def test_a_bad_reply_is_asked_for_once_more_and_an_engines_error_is_not():
         Reply('{"items": ["tea"]}', tokens_in=6, tokens_out=2),
         Reply("no", tokens_in=8),
     )
-    answers = ask(
-        generate, [request("a"), request("b"), None, request("c")], lambda place: request(f"tight {place}"), "none"
-    )
+
+    def build(place, tighter, left_out):
+        name = ("a", "b", None, "c")[place]
+        return name and request(f"tight {place}" if tighter else name)
+
+    answers = ask(generate, 4, build, reason="none")
     assert generate.asked == ["a", "b", "c", "tight 0", "tight 3"]
     assert [answer.value for answer in answers] == [("tea",), (), (), ()]
     assert [answer.reason for answer in answers] == [None, "too_long", "none", "not_json"]

@@ -1,0 +1,174 @@
+"""What the language model would be asked by the stages that are to run: prompts, tokens, hours. Nothing is asked."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from data_lake.lake import Lake, Work
+from data_lake.manifest import Manifest, load
+from data_lake.memory import Memory
+from flows.engines import Engines
+from flows.plan import Step
+from flows.settings import Settings
+from flows.stages import STAGES, stages
+from pipeline.llm.generate import Generate, Reply, Request, prompt_hash
+
+ASKING = {
+    "generate_items": "generated_items",
+    "profile_domains": "domain_profiles",
+    "profile_users": "user_profiles",
+}
+"""The stages that ask a language model, and what each makes."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a stage would ask. Where that is not known yet, `note` says after which stage it will be.
+
+    `prompts` are `new` and `reused` together; a reply that has to be asked for twice is counted once. Tokens and hours
+    are those of the new prompts: `tokens_in` measured by the tokenizer, or estimated where `note` says so; `tokens_out`
+    and `hours` by earlier replies and runs of the same model, where there are any.
+    """
+
+    stage: str
+    prompts: int | None = None
+    new: int | None = None
+    reused: int | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    hours: float | None = None
+    note: str = ""
+
+
+def forecast(lake: Lake, settings: Settings, steps: Sequence[Step]) -> list[Forecast]:
+    """Return one forecast per stage of the plan that is to ask a language model; the inputs in force are read."""
+    if settings.enrich.generator not in ("vllm", "openai"):
+        return []
+    engines = _Listening(settings)
+    on = {stage.name: stage for stage in stages(settings, engines)}
+    maker = {
+        artifact: step.stage for step in steps if step.action in ("run", "depends") for artifact in on[step.stage].makes
+    }
+    found = []
+    for step in steps:
+        if step.stage not in ASKING or step.action not in ("run", "depends"):
+            continue
+        stage = on[step.stage]
+        before = [maker[artifact] for artifact in stage.reads if artifact in maker]
+        if before:
+            found.append(Forecast(step.stage, note=f"known after {max(before, key=STAGES.index)}"))
+            continue
+        listener = engines.listener = _Listener(engines, lake)
+        stage.work(_Rehearsal(lake, stage, ""))
+        found.append(_told(step.stage, listener, lake, settings))
+    return found
+
+
+def _told(stage: str, heard: "_Listener", lake: Lake, settings: Settings) -> Forecast:
+    notes = []
+    earlier = _earlier(lake, ASKING[stage], heard.identity)
+    if settings.enrich.generator == "openai" and not settings.openai.tokenizer:
+        notes.append("tokens in: four characters a token")
+    if heard.held:
+        each = heard.held_tokens_out / heard.held
+    elif known := next((run for run in earlier if _rows(run)), None):
+        each = known.figures["tokens_out"] / _rows(known)
+    else:
+        each = heard.most_tokens_out / max(heard.new, 1)
+        notes.append("tokens out: at most, no earlier reply")
+    measured = next((run.figures for run in earlier if run.figures.get("asked")), None)
+    hours = None
+    if not heard.new:
+        hours = 0.0
+    elif measured is None:
+        notes.append("hours: no earlier run of this model")
+    else:
+        hours = heard.new * measured["seconds_asking"] / measured["asked"] / 3600
+    return Forecast(
+        stage,
+        heard.prompts,
+        heard.new,
+        heard.prompts - heard.new,
+        heard.tokens_in,
+        round(each * heard.new),
+        hours,
+        "; ".join(notes),
+    )
+
+
+def _earlier(lake: Lake, artifact: str, identity: Mapping[str, Any]) -> list[Manifest]:
+    """Return the manifests that the lake keeps of an artifact made with this model, the newest first."""
+    found = [
+        load(path.parent) for path in (lake.home / artifact).glob("*/manifest.json") if path.parent.name != "current"
+    ]
+    by_model = [run for run in found if run is not None and run.settings.get("llm") == dict(identity)]
+    return sorted(by_model, key=lambda run: run.started, reverse=True)
+
+
+def _rows(run: Manifest) -> int:
+    rows: int = run.figures.get("ok", 0) + sum(run.figures.get("failed", {}).values())
+    return rows
+
+
+class _Listener:
+    """A `Generate` that counts what it is asked, answers what the lake remembers, and nothing else."""
+
+    def __init__(self, engines: Engines, lake: Lake) -> None:
+        self._engines, self._memory = engines, lake.memory("replies")
+        self._asked: set[str] = set()
+        self.prompts = self.new = self.tokens_in = self.most_tokens_out = self.held = self.held_tokens_out = 0
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return self._engines.llm.identity
+
+    def __call__(self, requests: Sequence[Request]) -> list[Reply]:
+        keys = [prompt_hash(request, self.identity) for request in requests]
+        held = {row.pop("key"): Reply(**row) for row in self._memory.get(keys).to_pylist()}
+        new = {
+            key: request
+            for key, request in zip(keys, requests, strict=True)
+            if key not in held and key not in self._asked
+        }
+        self._asked |= new.keys()
+        self.prompts += len(requests)
+        self.new += len(new)
+        self.tokens_in += sum(self._engines.tokens.count(list(new.values())))
+        self.most_tokens_out += sum(request.max_tokens for request in new.values())
+        self.held += len(held)
+        self.held_tokens_out += sum(reply.tokens_out for reply in held.values())
+        return [held.get(key, Reply(None, "not_asked")) for key in keys]
+
+
+class _Listening(Engines):
+    """Models of which none starts: whoever would ask the language model speaks to the listener."""
+
+    listener: _Listener
+
+    def generate(self, memory: Memory, items: pa.Table, item_embeddings: pa.Table | None) -> Generate:
+        return self.listener
+
+
+class _Rehearsal(Work):
+    """A stage's work on what is in force, without a trace in the lake."""
+
+    def sharded(
+        self,
+        artifact: str,
+        rows: pa.Table,
+        keys: Sequence[str],
+        make: Callable[[pa.Table], pa.Table],
+        rows_per_shard: int,
+    ) -> None:
+        for start in range(0, rows.num_rows, rows_per_shard):
+            make(rows.slice(start, rows_per_shard))
+
+    def memory(self, name: str) -> Memory:
+        return _ReadOnly(self._lake.memory(name).folder)
+
+
+class _ReadOnly(Memory):
+    def put(self, table: pa.Table) -> None:
+        """Keep nothing."""

@@ -1,0 +1,178 @@
+"""A language model behind any endpoint that speaks OpenAI's chat protocol."""
+
+import os
+import random
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+
+from data_lake.errors import UserError
+from pipeline.config import LLMConfig, OpenAIConfig
+from pipeline.llm.generate import Reply, Request
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds
+TRY_AGAIN = frozenset({408, 409, 429})
+"""Statuses after which the same request may succeed, beside all from 500 on."""
+
+
+class OpenAI:
+    """A `Generate` that sends each request to `base_url`/chat/completions, several at a time.
+
+    A request that is refused, or still fails after the last try, is a reply with its reason: "too_long", "cut",
+    "timeout", "connection", "http_503", .... An endpoint that cannot be reached, refuses the key or does not know the
+    model would fail every request, so it raises a UserError.
+    """
+
+    def __init__(self, llm: LLMConfig, cfg: OpenAIConfig) -> None:
+        if not llm.model:
+            raise UserError("[llm] model is empty: set it to the name under which the endpoint serves the model.")
+        _check_url(cfg.base_url)
+        self.llm, self.cfg = llm, cfg
+        self._client: httpx.Client | None = None
+        self._starting = threading.Lock()
+        self._stopping = threading.Event()
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Name and revision of the model as [llm] has them, and the sampling; not where it is served."""
+        sampling: dict[str, Any] = {"temperature": self.llm.temperature}
+        if self.llm.temperature > 0:
+            sampling |= {"top_p": self.llm.top_p, "seed": self.llm.seed}
+        if self.cfg.extra_body:
+            sampling["extra_body"] = self.cfg.extra_body
+        return {"backend": "openai", "model": self.llm.model, "revision": self.llm.revision, "sampling": sampling}
+
+    def __call__(self, requests: Sequence[Request]) -> list[Reply]:
+        """Return one reply per request, in the same order."""
+        if not requests:
+            return []
+        # Equal beginnings follow each other, so that a server's prefix cache serves them.
+        order = sorted(range(len(requests)), key=lambda i: [message["content"] for message in requests[i].messages])
+        replies: dict[int, Reply] = {}
+        self._stopping = threading.Event()
+        pool = ThreadPoolExecutor(min(self.cfg.concurrency, len(requests)), "openai")
+        try:
+            for i, reply in zip(order, pool.map(lambda i: self._ask(requests[i]), order), strict=True):
+                replies[i] = reply
+        except BaseException:  # what is under way fails at once, what waits is never sent
+            self._stopping.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            self.close()
+            raise
+        pool.shutdown()
+        return [replies[i] for i in range(len(requests))]
+
+    def close(self, patience: float = 0) -> None:
+        """Close the connections; the next request opens new ones."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _ask(self, request: Request) -> Reply:
+        client, body, stopping = self._open(), self._body(request), self._stopping
+        for attempt in range(self.cfg.retries + 1):
+            last = attempt == self.cfg.retries
+            asked_to_wait = None
+            try:
+                response = client.post("chat/completions", json=body)
+            except httpx.ConnectError as error:
+                if last:
+                    raise UserError(
+                        f"[openai] base_url {self.cfg.base_url} cannot be reached ({error}). Start the server "
+                        "or correct the URL; finished shards are kept."
+                    ) from error
+            except httpx.TimeoutException:
+                if last:
+                    return Reply(None, "timeout")
+            except httpx.TransportError:
+                if last:
+                    return Reply(None, "connection")
+            else:
+                if response.status_code not in TRY_AGAIN and response.status_code < 500:
+                    return self._read(response)
+                if last:
+                    return Reply(None, f"http_{response.status_code}")
+                asked_to_wait = response.headers.get("retry-after")
+            if stopping.wait(_pause(attempt, asked_to_wait)):
+                break
+        return Reply(None, "stopped")
+
+    def _open(self) -> httpx.Client:
+        with self._starting:
+            if self._client is None:
+                key = os.environ.get(self.cfg.key_variable, "").strip()
+                many = self.cfg.concurrency
+                self._client = httpx.Client(
+                    base_url=self.cfg.base_url,
+                    headers={"Authorization": f"Bearer {key}"} if key else {},
+                    timeout=self.cfg.timeout,
+                    limits=httpx.Limits(max_connections=many, max_keepalive_connections=many),
+                )
+            return self._client
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        # Not `strict`: OpenAI's own strict mode refuses the length limits that hold a small model to its task.
+        schema = {"name": request.task, "schema": dict(request.schema)}
+        sampled = {"top_p": self.llm.top_p, "seed": self.llm.seed} if self.llm.temperature > 0 else {}
+        return {
+            "model": self.llm.model,
+            "messages": list(request.messages),
+            "max_tokens": request.max_tokens,
+            "temperature": self.llm.temperature,
+            **sampled,
+            "response_format": {"type": "json_schema", "json_schema": schema},
+            **self.cfg.extra_body,
+        }
+
+    def _read(self, response: httpx.Response) -> Reply:
+        status, place = response.status_code, self.cfg.base_url
+        if status in (401, 403):
+            raise UserError(
+                f"[openai] base_url {place} refuses the key ({status}). Put a valid one into the environment variable "
+                f"{self.cfg.key_variable}."
+            )
+        if status == 404:
+            raise UserError(
+                f"[openai] base_url {place} has no model {self.llm.model!r} or no chat/completions (404). Correct "
+                "[llm] model or the URL."
+            )
+        if status != 200:
+            return Reply(None, "too_long" if "context length" in response.text else f"http_{status}")
+        try:
+            answer = response.json()
+            choice, usage = answer["choices"][0], answer.get("usage") or {}
+            text, finished = choice["message"]["content"], choice["finish_reason"]
+            tokens_in, tokens_out = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+            cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return Reply(None, "no_completion")
+        good = finished == "stop" and isinstance(text, str)
+        reason = None if good else "cut" if finished == "length" else str(finished)
+        return Reply(text if good else None, reason, tokens_in, tokens_out, cached)
+
+
+def _pause(attempt: int, asked_to_wait: str | None) -> float:
+    """Return seconds to wait: what the server asks for, else twice as long each time; both spread."""
+    try:
+        wait = max(float(asked_to_wait or ""), 0.0)
+    except ValueError:  # none, or a date
+        return random.uniform(0.5, 1) * min(FIRST_WAIT * 2**attempt, LONGEST_WAIT)
+    return min(wait, LONGEST_WAIT) * random.uniform(1, 1.2)
+
+
+def _check_url(url: str) -> None:
+    """Refuse what is no URL, and one that carries a secret: it would show in errors and logs."""
+    try:
+        known = httpx.URL(url)
+    except httpx.InvalidURL:
+        known = httpx.URL()
+    if known.scheme not in ("http", "https") or not known.host:
+        raise UserError("[openai] base_url is no URL: set it to one such as http://127.0.0.1:8000/v1.")
+    if known.userinfo or known.query:
+        raise UserError(
+            "[openai] base_url holds a password or a query: leave them out; the key belongs into the environment "
+            "variable that key_variable names."
+        )

@@ -1,0 +1,125 @@
+"""How much text fits into a prompt, told by the model's own tokenizer where there is one."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from data_lake.errors import UserError
+from pipeline.llm.generate import Request
+from pipeline.prompts import quoted
+
+CHARACTERS = 4
+"""What a token stands for where no tokenizer is known."""
+MARGIN = 16
+"""Tokens that stay free: a server's chat template may differ a little from the one in the tokenizer's folder."""
+BATCH = 512
+MOST_KEPT = 200_000
+
+
+class Tokens(Protocol):
+    """Cuts texts and measures prompts."""
+
+    def quoted(self, texts: Iterable[str], tokens: int) -> Mapping[str, str]:
+        """Return each text as one line of JSON (see `prompts.quoted`), cut to about `tokens` tokens."""
+
+    def fits(self, requests: Sequence[Request]) -> list[bool]:
+        """Say of each request whether prompt and answer fit into the model's context."""
+
+    def count(self, requests: Sequence[Request]) -> list[int]:
+        """Return the tokens of each request's prompt."""
+
+
+class Characters:
+    """Without a tokenizer: four characters are a token, and whether a prompt fits is for the endpoint to say."""
+
+    def quoted(self, texts: Iterable[str], tokens: int) -> Mapping[str, str]:
+        """Return each text as one line of JSON, cut to four times `tokens` characters."""
+        return {text: quoted(text, CHARACTERS * tokens) for text in texts}
+
+    def fits(self, requests: Sequence[Request]) -> list[bool]:
+        """Say yes."""
+        return [True] * len(requests)
+
+    def count(self, requests: Sequence[Request]) -> list[int]:
+        """Return an estimate: a quarter of the characters."""
+        return [sum(len(message["content"]) for message in each.messages) // CHARACTERS for each in requests]
+
+
+BY_CHARACTERS = Characters()
+
+
+class ModelTokens:
+    """A model's tokenizer with its chat template, loaded when first needed. `source` is a folder or a hub name."""
+
+    def __init__(self, source: str, revision: str | None, max_model_len: int) -> None:
+        self.source, self.revision, self.max_model_len = source, revision, max_model_len
+        self._lines: dict[tuple[str, int], str] = {}
+
+    def quoted(self, texts: Iterable[str], tokens: int) -> Mapping[str, str]:
+        """Return each text as one line of JSON of at most `tokens` tokens; of a text too long the beginning."""
+        distinct = list(dict.fromkeys(texts))
+        if len(self._lines) > MOST_KEPT:
+            self._lines.clear()
+        # No token is longer than 16 characters in running text: what lies behind is cut unseen.
+        pending = {text: 16 * tokens for text in distinct if (text, tokens) not in self._lines}
+        while pending:
+            made = {text: quoted(text, characters) for text, characters in pending.items()}
+            sizes = dict(zip(made, self._sizes(list(made.values())), strict=True))
+            over = {text for text, size in sizes.items() if size > tokens and pending[text] > 1}
+            self._lines |= {(text, tokens): line for text, line in made.items() if text not in over}
+            pending = {
+                text: max(1, min(len(made[text]) - 3, pending[text] - 1) * tokens // sizes[text]) for text in over
+            }
+        return {text: self._lines[text, tokens] for text in distinct}
+
+    def fits(self, requests: Sequence[Request]) -> list[bool]:
+        """Say of each request whether its prompt and `max_tokens` fit into `max_model_len`.
+
+        Only prompts that may not fit are tokenized: an ASCII text has no more tokens than characters.
+        """
+        room = [self.max_model_len - MARGIN - request.max_tokens for request in requests]
+        fits = [self._most(request) <= free for request, free in zip(requests, room, strict=True)]
+        unsure = [place for place, sure in enumerate(fits) if not sure]
+        for place, size in zip(unsure, self.count([requests[place] for place in unsure]), strict=True):
+            fits[place] = size <= room[place]
+        return fits
+
+    def count(self, requests: Sequence[Request]) -> list[int]:
+        """Return the tokens of each request's prompt, chat template included."""
+        sizes: list[int] = []
+        for start in range(0, len(requests), BATCH):
+            sizes += self._sizes([self._chat(each.messages) for each in requests[start : start + BATCH]])
+        return sizes
+
+    def _most(self, request: Request) -> float:
+        texts = [message["content"] for message in request.messages]
+        return sum(map(len, texts)) + self._template if all(map(str.isascii, texts)) else float("inf")
+
+    def _sizes(self, texts: list[str]) -> list[int]:
+        if not texts:
+            return []
+        return list(map(len, self._tokenizer(texts, add_special_tokens=False).input_ids))
+
+    def _chat(self, messages: Sequence[Any]) -> str:
+        text: str = self._tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        return text
+
+    @cached_property
+    def _template(self) -> int:
+        """Characters that the chat template adds to a system and a user message."""
+        messages = [{"role": "system", "content": "a"}, {"role": "user", "content": "a"}]
+        return len(self._chat(messages))
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(
+            self.source, revision=self.revision, local_files_only=Path(self.source).is_dir()
+        )
+        if not tokenizer.chat_template:
+            raise UserError(f"{self.source}: its tokenizer has no chat template; choose a model made for chats.")
+        return tokenizer

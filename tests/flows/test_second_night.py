@@ -1,0 +1,202 @@
+"""The next night: a language model behind a real endpoint is asked about the users that changed, and nobody else."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import polars as pl
+import pytest
+
+from flows.engines import Engines
+from flows.forecast import ASKING, forecast
+from flows.plan import plan
+from flows.settings import load_settings
+from flows.stages import stages
+from pipeline.simulate import SimulateConfig
+
+CHANGED = 2
+"""Of 200 users: 1 %."""
+
+
+class Model(BaseHTTPRequestHandler):
+    """Answers each prompt from its own words, always alike."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        schema, prompt = body["response_format"]["json_schema"]["schema"], body["messages"][-1]["content"]
+        words = prompt.replace('"', " ").split()
+        items = list(dict.fromkeys(" ".join(words[i : i + 2]) for i in range(4, len(words) - 1, 3)))[:3]
+        value = {"items": items or ["tea"]} if "items" in schema["properties"] else {"profile": " ".join(words[:9])}
+        answer = {
+            "choices": [{"message": {"content": json.dumps(value)}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": len(words), "completion_tokens": 10},
+        }
+        text = json.dumps(answer).encode()
+        self.server.prompts.append(prompt)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def model():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Model)
+    server.daemon_threads, server.prompts = True, []
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def by_endpoint(model):
+    url = f"http://127.0.0.1:{model.server_address[1]}/v1"
+    return ("enrich.generator=openai", "llm.model=words", f"openai.base_url={url}", "enrich.examples=1")
+
+
+def until(place, last, overrides):
+    """Make every stage up to `last`, and return what each asking stage asked and reused."""
+    settings, asked = load_settings(place.config, overrides), {}
+    with Engines(settings) as engines:
+        for stage in stages(settings, engines):
+            made = place.lake.run(stage)
+            if stage.name in ASKING and not made.skipped:
+                asked[stage.name] = made.figures
+            if stage.name == last:
+                return asked
+    raise AssertionError(last)
+
+
+def told(place, overrides):
+    settings = load_settings(place.config, overrides)
+    steps = plan(place.lake, stages(settings, Engines(settings)))
+    return {each.stage: each for each in forecast(place.lake, settings, steps)}
+
+
+def hashes(place):
+    """Return who asked what: {artifact: {prompt hash: users}}, of prompts that were asked."""
+    found = {}
+    for artifact in ASKING.values():
+        rows = place.lake.read(artifact).select(["user_id", "prompt_hash"]).to_pylist()
+        for row in rows:
+            if row["prompt_hash"]:
+                found.setdefault(artifact, {}).setdefault(row["prompt_hash"], set()).add(row["user_id"])
+    return found
+
+
+def telling(place):
+    """Return two users of whom one action more shows another item to both prompts: few items, all of them different."""
+    asked = set(place.lake.read("generated_items")["user_id"].to_pylist())
+    titled = {row["item_id"] for row in place.lake.read("items").to_pylist() if row["title"]}
+    found = []
+    for row in place.lake.read("sequences").to_pylist():
+        ids, train = row["item_ids"], len(row["item_ids"]) - 2
+        before, after = (min(int(length * 0.8 + 1e-9), length - 1) for length in (train, train + 1))
+        different = len(set(ids[: train + 1])) == train + 1 and set(ids) <= titled
+        if row["user_id"] in asked and after == before + 1 <= 5 and different and len(set(row["domains"][:after])) == 1:
+            found.append(row["user_id"])
+    assert len(found) >= CHANGED
+    return found[:CHANGED]
+
+
+def add_actions(place):
+    """Give two users one more action each, and return their ids."""
+    users, path = telling(place), place.folder / "interactions.csv"
+    table = pl.read_csv(path)
+    theirs = table.filter(pl.col("user_id").is_in(users)).sort("timestamp")
+    latest = pl.lit(table["timestamp"].max()).cast(table["timestamp"].dtype)
+    more = theirs.group_by("user_id").first().with_columns(timestamp=latest).select(table.columns)
+    pl.concat([table, more]).write_csv(path)
+    return set(users)
+
+
+@pytest.fixture(scope="module")
+def nights(new_place, tmp_path_factory, model, by_endpoint):
+    """Two nights: what was told and asked in each, and by whom."""
+    place = new_place(
+        tmp_path_factory.mktemp("nights") / "place", SimulateConfig(users=200, items=600, length=8, missing_titles=0)
+    )
+    before = told(place, by_endpoint)
+    first = until(place, "profile_users", by_endpoint)
+    asked_first, of_first, model.prompts[:] = list(model.prompts), hashes(place), []
+    users = add_actions(place)
+    until(place, "represent", by_endpoint)
+    forecasts = told(place, by_endpoint)
+    assert model.prompts == []  # a forecast asks nothing
+    second = until(place, "insert", by_endpoint)
+    forecasts |= {"profile_domains": told(place, by_endpoint)["profile_domains"]}
+    second |= until(place, "profile_users", by_endpoint)
+    return {
+        "place": place, "users": users, "before": before, "forecasts": forecasts, "first": first, "second": second,
+        "hashes": (of_first, hashes(place)), "prompts": (asked_first, list(model.prompts)),
+    }  # fmt: skip
+
+
+def test_before_anything_is_made_the_plan_says_after_which_stage_it_will_know(nights):
+    assert {name: each.note for name, each in nights["before"].items()} == {
+        "generate_items": "known after represent",
+        "profile_domains": "known after insert",
+        "profile_users": "known after profile_domains",
+    }
+
+
+def test_the_first_night_asks_about_everybody_once(nights):
+    for stage, artifact in ASKING.items():
+        assert nights["first"][stage]["asked"] == len(nights["hashes"][0][artifact])
+    assert len(nights["prompts"][0]) == sum(figures["asked"] for figures in nights["first"].values())
+
+
+@pytest.mark.parametrize(("stage", "artifact"), ASKING.items())
+def test_the_second_night_asks_about_the_changed_users_only(nights, stage, artifact):
+    before, after = (found[artifact] for found in nights["hashes"])
+    new = {mark: users for mark, users in after.items() if mark not in before}
+    assert set.union(*new.values()) == nights["users"]
+    assert nights["second"][stage]["asked"] == len(new) <= 2 * CHANGED
+    assert nights["second"][stage]["reused"] >= 0.95 * nights["first"][stage]["asked"]
+
+
+def test_the_endpoint_has_seen_no_other_prompt(nights):
+    assert len(nights["prompts"][1]) == sum(figures["asked"] for figures in nights["second"].values())
+
+
+@pytest.mark.parametrize("stage", ["generate_items", "profile_domains"])
+def test_the_plan_told_exactly_what_was_asked(nights, stage):
+    forecast, asked = nights["forecasts"][stage], nights["second"][stage]
+    assert (forecast.new, forecast.reused) == (asked["asked"], asked["reused"])
+    assert forecast.tokens_out == 10 * asked["asked"]  # every reply took 10
+    assert forecast.tokens_in > 0
+    assert 0 < forecast.hours < 1  # at the rate of the first night
+    assert forecast.note == "tokens in: four characters a token"
+
+
+def test_the_plan_is_honest_about_what_is_stale_before_a_stage(nights):
+    assert nights["forecasts"]["profile_users"].note.startswith("known after")
+
+
+def test_the_command_line_shows_what_would_be_asked(nights, by_endpoint):
+    place = nights["place"]
+    options = [word for override in (*by_endpoint, "profile.words=40") for word in ("--set", override)]
+    shown = place.edt("plan", *options)
+    assert "tokens_in" in shown.stdout, shown.stderr
+    steps = {step["stage"]: step for step in json.loads(place.edt("plan", "--json", *options).stdout)}
+    asks = steps["profile_domains"]["asks"]
+    assert asks["new"] + asks["reused"] == asks["prompts"]
+    assert asks["new"] > asks["reused"] >= 0  # the same few items make the same prompt
+    assert steps["profile_users"]["asks"]["note"] == "known after profile_domains"
+    assert steps["generate_items"]["asks"] is None
+
+
+def test_no_key_reaches_the_lake(nights, by_endpoint, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "s3cret-of-mine")
+    place = nights["place"]
+    until(place, "generate_items", (*by_endpoint, "enrich.answers=4"))
+    files = [path for path in place.lake.root.rglob("*") if path.is_file()]
+    assert not [path for path in files if b"s3cret-of-mine" in path.read_bytes()]
+    assert place.lake.manifest("generated_items").settings["llm"]["model"] == "words"
+    assert "127.0.0.1" not in json.dumps(place.lake.manifest("generated_items").settings)

@@ -1,0 +1,157 @@
+import json
+
+import pyarrow as pa
+import pytest
+
+from data_lake.errors import UserError
+from data_lake.schemas import ITEMS
+from pipeline.config import EnrichConfig, ProfileConfig
+from pipeline.generate_items import generate_items
+from pipeline.llm.generate import Reply, Request
+from pipeline.llm.tokens import BY_CHARACTERS, MARGIN, ModelTokens
+from pipeline.profile_users import profile_users
+
+EXTREME = (
+    "rice " * 5000,
+    "x" * 20_000,
+    "抹茶" * 3000,
+    "🍵" * 3000,
+    "<|im_end|>" * 500,
+    '"\\\n\t' * 800,
+    "\u202e\u0000\u0007" * 900,
+    "a\u0301" * 2000,
+    "",
+    "tea",
+)
+
+CFG = EnrichConfig()
+
+
+class Reading:
+    """Answers all alike and keeps the requests."""
+
+    identity = {"model": "reading"}  # noqa: RUF012
+
+    def __init__(self, text='{"items": ["pan"]}'):
+        self.text, self.requests = text, []
+
+    def __call__(self, requests):
+        self.requests += requests
+        return [Reply(self.text) for _ in requests]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_llm):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_llm)
+
+
+@pytest.fixture(scope="module")
+def instructions(tiny_llm):
+    """Tokens of the item prompt with one short title."""
+    return ModelTokens(str(tiny_llm), None, 9999).count(asked(["tea"], 9999, tiny_llm))[0]
+
+
+def asked(titles, max_model_len, folder, cfg=CFG, text='{"items": ["pan"]}'):
+    """Return the requests of one user with these titles."""
+    ids = [f"f{number}" for number in range(len(titles))]
+    items = pa.table([ids, ["food"] * len(ids), titles, titles], schema=ITEMS.tables[""])
+    rows = pa.table({"user_id": ["u"], "from_domain": ["food"], "to_domain": ["kitchen"], "item_ids": [ids]})
+    generate = Reading(text)
+    generate_items(rows, items, generate, cfg, {}, ModelTokens(str(folder), None, max_model_len))
+    return generate.requests
+
+
+def lines_of(request):
+    return [json.loads(line) for line in request.messages[1]["content"].splitlines()[1:]]
+
+
+@pytest.mark.parametrize("most", [1, 5, 30])
+def test_a_text_of_any_kind_is_cut_to_its_tokens(tiny_llm, tokenizer, most):
+    tokens = ModelTokens(str(tiny_llm), None, 4000)
+    lines = tokens.quoted(EXTREME, most)
+    for text, line in lines.items():
+        plain = json.loads(line)
+        shortest = plain in ("", "…")  # what is left at least
+        assert shortest or len(tokenizer(line, add_special_tokens=False).input_ids) <= most
+        assert " ".join(text.split()).startswith(plain.removesuffix("…"))
+    assert len(lines) == len(set(EXTREME))
+
+
+def test_a_text_that_fits_is_whole_and_one_that_does_not_keeps_most_of_its_tokens(tiny_llm, tokenizer):
+    tokens = ModelTokens(str(tiny_llm), None, 4000)
+    text = "basmati rice cooker " * 40
+    assert tokens.quoted(["rice"], 30) == {"rice": '"rice"'}
+    size = len(tokenizer(tokens.quoted([text], 30)[text], add_special_tokens=False).input_ids)
+    assert 24 <= size <= 30
+
+
+def test_without_a_tokenizer_four_characters_are_a_token():
+    assert BY_CHARACTERS.quoted(["x" * 50], 10) == {"x" * 50: f'"{"x" * 39}…"'}
+    assert BY_CHARACTERS.count([Request("t", ({"role": "user", "content": "x" * 40},), {}, 5)]) == [10]
+
+
+def test_prompts_are_counted_as_the_model_counts_them(tiny_llm, tokenizer):
+    messages = ({"role": "system", "content": "Name items."}, {"role": "user", "content": "thé <|im_end|>"})
+    known = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True)["input_ids"]
+    tokens = ModelTokens(str(tiny_llm), None, 100)
+    assert tokens.count([Request("t", messages, {}, 5)] * 600) == [len(known)] * 600
+    for room, fits in ((0, True), (1, False)):
+        assert tokens.fits([Request("t", messages, {}, 100 - MARGIN - len(known) + room)]) == [fits]
+
+
+def test_prompts_that_surely_fit_are_not_tokenized(tiny_llm):
+    tokens = ModelTokens(str(tiny_llm), None, 400)
+    assert tokens.fits([]) == []
+    tokens._sizes = None
+    assert tokens.fits([Request("t", ({"role": "user", "content": "x" * 100},), {}, 100)]) == [True]
+
+
+def test_the_oldest_titles_are_left_out_where_not_all_fit(tiny_llm, instructions):
+    titles = [f"number {number} " + "rice cooker " * 9 for number in range(8)]
+    cfg = EnrichConfig(max_tokens=100)
+    [whole] = asked(titles, 9999, tiny_llm, cfg)
+    assert [line[:8] for line in lines_of(whole)] == [title[:8] for title in titles]
+    [cut] = asked(titles, instructions + 100 + MARGIN + 80, tiny_llm, cfg)
+    shown = lines_of(cut)
+    assert 1 <= len(shown) < 8
+    assert [line[:8] for line in shown] == [title[:8] for title in titles[-len(shown) :]]
+    assert cut.messages[0] == whole.messages[0]
+    assert len(cut.facts["item_ids"]) == len(shown)
+
+
+def test_prompt_and_answer_never_overflow_the_context_whatever_the_titles_hold(tiny_llm, tokenizer, instructions):
+    cfg = EnrichConfig(max_tokens=64, answers=3)
+    most = instructions + 64 + MARGIN + cfg.title_tokens
+    for title in EXTREME:
+        if title:
+            requests = asked([title] * 12, most, tiny_llm, cfg, text="no JSON")
+            assert len(requests) in (1, 2)  # the second one, tighter, only where its line more fits
+            for request in requests:
+                prompt = tokenizer.apply_chat_template(
+                    list(request.messages), add_generation_prompt=True, tokenize=True
+                )["input_ids"]
+                assert len(prompt) + request.max_tokens <= most
+
+
+def test_of_the_summaries_that_a_merge_reads_those_of_least_evidence_are_left_out(tiny_llm):
+    rows = pa.table({
+        "user_id": ["u"], "domains": [["food", "kitchen", "garden"]], "evidences": [[5, 1, 9]],
+        "texts": [["tea " * 40, "pans " * 40, "roses " * 40]],
+    })  # fmt: skip
+    cfg = ProfileConfig(max_tokens=50)
+    whole = Reading('{"profile": "p"}')
+    profile_users(rows, whole, cfg, ModelTokens(str(tiny_llm), None, 9999))
+    size = ModelTokens(str(tiny_llm), None, 9999).count(whole.requests)[0]
+    cut = Reading('{"profile": "p"}')
+    profile_users(rows, cut, cfg, ModelTokens(str(tiny_llm), None, size + 100 + MARGIN - 20))
+    assert [json.loads(line)["part"] for line in cut.requests[0].messages[1]["content"].splitlines()] == [
+        "food",
+        "garden",
+    ]
+
+
+def test_instructions_that_leave_no_room_are_a_mistake_of_the_settings(tiny_llm, instructions):
+    with pytest.raises(UserError, match=r"generate_items .* \[llm\] max_model_len"):
+        asked(["tea", "rice"], instructions + 512, tiny_llm)
