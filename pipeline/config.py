@@ -224,7 +224,7 @@ class LLMConfig(Config):
     """The language model behind the generators `vllm` and `openai`; the second reads what any endpoint understands."""
 
     model: str = ""
-    """`vllm`: a folder, or the name of a model on a hub. `openai`: the name under which the endpoint serves it."""
+    """`vllm`: `edt-tiny`, a folder, or the name of a model on a hub. `openai`: the name under which it is served."""
     revision: str | None = None
     """Commit of a model that comes from a hub; a folder is known by the hash of its files. `openai`: your own word for
     what is served under the name; another word asks anew."""

@@ -177,6 +177,15 @@ def products(domain: str, taste: str) -> tuple[str, ...]:
     return tuple(f"{taste.title()} {domain.title()} {kind}" for kind in kinds)
 
 
+def taste_of(domain: str, text: str) -> str | None:
+    """Return the taste of the longest product of a domain that a text names, in any case of letters; none: None."""
+    named = text.casefold()
+    found = [
+        (len(product), taste) for taste in TASTES for product in products(domain, taste) if product.casefold() in named
+    ]
+    return max(found)[1] if found else None
+
+
 def brands(domain: str) -> tuple[str, ...]:
     """Return the makers of a domain's products: they say nothing about a taste."""
     return BRANDS.get(domain, ANY_BRANDS)

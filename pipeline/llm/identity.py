@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from data_lake.errors import UserError
 
+OWN = {"edt-tiny": "pipeline.edt_tiny"}
+"""Models of this project: their names in settings, and the packages that carry them."""
+
 
 class ModelIdentity(NamedTuple):
     """Where a model is loaded from, and what it is called wherever that place must not show."""
@@ -20,7 +23,7 @@ class ModelIdentity(NamedTuple):
 
 
 def identify(model: str, revision: str | None, section: str) -> ModelIdentity:
-    """Find a model: an installed package that carries one, a folder, or a name on a hub with its revision.
+    """Find a model: ours, one that an installed package carries, a folder, or a name on a hub with its revision.
 
     `section` is the part of the settings that `model` comes from, for the error.
     """
@@ -67,7 +70,8 @@ def _hash_file(path: Path, size: int, changed: int) -> bytes:
 @cache
 def _packaged(model: str) -> Path | None:
     """Return the folder of the model in an installed package that offers `get_model_path`, else None."""
-    if not model.isidentifier() or importlib.util.find_spec(model) is None:
+    module = OWN.get(model, model)
+    if module == model and (not model.isidentifier() or importlib.util.find_spec(model) is None):
         return None
-    package = importlib.import_module(model)
+    package = importlib.import_module(module)
     return Path(package.get_model_path()) if hasattr(package, "get_model_path") else None

@@ -1,0 +1,89 @@
+"""Ask edt-tiny through vLLM about shoppers that it has never seen, and judge the answers by the simulator's law.
+
+python -m benchmarks.edt_tiny
+python -m benchmarks.edt_tiny --lessons 64 --model some/folder
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.answers import BadReply, read_reply
+from pipeline.config import LLMConfig
+from pipeline.edt_tiny import DOMAINS, POSITIONS
+from pipeline.edt_tiny.lessons import Lesson, lessons
+from pipeline.llm.generate import Request
+from pipeline.llm.vllm import VLLM
+from pipeline.simulate_words import TASTES, taste_of
+
+SEED = 7
+"""No seed of the training, which starts from [0, 0], [0, 1] and [0, 2]."""
+
+
+def main() -> None:
+    """Print valid replies, answers of a right taste against chance, and requests per second."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lessons", type=int, default=512)
+    parser.add_argument("--model", default="edt-tiny")
+    given = parser.parse_args()
+    rng = np.random.default_rng(SEED)
+    asked: list[Lesson] = []
+    while len(asked) < given.lessons:
+        asked += lessons(16, rng)
+    vllm = VLLM(LLMConfig(model=given.model, max_model_len=POSITIONS))
+    requests = [Request(each.task, each.messages, each.schema, 512) for each in asked]
+    try:
+        begin = time.monotonic()
+        vllm(requests[:1])
+        start, begin = time.monotonic() - begin, time.monotonic()
+        replies = vllm(requests)
+        seconds = time.monotonic() - begin
+    finally:
+        vllm.close()
+    report: dict[str, list[float]] = {}
+    for lesson, request, reply in zip(asked, requests, replies, strict=True):
+        told = report.setdefault(lesson.task, [0, 0, 0, 0, 0])  # asked, usable, answers, right, right by chance
+        told[0] += 1
+        try:
+            texts = read_reply(reply.text or "", request)
+        except BadReply:
+            continue
+        told[1] += 1
+        found, wanted = _judge(lesson, texts)
+        told[2] += len(found)
+        told[3] += len([taste for taste in found if taste in wanted])
+        told[4] += len(found) * len(wanted) / len(TASTES)
+    for task, (count, usable, answers, right, chance) in sorted(report.items()):
+        print(
+            f"{task:<15} {count:>5.0f} asked, usable {usable / count:.3f}, "
+            f"tastes right {right / max(answers, 1):.3f} of {answers:,.0f} (by chance {chance / max(answers, 1):.3f})"
+        )
+    tokens_in, tokens_out, cached = (
+        sum(getattr(reply, name) for reply in replies) for name in ("tokens_in", "tokens_out", "tokens_cached")
+    )
+    print(
+        f"start {start:.1f} s; {len(asked) / seconds:.1f} requests/s, {tokens_out / seconds:,.0f} tokens/s out; "
+        f"a request: {tokens_in / len(asked):.0f} tokens in, {tokens_out / len(asked):.0f} out; "
+        f"{cached / tokens_in:.2f} from the prefix cache"
+    )
+
+
+def _judge(lesson: Lesson, texts: Sequence[str]) -> tuple[list[str | None], set[str | None]]:
+    """Return the tastes that a reply shows, and those that the right reply shows."""
+    right = json.loads(lesson.reply)
+    if lesson.task != "generate_items":
+        return _interests(texts[0]), set(_interests(right["profile"]))
+    domain = max(DOMAINS, key=lambda name: sum(taste_of(name, text) is not None for text in right["items"]))
+    return [taste_of(domain, text) for text in texts], {taste_of(domain, text) for text in right["items"]}
+
+
+def _interests(profile: str) -> list[str | None]:
+    listed = profile.partition("interests: ")[2].partition(", mostly")[0]
+    return [taste for taste in TASTES if taste in listed] or [None]
+
+
+if __name__ == "__main__":
+    main()

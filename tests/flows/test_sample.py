@@ -1,0 +1,50 @@
+import importlib.util
+
+import pytest
+
+from flows.sample import write_sample
+from flows.settings import load_settings
+
+KNOBS = ("users=20", "items=40")
+
+
+def written(folder, *knobs):
+    """Return the settings that stand in the file, and what was said about it."""
+    lines = write_sample(folder / "sample", folder / "edt.toml", (*KNOBS, *knobs))
+    return load_settings(folder / "edt.toml"), lines[-1]
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Say whether vLLM is installed."""
+    real = importlib.util.find_spec
+
+    def pretend(there):
+        def find_spec(name, package=None):
+            return (object() if there else None) if name == "vllm" else real(name, package)
+
+        monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+
+    return pretend
+
+
+def test_with_vllm_the_sample_s_settings_name_edt_tiny(tmp_path, installed):
+    installed(True)
+    settings, said = written(tmp_path)
+    assert settings.enrich.generator == "vllm"
+    assert (settings.llm.model, settings.llm.max_model_len) == ("edt-tiny", 2048)
+    assert said.endswith("settings for them, generator `vllm` with edt-tiny")
+
+
+def test_without_vllm_they_name_retrieval_and_say_so(tmp_path, installed):
+    installed(False)
+    settings, said = written(tmp_path)
+    assert (settings.enrich.generator, settings.llm.model) == ("retrieval", "")
+    assert said.endswith("generator `retrieval`, for vLLM is not installed")
+
+
+def test_edt_tiny_is_not_asked_about_domains_that_it_does_not_know(tmp_path, installed):
+    installed(True)
+    settings, said = written(tmp_path, "domains=['food','books']")
+    assert settings.enrich.generator == "retrieval"
+    assert said.endswith("for edt-tiny knows food and kitchen only")
