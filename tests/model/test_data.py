@@ -155,7 +155,10 @@ def test_the_targets_of_all_users_are_their_real_training_items_after_the_first(
         for row, step, target in zip(batch.row, batch.step, batch.target, strict=True)
     }
     assert made == follow
-    assert batch.weight.unique().tolist() == [1.0]
+    shared = [
+        int(step) in (2, 3) and int(batch.users[row]) % 2 == 0 for row, step in zip(batch.row, batch.step, strict=True)
+    ]
+    assert batch.weight.tolist() == [0.5 if is_shared else 1.0 for is_shared in shared]
 
 
 def test_an_inserted_item_is_a_negative_like_any_other() -> None:
