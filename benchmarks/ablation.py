@@ -67,7 +67,8 @@ def main() -> None:
         if not config.exists():
             write_sample(world / "raw", config, [f"users={given.users}", f"items={given.items}"])
     epochs = [f"train.{phase}.epochs={given.epochs}" for phase in ("pretrain", "finetune") if given.epochs]
-    common = [*given.set, *epochs, f"lake.root={(given.out / 'store').resolve()}", "lake.keep=20"]
+    generator = ["enrich.generator=retrieval"] if given.config is None else []
+    common = [*generator, *given.set, *epochs, f"lake.root={(given.out / 'store').resolve()}", "lake.keep=20"]
 
     def ranks(*overrides: str) -> tuple[TrainingSet, list[pa.Table]]:
         settings = load_settings(config, [*common, *overrides])
