@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from benchmarks.thin import DATA
+from data_lake.lake import Lake
 from data_lake.schemas import METRICS, RANKS
 from data_lake.tables import read_tables
 from flows.engines import Engines
@@ -43,15 +44,20 @@ class Run:
     ranks: pa.Table
 
 
-def training_set(settings: Settings) -> Path:
-    """Make what is missing up to the training set, without Prefect; return its folder."""
+def run_until(settings: Settings, last_stage: str) -> Lake:
+    """Make what is missing up to a stage, without Prefect; return the lake."""
     lake = open_lake(settings)
     with lake.lock(), Engines(settings) as engines:
         for stage in stages(settings, engines):
             note(stage_line(lake.run(stage)))
-            if stage.name == "assemble":
+            if stage.name == last_stage:
                 break
-    return lake.path("training_set")
+    return lake
+
+
+def training_set(settings: Settings) -> Path:
+    """Make what is missing up to the training set; return its folder."""
+    return run_until(settings, "assemble").path("training_set")
 
 
 def runs(data: Path, digest: str, cfg: TrainConfig, seeds: Sequence[int], out: Path) -> list[Run]:

@@ -12,20 +12,17 @@ from pathlib import Path
 
 import polars as pl
 
+from benchmarks.runs import run_until
 from data_lake.lake import Lake
-from flows.engines import Engines
 from flows.sample import write_sample
 from flows.settings import load_settings
-from flows.stages import open_lake, stages
-from flows.summary import stage_line
-from flows.text import note
+from pipeline.edt_tiny import POSITIONS
 from pipeline.simulate import SimulateConfig, World, simulate
 
 GENERATORS = {
     "retrieval": ("enrich.generator=retrieval",),
-    "edt-tiny": ("enrich.generator=vllm", "llm.model=edt-tiny", "llm.max_model_len=2048"),
+    "edt-tiny": ("enrich.generator=vllm", "llm.model=edt-tiny", f"llm.max_model_len={POSITIONS}"),
 }
-LAST_STAGE = "ground"
 
 
 def judged(grounded: pl.DataFrame, world: World) -> pl.DataFrame:
@@ -46,18 +43,11 @@ def by_chance(world: World, user_ids: Iterable[str]) -> float:
 
 
 def enriched(folder: Path, cfg: SimulateConfig, overrides: tuple[str, ...]) -> Lake:
-    """Run the stages up to grounding, without Prefect, on a world that is written where it is not there yet."""
+    """Run the stages up to grounding on a world that is written where it is not there yet."""
     config = folder / "edt.toml"
     if not config.exists():
         write_sample(folder / "raw", config, [f"users={cfg.users}", f"items={cfg.items}", f"seed={cfg.seed}"])
-    settings = load_settings(config, overrides)
-    lake = open_lake(settings)
-    with lake.lock(), Engines(settings) as engines:
-        for stage in stages(settings, engines):
-            note(stage_line(lake.run(stage)))
-            if stage.name == LAST_STAGE:
-                break
-    return lake
+    return run_until(load_settings(config, overrides), "ground")
 
 
 def main() -> None:

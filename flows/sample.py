@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from data_lake.errors import UserError
-from flows.init import NO_LLM, RETRIEVAL, VLLM, write_settings
+from flows.init import VLLM, write_settings
 from flows.settings import parse_override
 from pipeline.edt_tiny import DOMAINS, POSITIONS
 
@@ -32,15 +32,16 @@ def write_sample(folder: Path, settings: Path, knobs: Sequence[str] = ()) -> lis
     lines = [f"{path}: {table.num_rows:,} rows" for path, table in zip(paths, tables, strict=True)]
     if settings.exists():
         return [*lines, f"{settings}: was there already, left as it is"]
+    hindrance = _hindrance(cfg.domains)
+    if hindrance:
+        write_settings(settings, paths[0], paths[1], dataset="sample")
+        return [*lines, f"{settings}: settings for them, generator `retrieval`, for {hindrance}"]
+    write_settings(settings, paths[0], paths[1], dataset="sample", generator=VLLM, llm=EDT_TINY)
+    return [*lines, f"{settings}: settings for them, generator `vllm` with edt-tiny"]
+
+
+def _hindrance(domains: Sequence[str]) -> str | None:
+    """Return why edt-tiny cannot be asked about a world of these domains here; None where it can."""
     if importlib.util.find_spec("vllm") is None:
-        generator, llm, who = RETRIEVAL, NO_LLM, "generator `retrieval`, for vLLM is not installed"
-    elif not set(cfg.domains) <= set(DOMAINS):
-        generator, llm, who = (
-            RETRIEVAL,
-            NO_LLM,
-            f"generator `retrieval`, for edt-tiny knows {' and '.join(DOMAINS)} only",
-        )
-    else:
-        generator, llm, who = VLLM, EDT_TINY, "generator `vllm` with edt-tiny"
-    write_settings(settings, paths[0], paths[1], dataset="sample", generator=generator, llm=llm)
-    return [*lines, f"{settings}: settings for them, {who}"]
+        return "vLLM is not installed"
+    return None if set(domains) <= set(DOMAINS) else f"edt-tiny knows {' and '.join(DOMAINS)} only"

@@ -43,8 +43,7 @@ class ItemVectors(nn.Module):
         """numbers: (K,) item numbers. Returns (K, D)."""
         vectors: Tensor | None = None
         if self.ids is not None:
-            is_lazy = self.lazy is not None and self.training
-            vectors = self.lazy.take(numbers) if self.lazy and is_lazy else self.ids(numbers)  # (K, D)
+            vectors = self.lazy.take(numbers) if self.lazy and self.training else self.ids(numbers)  # (K, D)
         if self.adapter is not None:
             shown = self.has_text[numbers][:, None]  # (K, 1) bool
             absent = self.without_text if self.without_text is not None else torch.zeros((), device=shown.device)

@@ -105,11 +105,9 @@ class Objective:
         """states: (B, D) of `users`. Returns the align term over the users with a profile, of all processes."""
         if network.profile is None:
             return states.new_zeros(())
-        home = self.profiles[0][0].device
-        vectors = torch.stack([vectors[users.to(home)] for vectors, _ in self.profiles], 1).to(
-            states.device
-        )  # (B, S, P)
-        present = torch.stack([present[users.to(home)] for _, present in self.profiles], 1).to(states.device)  # (B, S)
+        users = users.to(self.profiles[0][0].device)
+        vectors = torch.stack([vectors[users] for vectors, _ in self.profiles], 1).to(states.device)  # (B, S, P)
+        present = torch.stack([present[users] for _, present in self.profiles], 1).to(states.device)  # (B, S)
         known = present.any(1)
         states, profiles = states[known], network.profile(vectors[known], present[known])  # (B, D)
         states, profiles = parallel.gather(states), parallel.gather(profiles)
