@@ -173,6 +173,9 @@ class Network(nn.Module):
 
     def read(self, inputs: Tensor, windows: Windows, positions: nn.Embedding) -> Tensor:
         """inputs: (B, L, D) item vectors of the windows. Returns the transformer's states (B, L, D)."""
+        if self.cfg.item_dropout and self.blocks.training:
+            kept = torch.rand(inputs.shape[:2], device=inputs.device) >= self.cfg.item_dropout  # (B, L)
+            inputs = inputs * kept.unsqueeze(-1)
         states = inputs + positions(windows.places)
         if self.synthetic_mark is not None:
             states = states + windows.synthetic.unsqueeze(-1) * self.synthetic_mark
@@ -193,7 +196,7 @@ class Network(nn.Module):
         query = inputs.new_zeros((len(row), inputs.shape[-1]))
         if shared:
             states = self.read(inputs, windows, self.positions)[row, step]  # (P, D)
-            query = query + self.scaled(self._by_domain(states, wanted))
+            query = query + self.scaled(self.by_domain(states, wanted))
         for number, reader in enumerate(self.readers):
             mine = (wanted == number).nonzero().squeeze(1)
             if len(mine):
@@ -202,7 +205,7 @@ class Network(nn.Module):
                 query = query.index_add(0, mine, term)
         return query
 
-    def _by_domain(self, states: Tensor, wanted: Tensor) -> Tensor:
+    def by_domain(self, states: Tensor, wanted: Tensor) -> Tensor:
         """Apply the head of each prediction's domain. states: (P, D). wanted: (P,). Returns (P, D)."""
         query = states
         for number, head in enumerate(self.heads):

@@ -14,7 +14,8 @@ def pretrain_terms(network: Network, objective: Objective, batch: Batch, generat
     inputs = items.vectors[items.at[batch.windows.items]]  # (B, L, D)
     states = network.read(inputs, batch.windows, network.positions)  # (B, L, D)
 
-    query = network.scaled(states[batch.row, batch.step])  # (P, D)
+    wanted = objective.item_domain[batch.target]  # (P,)
+    query = network.scaled(network.by_domain(states[batch.row, batch.step], wanted))  # (P, D)
     next_item = objective.next_item(network, query, items, batch, drawn)
 
     last = states[torch.arange(len(states), device=states.device), batch.windows.lengths - 1]  # (B, D)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.batches import Batch, Sequences
 from model.config import TrainConfig
@@ -22,12 +22,17 @@ CPU = torch.device("cpu")
 def build(data: TrainingSet, cfg: TrainConfig, phase: str = "pretrain") -> Network:
     torch.manual_seed(0)
     network = build_network(cfg.network, data, data.profiles["all"].vectors.shape[1])
+    leave_the_start(network.heads)
     if phase == "finetune":
         network.add_readers(len(data.domains))
-        for reader in network.readers:  # away from the start, where a reader adds nothing of its own
-            for parameter in reader.parameters():
-                torch.nn.init.normal_(parameter, std=0.3)
+        leave_the_start(network.readers)
     return network.eval()
+
+
+def leave_the_start(part: nn.Module) -> None:
+    """Change what adds nothing of its own at first."""
+    for parameter in part.parameters():
+        nn.init.normal_(parameter, std=0.3)
 
 
 def scores(network: Network, data: TrainingSet, users: list[int], cuts: list[int], domain: str = "a") -> Tensor:
@@ -198,17 +203,32 @@ def test_scores_are_cosines_or_products_over_the_temperature(tiny: TrainingSet, 
     assert (found.abs().max() <= 2.0 + 1e-6) == (score == "cosine")
 
 
-def test_every_phase_two_parameter_that_a_score_uses_is_trained(tiny: TrainingSet, small: TrainConfig) -> None:
-    network = build(tiny, small, "finetune")
+def used_in_scores(network: Network, part: nn.Module, data: TrainingSet) -> list[str]:
+    """Names of the parameters of a part that change some score when they change."""
     used = []
     for domain in ("a", "b"):
-        before = scores(network, tiny, list(range(10)), [6] * 10, domain)
-        for name, parameter in network.readers.named_parameters():
+        before = scores(network, data, list(range(10)), [6] * 10, domain)
+        for name, parameter in part.named_parameters():
             kept = parameter.detach().clone()
             with torch.no_grad():
                 parameter += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-            if not torch.equal(before, scores(network, tiny, list(range(10)), [6] * 10, domain)):
+            if not torch.equal(before, scores(network, data, list(range(10)), [6] * 10, domain)):
                 used.append(name)
             with torch.no_grad():
                 parameter.copy_(kept)
-    assert sorted(used) == sorted(name for name, _ in network.readers.named_parameters())  # each by its own domain
+    return used
+
+
+def test_every_phase_two_parameter_is_used_in_the_scores_of_its_own_domain(
+    tiny: TrainingSet, small: TrainConfig
+) -> None:
+    network = build(tiny, small, "finetune")
+    names = [name for name, _ in network.readers.named_parameters()]
+    assert sorted(used_in_scores(network, network.readers, tiny)) == sorted(names)
+
+
+def test_every_phase_one_parameter_that_a_score_uses_is_trained(tiny: TrainingSet, small: TrainConfig) -> None:
+    network = build(tiny, small)
+    terms(network, tiny, small, "pretrain", list(range(tiny.n_users))).next_item.backward()
+    trained = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
+    assert set(used_in_scores(network, network, tiny)) - trained == set()
