@@ -7,15 +7,14 @@ A world is simulated again to learn its truth, which no stage reads. Chance is a
 """
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from benchmarks.runs import run_until
-from data_lake.lake import Lake
 from flows.sample import write_sample
-from flows.settings import load_settings
+from flows.settings import Settings, load_settings
 from pipeline.edt_tiny import POSITIONS
 from pipeline.simulate import SimulateConfig, World, simulate
 
@@ -42,12 +41,13 @@ def by_chance(world: World, user_ids: Iterable[str]) -> float:
     return sum(per_taste[taste] for tastes in users["tastes"] for taste in tastes) / max(len(users), 1)
 
 
-def enriched(folder: Path, cfg: SimulateConfig, overrides: tuple[str, ...]) -> Lake:
-    """Run the stages up to grounding on a world that is written where it is not there yet."""
+def world_settings(out: Path, cfg: SimulateConfig, overrides: Sequence[str]) -> Settings:
+    """Return settings for a world, which is written under `out` where it is not there yet."""
+    folder = out / f"{cfg.users}-{cfg.items}-{cfg.seed}"
     config = folder / "edt.toml"
     if not config.exists():
         write_sample(folder / "raw", config, [f"users={cfg.users}", f"items={cfg.items}", f"seed={cfg.seed}"])
-    return run_until(load_settings(config, overrides), "ground")
+    return load_settings(config, overrides)
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
         cfg = SimulateConfig(users=given.users, items=given.items, seed=seed)
         world = simulate(cfg)
         for name in given.generators:
-            lake = enriched(given.out / f"{given.users}-{given.items}-{seed}", cfg, GENERATORS[name])
+            lake = run_until(world_settings(given.out, cfg, GENERATORS[name]), "ground")
             table = judged(pl.DataFrame(lake.read("grounded_items")), world)
             kept = table.filter("kept")
             print(

@@ -20,14 +20,20 @@ class NetworkConfig(Config):
     dropout: Share = 0.5
     """Inside the transformer's blocks."""
 
-    input_dropout: Share = 0.2
+    input_dropout: Share = 0.4
     """Of what the transformer reads."""
+
+    item_dropout: Share = 0.2
+    """Of the items that the transformer reads, each dropped whole."""
 
     max_length: PositiveInt = 50
     """Real items of a history that are read, the latest ones; synthetic items among them do not count."""
 
     item_text: bool = True
     item_id: bool = True
+    id_start: Literal["cooccurrence", "random"] = "cooccurrence"
+    """Id vectors start where items that stand near the same items in training histories are alike, or anywhere."""
+
     text_dropout: Share = 0.0
     text_centred: bool = True
     """Take the catalogue's mean out of the text vectors, so that they differ in more than a common direction."""
@@ -86,7 +92,7 @@ class PhaseConfig(Config):
     halve_after: NonNegativeInt = 4
     """Halve the learning rate after so many epochs without a better validation figure; 0: never."""
 
-    align_weight: NonNegativeFloat = 0.1
+    align_weight: NonNegativeFloat = 0.02
     """Weight of the pull to the profiles; 0: off."""
 
 
@@ -156,8 +162,8 @@ a run goes on with it and no artifact becomes stale. Not `bf16`: that is another
 PAPER: dict[str, Any] = {
     "network": {
         "hidden": 128, "blocks": 2, "heads": 2, "feedforward": 128, "dropout": 0.5, "input_dropout": 0.5,
-        "max_length": 200, "item_text": True, "item_id": False, "text_centred": False, "mark_synthetic": False,
-        "score": "dot", "temperature": 1.0, "domain_heads": False, "bottleneck": 64, "bottleneck_dropout": 0.3,
+        "item_dropout": 0.0, "max_length": 200, "item_text": True, "item_id": False, "text_centred": False,
+        "mark_synthetic": False, "score": "dot", "temperature": 1.0, "domain_heads": False, "bottleneck": 64, "bottleneck_dropout": 0.3,
     },
     "loss": {
         "next_item": "bce", "negatives": 1, "align": "release", "align_temperature": 1.0,

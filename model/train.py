@@ -16,6 +16,7 @@ from model.batches import Batch, Sequences, plan, trainable_users
 from model.candidates import blocks, find_targets
 from model.checkpoint import Folder, Progress
 from model.config import MACHINE, PhaseConfig, TrainConfig
+from model.cooccurrence import start_ids
 from model.data import TrainingSet
 from model.finetune import Finetune
 from model.metrics import METRIC_NAMES, values
@@ -61,6 +62,9 @@ def prepare(
         Folder(pretrained).load_best(network)
         network.add_readers(len(data.domains), cfg.finetune.domain_weight)
     network.to(device)
+    ids = network.item_vectors.ids
+    if phase == "pretrain" and ids is not None and cfg.network.id_start == "cooccurrence":
+        start_ids(ids, data, cfg.seed)
     if cfg.compile and device.type == "cuda":
         for block in network.blocks:
             block.compile(dynamic=True)

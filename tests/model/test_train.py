@@ -237,7 +237,7 @@ def test_a_run_that_dies_between_saving_and_evaluating_loses_nothing(
 
 def test_two_processes_with_the_same_global_batch_give_the_curve_of_one(tiny_folder: Path, tmp_path: Path) -> None:
     config = tmp_path / "train.json"
-    still = {"dropout": 0.0, "input_dropout": 0.0, "bottleneck_dropout": 0.0}
+    still = {"dropout": 0.0, "input_dropout": 0.0, "item_dropout": 0.0, "bottleneck_dropout": 0.0}
     aligned = {"network": SMALL["network"] | still, "finetune": SMALL["finetune"] | {"align_weight": 0.5}}
     config.write_text(json.dumps(SMALL | aligned | {"aggregate": "gate", "select_metric": "NDCG@10"}))
     subprocess.run(command(tiny_folder, tmp_path / "one", config), cwd=ROOT, check=True, capture_output=True)
