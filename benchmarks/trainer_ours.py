@@ -24,8 +24,9 @@ def config(job: Job) -> TrainConfig:
     return TrainConfig.model_validate({
         "network": {
             "hidden": job.hidden, "blocks": job.blocks, "heads": job.heads, "feedforward": job.hidden,
-            "dropout": job.dropout, "input_dropout": job.dropout, "item_dropout": 0.0,
-            "max_length": job.length, "item_text": False, "id_start": "random", "mark_synthetic": False, "score": "dot", "temperature": 1.0, "domain_heads": False,
+            "dropout": job.dropout, "input_dropout": job.dropout, "item_dropout": 0.0, "max_length": job.length,
+            "item_text": False, "id_start": "random", "mark_synthetic": False, "score": "dot", "temperature": 1.0,
+            "domain_heads": False,
         },
         "loss": losses[job.loss],
         "pretrain": {

@@ -163,7 +163,8 @@ PAPER: dict[str, Any] = {
     "network": {
         "hidden": 128, "blocks": 2, "heads": 2, "feedforward": 128, "dropout": 0.5, "input_dropout": 0.5,
         "item_dropout": 0.0, "max_length": 200, "item_text": True, "item_id": False, "text_centred": False,
-        "mark_synthetic": False, "score": "dot", "temperature": 1.0, "domain_heads": False, "bottleneck": 64, "bottleneck_dropout": 0.3,
+        "mark_synthetic": False, "score": "dot", "temperature": 1.0, "domain_heads": False, "bottleneck": 64,
+        "bottleneck_dropout": 0.3,
     },
     "loss": {
         "next_item": "bce", "negatives": 1, "align": "release", "align_temperature": 1.0,
