@@ -31,6 +31,7 @@ VARIANTS = {
     "without any enrichment": ("enrich.generator=none",),
     "gate for LLM merge": ("train.aggregate=gate",),
     "without id vectors": ("train.network.item_id=false",),
+    "id vectors from random": ("train.network.id_start=random",),
     "without text vectors": ("train.network.item_text=false",),
 }
 """What each variant sets. Without augmentation nothing is asked or inserted, and profiles tell of real items only."""

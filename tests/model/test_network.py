@@ -232,3 +232,18 @@ def test_every_phase_one_parameter_that_a_score_uses_is_trained(tiny: TrainingSe
     terms(network, tiny, small, "pretrain", list(range(tiny.n_users))).next_item.backward()
     trained = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
     assert set(used_in_scores(network, network, tiny)) - trained == set()
+
+
+def test_a_dropped_item_leaves_only_its_place(tiny: TrainingSet, small: TrainConfig) -> None:
+    cfg = small.model_copy(update={"network": small.network.model_copy(update={"item_dropout": 1.0})})
+    network = build(tiny, cfg)
+    windows, _ = Sequences(tiny, cfg.network.max_length, 0.0, CPU).windows(torch.tensor([0, 2]), torch.tensor([3, 3]))
+    inputs = network.item_vectors(windows.items.flatten()).view(*windows.items.shape, -1)
+    network.cfg = cfg.network.model_copy(update={"input_dropout": 0.0})
+    whole = network.read(inputs, windows, network.positions)
+    assert not torch.equal(whole[0], whole[1])
+    network.blocks.train()
+    for block in network.blocks:
+        block.dropout = 0.0
+    dropped = network.read(inputs, windows, network.positions)
+    assert torch.allclose(dropped[0], dropped[1], atol=1e-6)
