@@ -91,7 +91,7 @@ def _take(path: Path, rows: np.ndarray) -> pa.Table:
 
 def _latest(rows: pa.Table, keys: pa.Array) -> pa.Table:
     """Return the last row of each key, in the order of `keys`."""
-    numbers = pc.add(pa.array(np.arange(rows.num_rows)), 0)  # memory of Arrow: its threads may outlive the interpreter
-    last = pa.table({"key": rows["key"], "row": numbers}).group_by("key").aggregate([("row", "max")])
+    numbered = pa.table({"key": rows["key"], "row": np.arange(rows.num_rows)})
+    last = numbered.group_by("key", use_threads=False).aggregate([("row", "max")])  # as in `check`: memory of numpy
     last = last.append_column("place", pc.index_in(last["key"], value_set=keys)).sort_by("place")
     return rows.take(last["row_max"])

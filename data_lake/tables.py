@@ -230,8 +230,9 @@ def _first_bad(column: pa.ChunkedArray, kind: pa.DataType) -> int:
 
 
 def _check_key(table: pa.Table, key: tuple[str, ...], title: str, forbids: str) -> None:
-    rows = pc.add(pa.array(np.arange(table.num_rows)), 0)  # memory of Arrow: its threads may outlive the interpreter
-    groups = table.select(list(key)).append_column("_row", rows).group_by(list(key))
+    rows = pa.array(np.arange(table.num_rows))
+    # A thread of Arrow that still holds memory of numpy when the interpreter ends aborts the process.
+    groups = table.select(list(key)).append_column("_row", rows).group_by(list(key), use_threads=False)
     seen = groups.aggregate([("_row", "min"), ("_row", "max")])
     twice = seen.filter(pc.not_equal(seen["_row_min"], seen["_row_max"])).sort_by("_row_min").slice(0, 1).to_pylist()
     if twice:

@@ -1,4 +1,6 @@
 import hashlib
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -133,3 +135,24 @@ def test_a_file_written_by_others_is_checked_on_reading(tmp_path: Path) -> None:
         read_tables(tmp_path, ITEM_EMBEDDINGS)
     with pytest.raises(SchemaError, match="no Parquet file"):
         read_tables(tmp_path / "nowhere", ITEM_EMBEDDINGS)
+
+
+ON_ITS_OWN = """
+import os
+import numpy as np
+import pyarrow as pa
+from data_lake.schemas import RECOMMENDATIONS
+from data_lake.tables import check
+
+texts = dict.fromkeys(("user_id", "domain", "item_id", "title"), ["a"] * 1200)
+table = pa.table({**texts, "rank": np.arange(1200, dtype=np.int32), "score": np.zeros(1200, np.float32)})
+before = len(os.listdir("/proc/self/task"))
+check(table, RECOMMENDATIONS)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_no_thread_holds_a_checked_table_when_the_process_ends() -> None:
+    done = subprocess.run([sys.executable, "-c", ON_ITS_OWN], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
