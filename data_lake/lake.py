@@ -128,6 +128,13 @@ class Lake:
             self._mirror.fill(artifact, made)
         return (self.home / artifact / CURRENT).resolve()
 
+    def whole(self, artifact: str, full: bool) -> Path:
+        """Return the folder of the artifact in force; raise UserError where `altered` finds a file not as written."""
+        made = self.manifest(artifact)
+        if made and (problem := self.altered(artifact, full)):
+            raise UserError(f"{artifact}/{problem}: it is not what was made. Make it again with --rerun {made.stage}.")
+        return self.path(artifact)
+
     def manifest(self, artifact: str) -> Manifest | None:
         """Return the record of the artifact in force, or None if none is."""
         if self._mirror:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from data_lake.config import Config
 
@@ -87,10 +88,10 @@ class Manifest(Config):
 
 
 def load(folder: Path) -> Manifest | None:
-    """Return the record in an artifact's folder, or None where there is none."""
+    """Return the record in an artifact's folder, or None where there is none that can be read."""
     try:
-        return Manifest.model_validate_json((folder / NAME).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        return Manifest.model_validate_json((folder / NAME).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValidationError):
         return None
 
 

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -25,18 +26,22 @@ def describe(lake: Lake, artifact: str, user: str | None = None, table: str | No
     `rows` is a sample, all rows of a user when `user` names one, and all rows of `metrics`. An artifact of several
     tables shows its first one unless `table` names another.
     """
-    folder = lake.path(artifact)
+    folder = lake.whole(artifact, full=False)
     tables = ARTIFACTS[artifact].tables
     name = next(iter(tables)) if table is None else table
     if name not in tables:
         raise UserError(f"{artifact} has no table {name!r}. It has {', '.join(filter(None, tables)) or 'only one'}.")
     manifest = lake.manifest(artifact)
-    assert manifest is not None  # `path` has looked
-    data = _dataset(lake, artifact, name)
-    if user is not None:
-        rows = data.to_table(filter=_of_user(lake, artifact, data, user))
-    else:
-        rows = data.to_table() if artifact in WHOLE else data.head(SAMPLE)
+    assert manifest is not None  # `whole` has looked
+    data = _dataset(folder / name)
+    try:
+        if user is not None:
+            rows = data.to_table(filter=_of_user(folder, artifact, data, user))
+        else:
+            rows = data.to_table() if artifact in WHOLE else data.head(SAMPLE)
+    except (OSError, pa.ArrowInvalid):
+        lake.whole(artifact, full=True)
+        raise
     return {
         "artifact": artifact,
         **({"table": name, "tables": list(tables)} if name else {}),
@@ -85,18 +90,18 @@ def _with_recall(figures: dict[str, Any]) -> dict[str, Any]:
     return figures | {"neighbours": counts | {"recall": counts["found"] / counts["checked"]}}
 
 
-def _dataset(lake: Lake, artifact: str, table: str) -> ds.Dataset:
-    parts = sorted((lake.path(artifact) / table).glob("*.parquet"))
+def _dataset(folder: Path) -> ds.Dataset:
+    parts = sorted(folder.glob("*.parquet"))
     return ds.dataset([str(part) for part in parts], format="parquet")
 
 
-def _of_user(lake: Lake, artifact: str, data: ds.Dataset, user: str) -> ds.Expression:
+def _of_user(folder: Path, artifact: str, data: ds.Dataset, user: str) -> ds.Expression:
     """Return the filter for one user's rows, by the id in the data or by the number that the trainer knows it by."""
     names = data.schema.names
     if "user_id" in names:
         return ds.field("user_id") == user
     if "user" in names and "users" in ARTIFACTS[artifact].tables:
-        known = _dataset(lake, artifact, "users").to_table(filter=ds.field("user_id") == user)
+        known = _dataset(folder / "users").to_table(filter=ds.field("user_id") == user)
         return ds.field("user").isin(known["user"].combine_chunks() if known.num_rows else pa.array([], pa.int32()))
     raise UserError(f"{artifact} has no rows of users. Leave --user out.")
 

@@ -154,8 +154,20 @@ def test_a_harm_that_keeps_size_and_time_is_found_when_a_stage_reads(lake: Lake,
     path.write_bytes(b"x" * before.st_size)
     os.utime(path, ns=(before.st_mtime_ns, before.st_mtime_ns))
     assert lake.verify("items") == "part-00000.parquet: content differs"
-    with pytest.raises(UserError, match=r"items/part-00000\.parquet: content differs"):
+    with pytest.raises(UserError, match=r"items/part-00000\.parquet: content differs: .* with --rerun ingest\."):
         lake.run(writes("embed_items", {"item_embeddings": embeddings(items("tea"))}, reads=("items",)))
+
+
+@pytest.mark.parametrize("text", ["", '{"stage": "ing', "{}", "\x00" * 100])
+def test_an_artifact_whose_manifest_cannot_be_read_is_not_there_and_made_again(
+    lake: Lake, items: Items, writes: Writes, text: str
+) -> None:
+    stage = writes("ingest", {"items": items("tea")})
+    lake.run(stage)
+    (lake.path("items") / "manifest.json").write_text(text)
+    assert lake.state(stage).kind == "missing"
+    assert not lake.run(stage).skipped
+    assert lake.read("items")["title"].to_pylist() == ["tea"]
 
 
 def test_going_back_to_earlier_settings_makes_nothing_anew(lake: Lake, items: Items, writes: Writes) -> None:

@@ -1,8 +1,10 @@
 import json
+import os
 import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +102,24 @@ def test_every_artifact_can_be_shown(finished, artifact):
     assert shown["fingerprint"] == finished.lake.manifest(artifact).fingerprint
     assert len(shown["rows"]) == (shown["count"] if artifact == "metrics" else min(5, shown["count"]))
     assert human(shown).startswith(artifact)
+
+
+def zeros_of_the_same_time(path):
+    stat = path.stat()
+    path.write_bytes(b"PAR1" + path.read_bytes()[4:8] + b"\0" * 80 + path.read_bytes()[88:])
+    os.utime(path, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("harm", "problem"),
+    [(Path.unlink, "sequences/part-00000.parquet is missing"),
+     (zeros_of_the_same_time, "sequences/part-00000.parquet: content differs")],
+)  # fmt: skip
+def test_an_artifact_that_is_not_what_was_made_is_not_shown(place, harm, problem):
+    harm(place.lake.path("sequences") / "part-00000.parquet")
+    done = place.edt("show", "sequences")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {problem}: it is not what was made. Make it again with --rerun split.\n"
 
 
 def test_a_user_s_rows_are_found_in_the_trainer_s_numbers_too(finished):
