@@ -58,7 +58,7 @@ def ingest(cfg: DataConfig) -> Ingested:
     refused = _Refused(short_names(cfg.sources()))
     items = _read_items(cfg, item_columns, refused)
     actions = _read_actions(cfg, columns, unit, refused)
-    rows = {kind: len(good) + refused.count(kind) for kind, good in (("interaction", actions), ("item", items))}
+    rows = {kind: len(good) + refused.count(kind) for kind, good in (("item", items), ("interaction", actions))}
     items, listings = _clean_items(items, len(item_columns.text), refused)
     actions = _clean_actions(actions, refused)
     actions, added = _give_domains(actions, listings, cfg.unknown_items == "keep", refused)
@@ -209,6 +209,11 @@ def _read_file(
             raise UserError(_no_column(path, ours, theirs, there, kind))
     found = {ours: theirs for ours, theirs in wanted.items() if theirs in there}
     rows = readers.read(path, list(dict.fromkeys(found.values())))
+    for ours, theirs in found.items():
+        dtype = rows.good.schema[theirs]
+        is_text = ours == "title" or ours.startswith("text_")
+        if dtype.is_nested() and not (is_text and dtype == pl.List(pl.String)):
+            raise UserError(f"{path}: column '{theirs}' for {ours} holds {dtype}. Give a column of plain values.")
     file = pl.lit(refused.number(path), _FILE).alias("file")
     if len(rows.bad):
         refused.add(rows.bad.with_columns(file), kind)

@@ -39,7 +39,10 @@ _BAD = pl.Schema({"line": pl.Int64, "reason": pl.String, "row": pl.String})
 
 @dataclass(frozen=True)
 class Rows:
-    """`good`: the columns that were asked for, as text (Parquet: as typed), and `line`. `bad`: line, reason, row."""
+    """`good`: the columns that were asked for, as text (Parquet: as typed, only bytes as text), and `line`.
+
+    `bad`: line, reason, row.
+    """
 
     good: pl.DataFrame
     bad: pl.DataFrame
@@ -74,12 +77,12 @@ def read(path: Path, columns: Sequence[str], only_head: bool = False) -> Rows:
     """Read `columns`, which the file has, and the line (Parquet: row) of each row, counted from 1."""
     kind = kind_of(path)
     if kind == "parquet":
-        frame = _parquet(path).select(columns)
+        frame = _parquet(path).select(columns).with_columns(pl.selectors.binary().cast(pl.String))
         frame = (frame.head(1000) if only_head else frame).with_row_index("line", 1).cast({"line": pl.Int64})
         try:
             return Rows(frame.collect(), pl.DataFrame(schema=_BAD))
         except pl.exceptions.PolarsError as error:
-            raise UserError(f"{path}: cannot be read as Parquet ({error}).") from error
+            raise UserError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}).") from error
     blocks = iter([head(path)[0]]) if only_head else _blocks(path, BLOCK)
     parts = list(_csv(path, blocks, columns, SEPARATORS[kind]) if kind in SEPARATORS else _json(blocks, columns))
     if not parts:
@@ -100,7 +103,7 @@ def _parquet(path: Path) -> pl.LazyFrame:
         frame = pl.scan_parquet(path)
         frame.collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({error}).") from error
+        raise UserError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}).") from error
     return frame
 
 

@@ -179,6 +179,42 @@ def test_too_many_bad_rows_stop_with_the_commonest_reasons(take):
     assert take(text, max_bad=0.75).interactions.num_rows == 1
 
 
+def test_where_items_and_actions_are_bad_the_items_are_named_for_they_spoil_the_actions(take):
+    with pytest.raises(UserError, match=r"^2 of 2 item rows are bad .*: no_domain 2\."):
+        take("user_id,item_id,timestamp\nu,f1,1500000000\n", "item_id,domain,title\nf1,,Tea\nf2,,Bread\n", max_bad=0.5)
+
+
+@pytest.fixture
+def take_parquet(tmp_path):
+    """Ingest actions given as columns of any type."""
+
+    def run(**columns):
+        pl.DataFrame(columns).write_parquet(tmp_path / "actions.parquet")
+        (tmp_path / "items.csv").write_text(ITEMS)
+        return ingest(DataConfig(interactions=tmp_path / "actions.parquet", items=tmp_path / "items.csv", max_bad=1.0))
+
+    return run
+
+
+def test_typed_columns_of_a_parquet_file_are_read_as_what_they_mean(take_parquet):
+    when = datetime(2020, 1, 1)
+    result = take_parquet(
+        user_id=pl.Series([7, 7, None, 8], dtype=pl.UInt8),
+        item_id=pl.Series([b"f1", b"f1", b"f1", None], dtype=pl.Binary),
+        domain=pl.Series(["food"] * 4, dtype=pl.Categorical),
+        timestamp=[when] * 4,
+    )
+    assert [reason for _, _, reason in refusals(result)] == ["duplicate", "no_user", "no_item"]
+    assert result.interactions.select(["user_id", "item_id", "domain", "timestamp"]).to_pylist() == [
+        {"user_id": "7", "item_id": "f1", "domain": "food", "timestamp": when.replace(tzinfo=UTC)}
+    ]
+
+
+def test_a_column_of_lists_is_no_id(take_parquet):
+    with pytest.raises(UserError, match=r"actions.parquet: column 'item_id' for item_id holds List\(String\)\."):
+        take_parquet(user_id=["u"], item_id=[["f1"]], timestamp=[1500000000])
+
+
 def test_a_missing_column_names_the_nearest(take):
     with pytest.raises(UserError, match=r"no column 'user_id' for user_id; the nearest is 'userId'.*\[data.columns\]"):
         take("userId,item_id,timestamp\nu,f1,1500000000\n")

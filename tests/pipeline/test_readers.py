@@ -103,6 +103,13 @@ def test_parquet_rows_are_counted_from_one(tmp_path):
     ]  # fmt: skip
 
 
+def test_bytes_of_a_parquet_file_are_text_or_the_file_is_refused(tmp_path):
+    pl.DataFrame({"user": [b"a"], "item": [b"\xff"]}).write_parquet(tmp_path / "a.parquet")
+    assert readers.read(tmp_path / "a.parquet", ["user"]).good["user"].to_list() == ["a"]
+    with pytest.raises(UserError, match=r"a.parquet: cannot be read as Parquet \(invalid utf8\)\.$"):
+        readers.read(tmp_path / "a.parquet", ["item"])
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
