@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 from data_lake.errors import UserError
+from flows.settings import DATASET
 
 TEMPLATE = """\
 # Settings of LLM-EDT. Every key has a default; what stands behind `#` is that default or an example.
@@ -102,6 +104,8 @@ def write_settings(
     """
     if out.exists() and not force:
         raise UserError(f"{out} is there already. Give another --out, or --force to replace it.")
+    if dataset is not None and not re.fullmatch(DATASET, dataset):
+        raise UserError(f"--dataset {dataset}: give letters, digits and . _ - only, beginning with a letter or digit.")
     for path in (interactions, items):
         if not path.is_file():
             raise UserError(f"{path}: no such file. Name the file of interactions and the file of items.")

@@ -4,11 +4,9 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from data_lake.errors import UserError
 from flows.init import VLLM, write_settings
 from flows.settings import parse_override
+from model.settings import parse
 from pipeline.edt_tiny import DOMAINS, POSITIONS
 
 EDT_TINY = f"""\
@@ -20,12 +18,7 @@ def write_sample(folder: Path, settings: Path, knobs: Sequence[str] = ()) -> lis
     """Simulate a world, write its files, and settings where there are none yet; return a line about each file."""
     from pipeline.simulate import SimulateConfig, simulate, write
 
-    tree = {key: value for knob in knobs for key, value in parse_override(knob).items()}
-    try:
-        cfg = SimulateConfig.model_validate(tree)
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}." for each in error.errors()]
-        raise UserError("\n".join(f"sample --set {problem}" for problem in problems)) from error
+    cfg = parse(SimulateConfig, {key: value for knob in knobs for key, value in parse_override(knob).items()})
     world = simulate(cfg)
     paths = write(world, folder)
     tables = (world.interactions, world.items)

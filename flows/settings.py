@@ -24,6 +24,8 @@ from pipeline.config import (
 )
 
 DEFAULT_FILE = Path("edt.toml")
+DATASET = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""What the name of a dataset looks like, since a folder is called by it."""
 NAME = "NAME"
 """Stands for the part of a section's name that the user chooses, as in [domains.NAME]."""
 
@@ -45,7 +47,7 @@ class TrainSettings(TrainConfig):
 class Settings(Config):
     """The settings of one dataset. Paths are absolute once `load_settings` has read them."""
 
-    dataset: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    dataset: str = Field(pattern=DATASET)
     data: DataConfig
     split: SplitConfig = SplitConfig()
     embed: EmbedConfig = EmbedConfig()

@@ -44,6 +44,11 @@ def test_status_tells_how_each_stage_stands(finished):
         (("run", "--set", "trian.seed=1"), 2, "the nearest known one is [train]"),
         (("run", "--only", "nope"), 2, "'nope' is no stage"),
         (("run", "--bogus"), 2, "No such option"),
+        (
+            ("init", "--interactions", "interactions.csv", "--items", "items.csv", "--dataset", "a b", "--out", "x"),
+            2,
+            "a b: ",
+        ),
         (("show", "metrics", "--config", "nowhere.toml"), 2, "no such settings file"),
         (("run", "--set", "data.items=nowhere.csv"), 2, "nowhere.csv: no such file"),
         (("run", "--set", "data.columns.user_id=who"), 1, "who"),

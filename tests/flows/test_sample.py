@@ -1,7 +1,9 @@
 import importlib.util
+import re
 
 import pytest
 
+from data_lake.errors import UserError
 from flows.sample import write_sample
 from flows.settings import load_settings
 
@@ -48,3 +50,16 @@ def test_edt_tiny_is_not_asked_about_domains_that_it_does_not_know(tmp_path, ins
     settings, said = written(tmp_path, "domains=['food','books']")
     assert settings.enrich.generator == "retrieval"
     assert said.endswith("for edt-tiny knows food and kitchen only")
+
+
+@pytest.mark.parametrize(
+    ("knob", "message"),
+    [
+        ("imbalence=0.5", "setting imbalence is unknown. Did you mean 'imbalance'?"),
+        ("items=0", "setting items: Input should be greater than or equal to "),
+    ],
+)
+def test_a_wrong_knob_is_a_sentence_that_names_the_nearest(tmp_path, knob, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        written(tmp_path, knob)
+    assert list(tmp_path.iterdir()) == []
