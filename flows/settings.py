@@ -137,7 +137,8 @@ def _problems(error: ValidationError) -> list[str]:
         loc = tuple(map(str, each["loc"]))
         while each["type"] != "extra_forbidden" and len(loc) > 1 and not any(_alike(path, loc) for path in known):
             loc = loc[:-1]  # what follows tells the alternative
-        found.setdefault(loc, _problem(loc, each["type"], each["msg"], each["input"]))
+        whole = len(loc) == len(each["loc"])
+        found.setdefault(loc, _problem(loc, each["type"] if whole else "part", each["msg"], each["input"]))
     return list(found.values())
 
 

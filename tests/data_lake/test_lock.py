@@ -60,3 +60,9 @@ def test_a_process_may_enter_its_own_lock_again(lake: Lake) -> None:
 def test_another_dataset_has_another_lock(lake: Lake, holder: subprocess.Popen[str]) -> None:
     with Lake(lake.root, "other").lock():
         pass
+
+
+def test_a_root_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/shop: cannot be written \(Not a directory\)\. Set \[lake\] root"):
+        Lake(tmp_path / "file", "shop").lock().__enter__()

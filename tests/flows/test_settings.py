@@ -56,6 +56,7 @@ def test_a_model_that_is_a_folder_beside_the_settings_is_found_there(write, tmp_
             "unknown setting [domains.food] describes; the nearest known one is 'describe' in [domains.NAME].",
         ),
         ("[lake]\nqqqq = 1\n", "unknown setting [lake] qqqq."),
+        ("[enrich]\npairs = [['food']]\n", "[enrich] pairs: field required, not ['food']."),
         ("[lake]\nkeep = 'many'\n", "[lake] keep: input should be a valid integer"),
     ],
 )
