@@ -75,7 +75,7 @@ def _ingest(settings: Settings, _engines: Engines) -> Stage:
         lake.count(**made.figures)
 
     return Stage(
-        "ingest", 1, (), ("interactions", "items", "rejects"), {"data": settings.data.described()}, work,
+        "ingest", 2, (), ("interactions", "items", "rejects"), {"data": settings.data.described()}, work,
         sources=tuple(settings.data.sources()),
     )  # fmt: skip
 

@@ -356,6 +356,8 @@ def _as_text(value: Any) -> str | None:
         value = " ".join(filter(None, map(_as_text, value)))
     elif isinstance(value, bool | dict):
         value = json.dumps(value)
+    elif isinstance(value, float):
+        value = np.format_float_positional(value, trim="-")  # as the parser of whole stretches writes it
     if value is None or value == "":
         return None
     return str(value).encode("utf-8", "replace").decode("utf-8")

@@ -96,6 +96,17 @@ def test_a_bad_line_among_many_costs_only_itself(tmp_path):
     assert rows(found.bad) == [(1235, "not_json", '{"user": "u1234"')]
 
 
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [("5", "5"), ("5.0", "5"), ("-5.0", "-5"), ("2.5", "2.5"), ("1.6e9", "1600000000"), ("1e22", "1" + "0" * 22),
+     ("0.00001", "0.00001")],
+)  # fmt: skip
+@pytest.mark.parametrize("beside", ["{}", "bad", '{"user": [1]}'])
+def test_a_number_is_the_same_text_whatever_stands_beside_it(tmp_path, number, text, beside):
+    (tmp_path / "a.jsonl").write_text(f'{{"user": {number}}}\n{beside}\n')
+    assert readers.read(tmp_path / "a.jsonl", ["user"]).good["user"][0] == text
+
+
 def test_parquet_rows_are_counted_from_one(tmp_path):
     pl.DataFrame({"user": ["a", "b"], "time": [1, 2]}).write_parquet(tmp_path / "a.parquet")
     assert readers.read(tmp_path / "a.parquet", ["user", "time"]).good.select("user", "time", "line").rows() == [
