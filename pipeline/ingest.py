@@ -209,11 +209,6 @@ def _read_file(
             raise UserError(_no_column(path, ours, theirs, there, kind))
     found = {ours: theirs for ours, theirs in wanted.items() if theirs in there}
     rows = readers.read(path, list(dict.fromkeys(found.values())))
-    for ours, theirs in found.items():
-        dtype = rows.good.schema[theirs]
-        is_text = ours == "title" or ours.startswith("text_")
-        if dtype.is_nested() and not (is_text and dtype == pl.List(pl.String)):
-            raise UserError(f"{path}: column '{theirs}' for {ours} holds {dtype}. Give a column of plain values.")
     file = pl.lit(refused.number(path), _FILE).alias("file")
     if len(rows.bad):
         refused.add(rows.bad.with_columns(file), kind)
@@ -261,8 +256,6 @@ def _clean_items(items: pl.DataFrame, texts: int, refused: _Refused) -> tuple[pl
 
 def _folded(texts: pl.Series) -> pl.Series:
     """Return texts without HTML entities, tags and repeated white space; null where nothing is left."""
-    if isinstance(texts.dtype, pl.List):
-        texts = texts.cast(pl.List(pl.String)).list.join(" ")
     texts = texts.cast(pl.String)
     escaped = texts.str.contains("&", literal=True).fill_null(False).arg_true()
     if len(escaped):  # twice: catalogues hold &amp;quot; too

@@ -39,7 +39,7 @@ _BAD = pl.Schema({"line": pl.Int64, "reason": pl.String, "row": pl.String})
 
 @dataclass(frozen=True)
 class Rows:
-    """`good`: the columns that were asked for, as text (Parquet: as typed, only bytes as text), and `line`.
+    """`good`: the columns that were asked for, as text (Parquet: as typed, bytes and lists as text), and `line`.
 
     `bad`: line, reason, row.
     """
@@ -77,7 +77,15 @@ def read(path: Path, columns: Sequence[str], only_head: bool = False) -> Rows:
     """Read `columns`, which the file has, and the line (Parquet: row) of each row, counted from 1."""
     kind = kind_of(path)
     if kind == "parquet":
-        frame = _parquet(path).select(columns).with_columns(pl.selectors.binary().cast(pl.String))
+        lists = pl.selectors.by_dtype(pl.List)
+        frame = (
+            _parquet(path)
+            .select(columns)
+            .with_columns(pl.selectors.binary().cast(pl.String), lists.cast(pl.List(pl.String)).list.join(" "))
+        )
+        for name, dtype in frame.collect_schema().items():
+            if dtype.is_nested() or dtype == pl.Duration:
+                raise UserError(f"{path}: column '{name}' holds {dtype}, no plain values. Give another column.")
         frame = (frame.head(1000) if only_head else frame).with_row_index("line", 1).cast({"line": pl.Int64})
         try:
             return Rows(frame.collect(), pl.DataFrame(schema=_BAD))

@@ -210,11 +210,6 @@ def test_typed_columns_of_a_parquet_file_are_read_as_what_they_mean(take_parquet
     ]
 
 
-def test_a_column_of_lists_is_no_id(take_parquet):
-    with pytest.raises(UserError, match=r"actions.parquet: column 'item_id' for item_id holds List\(String\)\."):
-        take_parquet(user_id=["u"], item_id=[["f1"]], timestamp=[1500000000])
-
-
 def test_a_missing_column_names_the_nearest(take):
     with pytest.raises(UserError, match=r"no column 'user_id' for user_id; the nearest is 'userId'.*\[data.columns\]"):
         take("userId,item_id,timestamp\nu,f1,1500000000\n")

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import re
+from datetime import timedelta
 
 import polars as pl
 import pytest
@@ -114,11 +116,24 @@ def test_parquet_rows_are_counted_from_one(tmp_path):
     ]  # fmt: skip
 
 
-def test_bytes_of_a_parquet_file_are_text_or_the_file_is_refused(tmp_path):
-    pl.DataFrame({"user": [b"a"], "item": [b"\xff"]}).write_parquet(tmp_path / "a.parquet")
-    assert readers.read(tmp_path / "a.parquet", ["user"]).good["user"].to_list() == ["a"]
-    with pytest.raises(UserError, match=r"a.parquet: cannot be read as Parquet \(invalid utf8\)\.$"):
-        readers.read(tmp_path / "a.parquet", ["item"])
+def test_lists_and_bytes_of_a_parquet_file_are_text(tmp_path):
+    pl.DataFrame({"id": [b"a", None], "note": [["x", None, "y"], []]}).write_parquet(tmp_path / "a.parquet")
+    found = readers.read(tmp_path / "a.parquet", ["id", "note"]).good
+    assert found.select("id", "note").rows() == [("a", "x y"), (None, "")]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (b"\xff", "a.parquet: cannot be read as Parquet (invalid utf8)."),
+        ({"x": 1}, "a.parquet: column 'id' holds Struct({'x': Int64}), no plain values. Give another column."),
+        (timedelta(1), "a.parquet: column 'id' holds Duration(time_unit='us'), no plain values. Give another column."),
+    ],
+)
+def test_a_parquet_column_that_is_no_text_number_or_time_is_refused(tmp_path, value, message):
+    pl.DataFrame({"id": [value]}).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=re.escape(message)):
+        readers.read(tmp_path / "a.parquet", ["id"])
 
 
 @pytest.mark.parametrize(
