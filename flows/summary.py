@@ -28,7 +28,8 @@ def summary(lake: Lake, ran: Sequence[Manifest], skipped: int, seconds: float, c
     if lake.manifest("metrics"):
         parts.append(f"Test, phase finetune:\n{main_figures(lake)}")
     option = "" if config == Path("edt.toml") else f" --config {config}"
-    parts.append("Next:\n" + "\n".join(f"  edt {verb}{option}" for verb in TRY))
+    there = [verb for verb in TRY if not verb.startswith("show ") or lake.manifest(verb.removeprefix("show "))]
+    parts.append("Next:\n" + "\n".join(f"  edt {verb}{option}" for verb in there))
     return "\n\n".join(parts)
 
 

@@ -30,6 +30,10 @@ SYNONYMS = {
 
 NEEDED = {"interactions": ("user_id", "item_id", "timestamp"), "items": ("item_id", "domain")}
 OPTIONAL = {"interactions": ("domain", "position", "rating"), "items": ("title",)}
+ONE_EACH = (
+    " Files of one domain each need settings written by hand: [data] interactions and items = "
+    '{food = FILE, kitchen = FILE}, and format = "amazon-2014" (or -2018, -2023) where they are Amazon\'s.'
+)
 MOST_DOMAINS = 50
 SMALL = 1 << 28
 """Bytes of a text file up to which all of it is read for its domains."""
@@ -79,7 +83,7 @@ def _match(path: Path, kind: str) -> tuple[dict[str, str], dict[str, str]]:
             found[ours] = theirs
             reasons[ours] = "a column of that name" if theirs == ours else f"'{theirs}' is a common name for it"
         elif ours in NEEDED[kind]:
-            also = " A file per domain goes into [data] as {food = FILE, kitchen = FILE}." if ours == "domain" else ""
+            also = ONE_EACH if ours == "domain" else ""
             raise UserError(
                 f"{path}: no column looks like {ours}. It has {', '.join(there)}. Rename one to {ours}, or write "
                 f"[data.{'columns' if kind == 'interactions' else 'item_columns'}] {ours} by hand.{also}"

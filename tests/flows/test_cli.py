@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from data_lake.lake import Lake
 from data_lake.schemas import ARTIFACTS
 from flows.stages import STAGES
 
@@ -107,6 +108,14 @@ def test_every_artifact_can_be_shown(finished, artifact):
     assert shown["fingerprint"] == finished.lake.manifest(artifact).fingerprint
     assert len(shown["rows"]) == (shown["count"] if artifact == "metrics" else min(5, shown["count"]))
     assert human(shown).startswith(artifact)
+
+
+def test_the_summary_proposes_to_show_only_what_is_there(finished, tmp_path):
+    from flows.summary import summary
+
+    proposed = [summary(lake, [], 0, 1.0, Path("edt.toml")).split("Next:\n")[1].split("\n")[0]
+                for lake in (finished.lake, Lake(tmp_path, "new"))]  # fmt: skip
+    assert proposed == ["  edt show recommendations", "  edt status"]
 
 
 def zeros_of_the_same_time(path):
