@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C.
 """
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -159,6 +160,7 @@ def serve(
 
 def main() -> None:
     """Run the command line; a mistake that the user can mend is a sentence without a traceback."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # read by Prefect and vLLM, which else report what they are used for
     try:
         app()
     except (UserError, RunFailed) as error:

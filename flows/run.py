@@ -14,11 +14,6 @@ from flows.stages import open_lake, stages
 from flows.summary import summary
 from flows.text import note
 
-QUIET = {
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the server gets every line, the terminal ours
-}
-"""Prefect's settings for a run in a terminal; what the user has set wins."""
-
 
 class RunFailed(Exception):
     """A run that began and could not be finished, for a reason that the message tells in full."""
@@ -39,8 +34,7 @@ def run(config: Path, choice: Choice, overrides: Sequence[str] = (), ask_again: 
         if missing and choice.only in (None, stage.name):
             raise UserError(f"{missing[0]}: no such file. Correct [data] in {config}.")
     note("Stale: " + ", ".join(f"{step.stage} ({step.why})" if step is to_make[0] else step.stage for step in to_make))
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the server gets every line
     try:
         with lake.lock():
             prefect_server("--no-scheduler", "--no-ui")

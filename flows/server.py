@@ -55,9 +55,9 @@ def _wait(child: Child, address: str) -> None:
         try:
             with urllib.request.urlopen(address, timeout=5):
                 return
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
+        except OSError:
             time.sleep(0.2)
-    raise RuntimeError(f"the Prefect server did not answer at {address} within {START_SECONDS} seconds")
+    raise RuntimeError(f"the Prefect server ended, or did not answer at {address} within {START_SECONDS} seconds")
 
 
 def _free_port() -> int:
