@@ -26,9 +26,9 @@ def config(job: Job) -> TrainConfig:
             "hidden": job.hidden, "blocks": job.blocks, "heads": job.heads, "feedforward": job.hidden,
             "dropout": job.dropout, "input_dropout": job.dropout, "item_dropout": 0.0, "max_length": job.length,
             "item_text": False, "id_start": "random", "mark_synthetic": False, "score": "dot", "temperature": 1.0,
-            "domain_heads": False,
+            "trends": (), "domain_heads": False,
         },
-        "loss": losses[job.loss],
+        "loss": losses[job.loss] | {"half_after_actions": 0.0, "half_after_days": 0.0},
         "pretrain": {
             "epochs": job.epochs, "batch_size": job.batch_size, "learning_rate": job.learning_rate, "clip": 0.0,
             "halve_after": 0, "align_weight": 0.0,

@@ -4,7 +4,10 @@ Exit codes: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C.
 """
 
 import json
+import os
+import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -102,7 +105,8 @@ def run(
     try:
         print(run(config, Choice(only, from_, tuple(rerun or ())), set_ or (), ask_again))
     except KeyboardInterrupt:
-        text.note(f"Stopped. `edt run{_option(config)}` goes on from here: finished shards and epochs are kept.")
+        again = f"edt run{_option(config, set_ or ())}"
+        text.note(f"The run is stopped; what it finished is kept, and `{again}` goes on from there.")
         raise typer.Exit(130) from None
 
 
@@ -156,6 +160,7 @@ def serve(
 
 def main() -> None:
     """Run the command line; a mistake that the user can mend is a sentence without a traceback."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # read by Prefect and vLLM, which else report what they are used for
     try:
         app()
     except (UserError, RunFailed) as error:
@@ -173,8 +178,9 @@ def _print_steps(
     print(json.dumps(rows, indent=2) if as_json else text.table(shown, widest=200))
 
 
-def _option(config: Path) -> str:
-    return "" if config == DEFAULT_FILE else f" --config {config}"
+def _option(config: Path, set_: Sequence[str] = ()) -> str:
+    named = "" if config == DEFAULT_FILE else f" --config {config}"
+    return named + "".join(f" --set {shlex.quote(override)}" for override in set_)
 
 
 if __name__ == "__main__":

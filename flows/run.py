@@ -2,41 +2,21 @@
 
 import os
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_lake.errors import UserError
 from flows.engines import Engines
 from flows.plan import Choice, plan
+from flows.server import prefect_server
 from flows.settings import load_settings
 from flows.stages import open_lake, stages
 from flows.summary import summary
 from flows.text import note
 
-QUIET = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the server gets every line, the terminal ours
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-}
-"""Prefect's settings for a run in a terminal; what the user has set wins."""
-
 
 class RunFailed(Exception):
     """A run that began and could not be finished, for a reason that the message tells in full."""
-
-
-def check_server() -> None:
-    """Raise UserError where a Prefect server is named that cannot be reached."""
-    url = os.environ.get("PREFECT_API_URL")
-    try:
-        if url:
-            urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10).close()
-    except urllib.error.HTTPError:
-        return  # it answers; whether it lets us in is Prefect's to say
-    except (OSError, ValueError) as error:
-        raise UserError(f"PREFECT_API_URL={url} does not answer ({error}). Start that server, or unset it.") from error
 
 
 def run(config: Path, choice: Choice, overrides: Sequence[str] = (), ask_again: bool = False) -> str:
@@ -54,11 +34,10 @@ def run(config: Path, choice: Choice, overrides: Sequence[str] = (), ask_again: 
         if missing and choice.only in (None, stage.name):
             raise UserError(f"{missing[0]}: no such file. Correct [data] in {config}.")
     note("Stale: " + ", ".join(f"{step.stage} ({step.why})" if step is to_make[0] else step.stage for step in to_make))
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the server gets every line
     try:
         with lake.lock():
-            check_server()
+            prefect_server("--no-scheduler", "--no-ui")
             from flows.nightly import nightly
 
             ran, skipped = nightly(config, choice.only, choice.from_, choice.rerun, tuple(overrides), ask_again)

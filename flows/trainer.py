@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -56,10 +57,16 @@ def _follow(command: list[str]) -> tuple[int, str]:
     try:
         assert child.process.stdout is not None
         with child.process.stdout as output:
-            while chunk := os.read(output.fileno(), 1 << 16):
+            while chunk := _next(output.fileno()):
                 sys.stderr.write(chunk.decode(errors="replace"))
                 sys.stderr.flush()
                 tail = (tail + chunk)[-TAIL:]
         return child.process.wait(), tail.decode(errors="replace")
     finally:
         child.end()
+
+
+def _next(pipe: int) -> bytes:
+    """Wait for the next bytes of a pipe; none at its end."""
+    select.select([pipe], [], [])  # Ctrl-C ends it; a read goes on where polars has taken over SIGINT
+    return os.read(pipe, 1 << 16)

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.data import Ints, TrainingSet
+from model.config import LossConfig
+from model.data import DAY, Ints, TrainingSet
 
 BUCKET_BATCHES = 32
 """Batches whose users are sorted by length together: more waste less padding, fewer mix lengths better."""
@@ -40,22 +41,25 @@ class Batch:
     step: Tensor  # (P,) ... and position of the windows
     target: Tensor  # (P,) item number
     weight: Tensor  # (P,)
+    time: Tensor  # (P,) milliseconds, of the last item that is read
 
 
 class Sequences:
     """The flat sequences of a training set on the device, cut into windows without a loop over users."""
 
-    def __init__(self, data: TrainingSet, max_length: int, synthetic_weight: float, device: torch.device) -> None:
+    def __init__(self, data: TrainingSet, max_length: int, loss: LossConfig, device: torch.device) -> None:
         self.max_length = max_length
-        self.synthetic_weight = synthetic_weight
+        self.loss = loss
         self.device = device
         self.home = torch.device("cpu") if data.on_disk else device
         self.items = self._tensor(data.items)  # (N,)
         self.synthetic = self._tensor(data.synthetic)  # (N,)
+        self.times = self._tensor(data.times)  # (N,)
         self.offsets = self._tensor(data.offsets)  # (users + 1,)
         self.real_before = self._tensor(data.real_before)  # (N + 1,)
         self.real_at = self._tensor(data.real_at)  # (real positions + 1,)
         self.train_end = self._tensor(data.train_end)  # (users,)
+        self.trained_until = data.trained_until
 
     def windows(self, users: Tensor, cuts: Tensor) -> tuple[Windows, Tensor]:
         """Return the windows that end before `cuts` (B,), and the flat position (B,) at which each starts."""
@@ -83,7 +87,7 @@ class Sequences:
         """Return the training prefixes of `users` (B,), each up to its last real training item, which is only a target.
 
         Every position predicts the next real item. A real item and the synthetic ones inserted after it predict the
-        same one and share its weight, so that each real target counts once. Where the next item is synthetic it is a
+        same one and share its weight, which is the less the older it is. Where the next item is synthetic it is a
         second target, with the weight that the settings give it.
         """
         users = users.to(self.home)
@@ -95,14 +99,27 @@ class Sequences:
         following = self.real_before[flat + 1]  # (P,) the next real item, counted over all users
         target = self.items[self.real_at[following]].long()
         _, which, sharing = torch.unique_consecutive(following, return_inverse=True, return_counts=True)
-        weight = 1.0 / sharing[which].float()
-        if self.synthetic_weight > 0:
+        weight = self._recency(following, last, row) / sharing[which]
+        time = self.times[flat]
+        if self.loss.synthetic_weight > 0:
             extra = self.synthetic[flat + 1]
+            time = torch.cat([time, time[extra]])
             row, step = torch.cat([row, row[extra]]), torch.cat([step, step[extra]])
             target = torch.cat([target, self.items[flat[extra] + 1].long()])
-            weight = torch.cat([weight, weight.new_full((int(extra.sum()),), self.synthetic_weight)])
-        tensors = [tensor.to(self.device) for tensor in (row, step, target, weight)]
+            weight = torch.cat([weight, weight.new_full((int(extra.sum()),), self.loss.synthetic_weight)])
+        tensors = [tensor.to(self.device) for tensor in (row, step, target, weight, time)]
         return Batch(users.to(self.device), windows.to(self.device), *tensors)
+
+    def _recency(self, following: Tensor, last: Tensor, row: Tensor) -> Tensor:
+        """Return (P,), what each real target counts: the less the older it is, within its user's history and at all."""
+        weight = torch.ones(len(row), device=self.home)
+        if self.loss.half_after_actions:
+            newer = self.real_before[last[row]] - following
+            weight = weight * torch.exp2(-newer / self.loss.half_after_actions)
+        if self.loss.half_after_days:
+            age = (self.trained_until - self.times[self.real_at[following]]) / DAY
+            weight = weight * torch.exp2(-age / self.loss.half_after_days)
+        return weight
 
 
 def trainable_users(data: TrainingSet) -> Ints:

@@ -14,7 +14,7 @@ class NetworkConfig(Config):
     """Shape of the network and where its item vectors come from."""
 
     hidden: PositiveInt = 128
-    blocks: PositiveInt = 2
+    blocks: PositiveInt = 1
     heads: PositiveInt = 2
     feedforward: PositiveInt = 512
     dropout: Share = 0.5
@@ -45,6 +45,9 @@ class NetworkConfig(Config):
     temperature: PositiveFloat = 0.07
     """Divides every score."""
 
+    trends: tuple[PositiveFloat, ...] = (5.0, 20.0, 80.0, 1000.0)
+    """Half-lives in days of what is chosen lately, whose counts the score takes in; empty: off."""
+
     domain_heads: bool = True
     """Phase 1 turns its shared state into a query by one linear map per target domain."""
 
@@ -72,6 +75,12 @@ class LossConfig(Config):
 
     synthetic_weight: NonNegativeFloat = 0.0
     """Weight of a synthetic item as a target, beside the next real item of the same position."""
+
+    half_after_actions: NonNegativeFloat = 8.0
+    """A target counts half after so many newer training actions of its user; 0: all count alike."""
+
+    half_after_days: NonNegativeFloat = 400.0
+    """A target counts half when it is so many days older than the latest training action; 0: all count alike."""
 
     align: Literal["own", "soft", "release"] = "own"
     align_temperature: PositiveFloat = 0.1
@@ -163,11 +172,12 @@ PAPER: dict[str, Any] = {
     "network": {
         "hidden": 128, "blocks": 2, "heads": 2, "feedforward": 128, "dropout": 0.5, "input_dropout": 0.5,
         "item_dropout": 0.0, "max_length": 200, "item_text": True, "item_id": False, "text_centred": False,
-        "mark_synthetic": False, "score": "dot", "temperature": 1.0, "domain_heads": False, "bottleneck": 64,
-        "bottleneck_dropout": 0.3,
+        "mark_synthetic": False, "score": "dot", "temperature": 1.0, "trends": (), "domain_heads": False,
+        "bottleneck": 64, "bottleneck_dropout": 0.3,
     },
     "loss": {
-        "next_item": "bce", "negatives": 1, "align": "release", "align_temperature": 1.0,
+        "next_item": "bce", "negatives": 1, "half_after_actions": 0.0, "half_after_days": 0.0, "align": "release",
+        "align_temperature": 1.0,
     },
     "pretrain": {"epochs": 200, "patience": 20, "batch_size": 512, "learning_rate": 1e-3, "clip": 0.0, "halve_after": 0,
                  "align_weight": 0.5},

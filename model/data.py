@@ -21,6 +21,9 @@ from model.streaming import mapped, stream_profiles, stream_sequences
 USERS_AT_ONCE = 65_536
 POSITIONS_AT_ONCE = 2**22
 
+DAY = 86_400_000
+"""Milliseconds."""
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -99,6 +102,16 @@ class TrainingSet:
         return ends
 
     @cached_property
+    def trained_until(self) -> int:
+        """Time of the latest real training action; 0 without one."""
+        latest = 0
+        for start in range(0, len(self.items), POSITIONS_AT_ONCE):
+            part = slice(start, start + POSITIONS_AT_ONCE)
+            taken = (self.splits[part] == SPLITS.index(TRAIN)) & ~self.synthetic[part]
+            latest = max(latest, int(self.times[part].max(initial=0, where=taken)))
+        return latest
+
+    @cached_property
     def real_before(self) -> Ints:
         """(positions + 1,) real positions before each flat position, over all users."""
         before = self._long(len(self.items) + 1)
@@ -127,7 +140,15 @@ class TrainingSet:
     def digest(self) -> str:
         """Hash of all that training reads, so that a run never goes on with other data."""
         sha = hashlib.sha256(repr((self.domains, sorted(self.profiles))).encode())
-        arrays = [self.offsets, self.items, self.splits, self.synthetic, self.item_domain, self.train_actions]
+        arrays = [
+            self.offsets,
+            self.items,
+            self.times,
+            self.splits,
+            self.synthetic,
+            self.item_domain,
+            self.train_actions,
+        ]
         arrays += [self.item_vectors, *(self.profiles[scope].vectors for scope in sorted(self.profiles))]
         for array in arrays:
             sha.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)

@@ -1,6 +1,6 @@
 """The losses: next item among the target domain's items, and states against profiles.
 
-Letters used in this file: P predictions, N negatives, M items of a domain, B users, D hidden size.
+Letters used in this file: P predictions, N negatives, M items of a domain, T moments, B users, D hidden size.
 """
 
 from typing import Any, Literal
@@ -9,75 +9,75 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LOGITS_AT_ONCE = 2**22
-"""Logits that the exact softmax holds at once: 16 MiB."""
+SCORES_AT_ONCE = 2**22
+"""Scores that the exact softmax holds at once: 16 MiB."""
 
 
-def sampled_softmax(
-    query: Tensor, positive: Tensor, negative: Tensor, expected: Tensor, is_hit: Tensor, weight: Tensor
-) -> Tensor:
+def sampled_softmax(own: Tensor, others: Tensor, expected: Tensor, is_hit: Tensor, weight: Tensor) -> Tensor:
     """Softmax of each target among shared negatives, corrected for how they were drawn (Bengio and Senecal, 2008).
 
-    query, positive: (P, D), the temperature already in `query`. negative: (N, D). expected: (N,) how often the draw
-    yields that item on average; its logarithm is taken off the negatives' logits, never off the target's. is_hit:
-    (P, N) bool, the negative is the target. weight: (P,). Returns the weighted sum.
+    own: (P,) scores of the targets. others: (P, N) scores of the negatives. expected: (N,) how often the draw yields
+    that item on average; its logarithm is taken off the negatives' scores, never off the target's. is_hit: (P, N) bool,
+    the negative is the target. weight: (P,). Returns the weighted sum.
     """
-    own = (query * positive).sum(1, keepdim=True)  # (P, 1)
-    others = query @ negative.T - expected.log()  # (P, N)
-    others = others.masked_fill(is_hit, -torch.inf)
-    losses = torch.logsumexp(torch.cat([own, others], dim=1).float(), dim=1) - own.squeeze(1).float()  # (P,)
+    others = (others - expected.log()).masked_fill(is_hit, -torch.inf)
+    losses = torch.logsumexp(torch.cat([own[:, None], others], dim=1).float(), dim=1) - own.float()  # (P,)
     return (losses * weight).sum()
 
 
 class _ExactSoftmax(torch.autograd.Function):
-    """Cross-entropy over all items that never holds more than a slice of the logits.
+    """Cross-entropy over all items that never holds more than a slice of the scores.
 
     The gradients are made together with the loss, slice by slice, so that nothing is computed twice.
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, items: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        query_grad, items_grad = torch.empty_like(query), torch.zeros_like(items)
+    def forward(
+        ctx: Any, query: Tensor, items: Tensor, lately: Tensor, at: Tensor, target: Tensor, weight: Tensor
+    ) -> Tensor:
+        query_grad, items_grad, lately_grad = torch.empty_like(query), torch.zeros_like(items), torch.zeros_like(lately)
         total = query.new_zeros((), dtype=torch.float32)
-        rows = max(1, LOGITS_AT_ONCE // len(items))
+        rows = max(1, SCORES_AT_ONCE // len(items))
         for start in range(0, len(query), rows):
             part = slice(start, start + rows)
-            logits = (query[part] @ items.T).float()  # (p, M)
-            own = logits.gather(1, target[part, None])  # (p, 1)
-            norm = torch.logsumexp(logits, dim=1, keepdim=True)
+            scores = (query[part] @ items.T).float() + lately[at[part]]  # (p, M)
+            own = scores.gather(1, target[part, None])  # (p, 1)
+            norm = torch.logsumexp(scores, dim=1, keepdim=True)
             total += ((norm - own).squeeze(1) * weight[part]).sum()
-            slope = logits.sub_(norm).exp_()
+            slope = scores.sub_(norm).exp_()
             slope.scatter_add_(1, target[part, None], -torch.ones_like(own))
-            slope = slope.mul_(weight[part, None]).to(query.dtype)
+            slope = slope.mul_(weight[part, None])
+            lately_grad.index_add_(0, at[part], slope)
+            slope = slope.to(query.dtype)
             query_grad[part] = slope @ items
             items_grad += slope.T @ query[part]
-        ctx.save_for_backward(query_grad, items_grad)
+        ctx.save_for_backward(query_grad, items_grad, lately_grad)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        query_grad, items_grad = ctx.saved_tensors
-        return query_grad * grads[0], items_grad * grads[0], None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query_grad, items_grad, lately_grad = ctx.saved_tensors
+        return query_grad * grads[0], items_grad * grads[0], lately_grad * grads[0], None, None, None
 
 
-def exact_softmax(query: Tensor, items: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def exact_softmax(query: Tensor, items: Tensor, lately: Tensor, at: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Softmax of each target among all items of its domain.
 
-    query: (P, D), the temperature already in it. items: (M, D). target: (P,) rows of `items`. weight: (P,).
-    Returns the weighted sum.
+    A score is query @ item + lately[at]. query: (P, D). items: (M, D). lately: (T, M). at: (P,) rows of `lately`.
+    target: (P,) rows of `items`. weight: (P,). Returns the weighted sum.
     """
-    total: Tensor = _ExactSoftmax.apply(query, items, target, weight)  # type: ignore[no-untyped-call]
+    total: Tensor = _ExactSoftmax.apply(query, items, lately, at, target, weight)  # type: ignore[no-untyped-call]
     return total
 
 
-def binary(query: Tensor, positive: Tensor, negative: Tensor, is_hit: Tensor, weight: Tensor) -> Tensor:
+def binary(right: Tensor, wrong: Tensor, is_hit: Tensor, weight: Tensor) -> Tensor:
     """Binary cross-entropy of each target against one negative of its own; a negative that is the target is left out.
 
-    query, positive, negative: (P, D). is_hit: (P,) bool. weight: (P,). Returns the weighted sum.
+    right, wrong: (P,) scores of the targets and of their negatives. is_hit: (P,) bool. weight: (P,). Returns the
+    weighted sum.
     """
-    right = F.softplus(-(query * positive).sum(1).float())
-    wrong = F.softplus((query * negative).sum(1).float()).masked_fill(is_hit, 0.0)
-    return ((right + wrong) * weight).sum()
+    losses = F.softplus(-right.float()) + F.softplus(wrong.float()).masked_fill(is_hit, 0.0)
+    return (losses * weight).sum()
 
 
 def align(states: Tensor, profiles: Tensor, form: Literal["own", "soft", "release"], temperature: float) -> Tensor:

@@ -2,8 +2,8 @@
 
 It is SASRec (Kang and McAuley, 2018) with these differences: an item's vector is its adapted text vector plus a learned
 one; a position counts real items, and synthetic items are marked; scores may be cosines; a linear map of the target's
-domain turns the state into a query; and phase 2 adds, per domain, a second reading of that domain's items by the same,
-then frozen, transformer.
+domain turns the state into a query; what is chosen lately adds to the score; and phase 2 adds, per domain, a second
+reading of that domain's items by the same, then frozen, transformer.
 
 Letters used in this file: B sequences, L positions, D hidden size, T size of a text vector, P size of a profile vector,
 K items, S profile scopes.
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from model.batches import Windows
 from model.config import NetworkConfig
 from model.rows import LazyRows
+from model.trends import Trends
 
 
 class ItemVectors(nn.Module):
@@ -143,9 +144,18 @@ class Profile(nn.Module):
 class Network(nn.Module):
     """Both phases. Phase 1 has no domain readers; phase 2 freezes all but them."""
 
-    def __init__(self, cfg: NetworkConfig, text: Tensor, has_text: Tensor, profile_size: int, domains: int) -> None:
+    def __init__(
+        self,
+        cfg: NetworkConfig,
+        text: Tensor,
+        has_text: Tensor,
+        profile_size: int,
+        domains: int,
+        trends: Trends | None = None,
+    ) -> None:
         super().__init__()
         self.cfg = cfg
+        self.trends = trends
         self.item_vectors = ItemVectors(text, has_text, cfg)
         self.positions = nn.Embedding(cfg.max_length, cfg.hidden)
         self.synthetic_mark = nn.Parameter(torch.zeros(cfg.hidden)) if cfg.mark_synthetic else None

@@ -1,6 +1,6 @@
 """What a batch learns: draw negatives, fetch the item vectors that it needs, take the losses.
 
-Letters used in this file: B users, L positions, P predictions, K items in use, N negatives, D hidden size.
+Letters used in this file: B users, L positions, P predictions, K items in use, N negatives, T moments, D hidden size.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from model.batches import Batch
 from model.config import TrainConfig
 from model.data import TrainingSet
 from model.network import Network
+from model.trends import Trends
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,41 @@ class Terms:
     next_item: Tensor
     weight: Tensor
     align: Tensor
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How the predictions of one domain score its items: (query @ item + what is chosen lately) / temperature."""
+
+    query: Tensor  # (P, D)
+    keys: Tensor  # (K, D)
+    at: Tensor  # (items + 1,) row of an item in `keys`
+    trends: Trends | None
+    time: Tensor  # (P,) of the last item that each prediction reads
+    domain: int
+    temperature: float
+
+    def own(self, items: Tensor) -> Tensor:
+        """items: (P,). Returns (P,), the score of each prediction's own item."""
+        scores = (self.query * self.keys[self.at[items]]).sum(1)
+        if self.trends is not None:
+            scores = scores + self.trends.at(items, self.trends.moments(self.time), self.domain)
+        return scores / self.temperature
+
+    def all(self, items: Tensor) -> Tensor:
+        """items: (N,). Returns (P, N)."""
+        query, keys, lately, moments = self.parts(items)
+        return query @ keys.T + lately[moments] if self.trends is not None else query @ keys.T
+
+    def parts(self, items: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """items: (N,). Returns query (P, D), keys (N, D), lately (T, N), moments (P,).
+
+        The scores are query @ keys.T + lately[moments].
+        """
+        query, keys = self.query / self.temperature, self.keys[self.at[items]]
+        if self.trends is None:
+            return query, keys, query.new_zeros((1, len(items))), torch.zeros_like(self.time)
+        return query, keys, self.trends(items, self.domain) / self.temperature, self.trends.moments(self.time)
 
 
 class Objective:
@@ -64,8 +100,8 @@ class Objective:
                 negative[mine] = items[(chance[mine] * len(items)).long().clamp(max=len(items) - 1)]
             return [negative]
         drawn = []
-        for items, cumulative in zip(self.domain_items, self.cumulative, strict=True):
-            if self._exact(len(items)):
+        for domain, (items, cumulative) in enumerate(zip(self.domain_items, self.cumulative, strict=True)):
+            if self._exact(domain):
                 drawn.append(items)
                 continue
             chance = torch.rand(self.cfg.negatives, generator=generator, device=device, dtype=torch.float64)
@@ -80,26 +116,24 @@ class Objective:
 
     def next_item(self, network: Network, query: Tensor, items: Items, batch: Batch, drawn: list[Tensor]) -> Tensor:
         """query: (P, D), what scores the items at each prediction. Returns the weighted sum of losses."""
-        query = query / self.temperature
         keys = network.scaled(items.vectors)  # (K, D)
-        if self.cfg.next_item == "bce":
-            negative = drawn[0]
-            is_hit = negative == batch.target
-            right, wrong = keys[items.at[batch.target]], keys[items.at[negative]]
-            return losses.binary(query, right, wrong, is_hit, batch.weight)
         loss = query.new_zeros((), dtype=torch.float32)
-        for d, negative in enumerate(drawn):
-            mine = (self.item_domain[batch.target] == d).nonzero().squeeze(1)
-            target, weight = batch.target[mine], batch.weight[mine]
-            if self._exact(len(self.domain_items[d])):
-                loss = loss + losses.exact_softmax(query[mine], keys[items.at[negative]], self.column[target], weight)
-                continue
-            expected = self.shares[d][self.column[negative]] * len(negative)  # (N,)
-            is_hit = negative == target[:, None]
-            loss = loss + losses.sampled_softmax(
-                query[mine], keys[items.at[target]], keys[items.at[negative]], expected, is_hit, weight
-            )
+        for domain in range(len(self.domain_items)):
+            mine = (self.item_domain[batch.target] == domain).nonzero().squeeze(1)
+            negative = drawn[0][mine] if self.cfg.next_item == "bce" else drawn[domain]
+            scores = Scores(query[mine], keys, items.at, network.trends, batch.time[mine], domain, self.temperature)
+            loss = loss + self._domain_loss(scores, batch.target[mine], negative, batch.weight[mine])
         return loss
+
+    def _domain_loss(self, scores: "Scores", target: Tensor, negative: Tensor, weight: Tensor) -> Tensor:
+        """target, weight: (P,). negative: (N,), for the binary loss (P,). Returns the weighted sum of losses."""
+        if self.cfg.next_item == "bce":
+            return losses.binary(scores.own(target), scores.own(negative), negative == target, weight)
+        if self._exact(scores.domain):
+            return losses.exact_softmax(*scores.parts(negative), self.column[target], weight)
+        expected = self.shares[scores.domain][self.column[negative]] * len(negative)  # (N,)
+        is_hit = negative == target[:, None]  # (P, N)
+        return losses.sampled_softmax(scores.own(target), scores.all(negative), expected, is_hit, weight)
 
     def align(self, network: Network, states: Tensor, users: Tensor) -> Tensor:
         """states: (B, D) of `users`. Returns the align term over the users with a profile, of all processes."""
@@ -115,8 +149,8 @@ class Objective:
             return states.new_zeros(())
         return losses.align(states, profiles, self.cfg.align, self.cfg.align_temperature)
 
-    def _exact(self, size: int) -> bool:
-        return self.cfg.negatives == 0 or self.cfg.negatives >= size
+    def _exact(self, domain: int) -> bool:
+        return self.cfg.negatives == 0 or self.cfg.negatives >= len(self.domain_items[domain])
 
 
 def _profiles(data: TrainingSet, aggregate: str, home: torch.device) -> list[tuple[Tensor, Tensor]]:

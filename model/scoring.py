@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from data_lake.errors import UserError
 from model.batches import Sequences
-from model.config import NetworkConfig
+from model.config import LossConfig, NetworkConfig
 from model.data import TrainingSet
 from model.finetune import all_items
 from model.network import Network
+from model.trends import Trends
 
 
 class Scorer(Protocol):
@@ -39,7 +40,8 @@ class NetworkScorer:
         self.device = network.positions.weight.device
         self.vectors = all_items(network, data.n_items).vectors  # (items + 1, D)
         self.item_domain = torch.from_numpy(data.item_domain.astype(np.int64)).to(self.device)
-        self.keys: tuple[int, Tensor] | None = None  # a domain's number and its items as scores see them, (M, D)
+        self.domain: int | None = None
+        """Of `keys`, its items as scores see them (M, D), and of `lately`, what each moment adds to them (T, M)."""
 
     @torch.no_grad()
     def __call__(self, users: NDArray[np.int64], cuts: NDArray[np.int64], domain: str) -> Tensor:
@@ -51,9 +53,26 @@ class NetworkScorer:
         last = (windows.lengths - 1).clamp(min=0)
         query = self.network.query(inputs, windows, domains, row, last, torch.full_like(row, number), True)  # (B, D)
         query = query.masked_fill((windows.lengths == 0).unsqueeze(1), 0.0)
-        if self.keys is None or self.keys[0] != number:  # blocks come domain by domain
-            self.keys = number, self.network.scaled(self.vectors[self._tensor(self.data.domain_items[number])])
-        return (query / self.network.cfg.temperature) @ self.keys[1].T  # (B, M)
+        if self.domain != number:  # blocks come domain by domain
+            items = self._tensor(self.data.domain_items[number])  # (M,)
+            self.domain, self.keys = number, self.network.scaled(self.vectors[items])
+            self.lately = self.network.trends(items, number) if self.network.trends is not None else None
+        scores = query @ self.keys.T  # (B, M)
+        if self.lately is not None:
+            scores += self.lately[self._moments(users, cuts)]
+        return scores / self.network.cfg.temperature
+
+    def _moments(self, users: NDArray[np.int64], cuts: NDArray[np.int64]) -> Tensor:
+        """Return the moment at which each row is scored, (B,): that of the last item it reads.
+
+        It is now where nothing comes after what is read, and where the split is by time.
+        """
+        trends = self.network.trends
+        assert trends is not None
+        last = self.data.offsets[users] + cuts - 1
+        moments = trends.moments(self._tensor(self.data.times[last.clip(min=0)]))
+        is_now = torch.from_numpy(trends.by_time | (cuts == self.data.lengths[users])).to(self.device)
+        return moments.masked_fill(self._tensor(cuts) == 0, 0).masked_fill(is_now, len(trends.edges))
 
     def _tensor(self, numbers: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device)
@@ -72,7 +91,7 @@ def load_scorer(folder: str | Path, data: TrainingSet, device: str = "cpu") -> N
         network.add_readers(len(data.domains))
     network.load_state_dict(load_file(folder / "model.safetensors"))
     network.to(device).eval()
-    return NetworkScorer(network, data, Sequences(data, cfg.max_length, 0.0, torch.device(device)))
+    return NetworkScorer(network, data, Sequences(data, cfg.max_length, LossConfig(), torch.device(device)))
 
 
 def build_network(cfg: NetworkConfig, data: TrainingSet, profile_size: int) -> Network:
@@ -81,7 +100,8 @@ def build_network(cfg: NetworkConfig, data: TrainingSet, profile_size: int) -> N
     if cfg.text_centred and has_text.any():
         F.normalize(text.sub_(text[has_text].mean(0)), dim=-1, out=text)
         text[~has_text] = 0.0
-    return Network(cfg, text, has_text, profile_size, len(data.domains))
+    trends = Trends(data, cfg.trends) if cfg.trends else None
+    return Network(cfg, text, has_text, profile_size, len(data.domains), trends)
 
 
 def check_shape(about: dict[str, object], data: TrainingSet, folder: Path) -> None:

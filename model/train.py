@@ -104,7 +104,7 @@ class Loop:
         self.data, self.cfg, self.phase, self.network = data, cfg, phase, network
         self.folder, self.device, self.tensorboard = folder, device, tensorboard
         self.phase_cfg: PhaseConfig = cfg.pretrain if phase == "pretrain" else cfg.finetune
-        self.sequences = Sequences(data, cfg.network.max_length, cfg.loss.synthetic_weight, device)
+        self.sequences = Sequences(data, cfg.network.max_length, cfg.loss, device)
         self.objective = Objective(data, cfg, device)
         self.terms: TermsOf = pretrain_terms
         if phase == "finetune":

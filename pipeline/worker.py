@@ -68,7 +68,7 @@ class Worker:
 
     def receive(self) -> Any:
         """Wait for the answer to the last message."""
-        return self._speak(lambda child: _read(child.replies))
+        return self._speak(_Child.answer)
 
     def ask(self, message: Any) -> Any:
         """Send a message and wait for the answer."""
@@ -121,6 +121,11 @@ class _Child:
         finally:
             for end in ends:
                 os.close(end)
+
+    def answer(self) -> Any:
+        """Wait for the child's next frame."""
+        select.select([self.replies], [], [])  # Ctrl-C ends it; a read goes on where polars has taken over SIGINT
+        return _read(self.replies)
 
     def end(self, patience: float) -> tuple[int, str]:
         """Say that no more will come, wait, kill what is left of the group; return exit code and end of the log."""

@@ -58,3 +58,19 @@ def test_a_mistake_that_the_trainer_tells_is_the_user_s_to_mend(tmp_path):
 def test_any_other_end_of_the_trainer_shows_its_last_lines(tmp_path):
     with pytest.raises(RuntimeError, match=r"exit code 2[\s\S]*--data"):
         trainer.run_model("recommend", "--run", tmp_path, "--out", tmp_path, config=RecommendConfig())
+
+
+def test_ctrl_c_reaches_a_run_whose_trainer_is_silent():
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.siginterrupt(signal.SIGALRM, False)  # as polars does it with SIGINT: a blocked read goes on after it
+    started = time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(KeyboardInterrupt):
+            trainer._follow([sys.executable, "-c", "import time; time.sleep(20)"])
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - started < 5

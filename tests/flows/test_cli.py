@@ -1,7 +1,11 @@
+import contextlib
 import json
 import os
+import pty
 import re
+import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -154,18 +158,33 @@ def test_text_from_the_data_cannot_steer_the_terminal():
     assert "\x1b" not in text.table([{"title": "\x1b]0;owned\x07"}])
 
 
-def kill_when(place, ready, how=signal.SIGKILL) -> int:
-    """Start `edt run`, end it once `ready()` holds, and return its exit code."""
+def test_prefect_neither_reports_use_nor_speaks_of_it_in_a_terminal(finished, tmp_path):
+    ours, terminal = pty.openpty()
+    command = finished.command("serve", "--cron", "nonsense")  # loads Prefect, and says no more than what is wrong
+    environment = finished.environment() | {"PREFECT_HOME": str(tmp_path)}
+    subprocess.run(command, cwd=finished.folder, env=environment, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    said = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert len(said.splitlines()) == 1, said
+    assert 'Write five fields, for example "0 2 * * *".' in said
+
+
+def kill_when(place, ready, how=signal.SIGKILL, environment=None) -> int:
+    """Start `edt run`, signal its process group once `ready()` holds, and return its exit code."""
+    environment = environment or place.environment()
     with open(place.folder / "log", "wb") as log:
-        run = subprocess.Popen(place.command("run"), cwd=place.folder, env=place.environment(), stdout=log, stderr=log)
+        run = subprocess.Popen(
+            place.command("run"), cwd=place.folder, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         deadline = time.monotonic() + 120
         while not ready():
             assert run.poll() is None, (place.folder / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.002)
-        run.send_signal(how)
-        return run.wait(60)
+        os.killpg(run.pid, how)
+        return run.wait(20)
     finally:
         run.kill()
 
@@ -187,18 +206,41 @@ def test_a_run_killed_in_generation_and_in_training_ends_as_if_it_had_not_been(f
     assert not [path for path in home.rglob(".*") if path.name.startswith((".tmp-", ".work-", ".shards-"))]
 
 
-def test_ctrl_c_ends_a_run_with_a_sentence_and_leaves_no_child(place):
-    for name in ("pretrained", "checkpoint"):
-        (place.lake.home / name / "current").unlink()
-    for path in [*place.lake.home.glob("pretrained/*"), *place.lake.home.glob("checkpoint/*")]:
-        import shutil
+@pytest.mark.parametrize(
+    ("forgotten", "busy"), [(("item_embeddings", "memory"), "pipeline.embedding"), (("pretrained",), "model train")]
+)
+def test_ctrl_c_ends_a_run_and_its_own_server_with_a_sentence_and_leaves_no_process(place, tmp_path, forgotten, busy):
+    """As a terminal sends it: to the run and to all that shares its process group."""
+    for name in forgotten:
+        shutil.rmtree(place.lake.home / name)
+    home = tmp_path / "prefect"
+    environment = {name: value for name, value in place.environment().items() if not name.startswith("PREFECT_API")}
+    code = kill_when(
+        place,
+        lambda: any(busy in command for command in commands(home)),
+        signal.SIGINT,
+        environment | {"PREFECT_HOME": str(home)},
+    )
+    log = (place.folder / "log").read_text()
+    assert code == 130, log
+    assert log.splitlines()[-1] == "The run is stopped; what it finished is kept, and `edt run` goes on from there."
+    assert "Traceback" not in log
+    deadline = time.monotonic() + 5  # one that had only just been started ends a moment after us
+    while left := commands(home):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+    with contextlib.closing(sqlite3.connect(home / "prefect.db")) as base:
+        assert base.execute("select state_name from flow_run").fetchall() == [("Crashed",)]  # its last words were heard
 
-        shutil.rmtree(path)
-    place.config.write_text(place.config.read_text().replace("epochs = 3", "epochs = 3000\npatience = 3000"))
-    code = kill_when(place, lambda: list(place.lake.home.glob("pretrained/.work-*/train_state.json")), signal.SIGINT)
-    assert code == 130
-    assert "goes on from here" in (place.folder / "log").read_text()
-    assert str(place.folder) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+
+def commands(home) -> list[str]:
+    """Return the command lines of all processes that live with this folder as PREFECT_HOME."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"PREFECT_HOME={home}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+    return found
 
 
 def test_a_prefect_server_that_does_not_answer_is_named(place):

@@ -1,23 +1,15 @@
 import json
 import shutil
 import signal
-import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
 
-import yaml
-
 from flows.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def ask(url: str, path: str) -> list[dict]:
@@ -80,15 +72,29 @@ def wait_for(what, seconds: float, log: Path):
     return found
 
 
-def test_the_deployment_file_schedules_the_flow_without_a_pull_step():
-    from flows.nightly import nightly
+def test_a_worker_makes_the_run_that_the_deployment_file_schedules(place, tmp_path):
+    """The commands of README, in a folder with an edt.toml; the run remakes one stage that is missing."""
+    for name in ("prefect.yaml", "flows"):
+        (place.folder / name).symlink_to(ROOT / name)
+    shutil.rmtree(place.lake.home / "recommendations")
+    place.python("-m", "prefect", "work-pool", "create", "edt", "--type", "process")
+    deployed = place.python("-m", "prefect", "deploy", "--all", "--no-prompt")
+    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+    url = place.environment()["PREFECT_API_URL"]
+    (deployment,) = ask(url, "/deployments/filter")
+    (schedule,) = deployment["schedules"]
+    assert (schedule["active"], schedule["schedule"]["cron"]) == (True, "0 2 * * *")
+    assert deployment["global_concurrency_limit"]["limit"] == 1
 
-    file = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    (deployment,) = file["deployments"]
-    path, _, flow = deployment["entrypoint"].partition(":")
-    assert (ROOT / path).is_file()
-    assert flow == nightly.fn.__name__
-    assert set(deployment["parameters"]) <= set(nightly.parameters.properties)
-    assert deployment["schedules"][0]["cron"] == "0 2 * * *"
-    assert "pull" not in file
-    assert "pull" not in deployment
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "edt"]
+    environment = place.environment() | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+    with (tmp_path / "log").open("wb") as log:
+        worker = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+    try:
+        run = place.python("-m", "prefect", "deployment", "run", "nightly/nightly", "--watch", "--watch-timeout", "120")
+        assert run.returncode == 0, run.stdout + (tmp_path / "log").read_text()
+    finally:
+        worker.send_signal(signal.SIGINT)
+        worker.wait(60)
+    assert place.lake.manifest("recommendations") is not None
+    assert "recommend " in (tmp_path / "log").read_text()

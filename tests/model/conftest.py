@@ -100,7 +100,7 @@ SMALL = {
     "network": {
         "hidden": 8, "blocks": 2, "heads": 2, "feedforward": 16, "max_length": 8, "dropout": 0.1, "bottleneck": 4,
     },
-    "loss": {"negatives": 6},
+    "loss": {"negatives": 6, "half_after_actions": 0, "half_after_days": 0},
     "pretrain": {"epochs": 3, "batch_size": 8, "learning_rate": 0.01},
     "finetune": {"epochs": 2, "batch_size": 8, "learning_rate": 0.01},
     "threads": 1,

@@ -10,7 +10,7 @@ import torch
 
 from data_lake.errors import UserError
 from model.batches import Sequences, plan, trainable_users
-from model.config import TrainConfig
+from model.config import LossConfig, TrainConfig
 from model.data import TrainingSet
 from model.objective import Objective
 from tests.model.conftest import tiny_tables
@@ -19,8 +19,9 @@ from tests.model.worlds import world
 ITEMS = {"a": "a1 a2 a3 a4 a5", "b": "b1 b2 b3"}  # numbers 1..5 and 6..8
 
 
-def sequences(data: TrainingSet, max_length: int = 4, synthetic_weight: float = 0.0) -> Sequences:
-    return Sequences(data, max_length, synthetic_weight, torch.device("cpu"))
+def sequences(data: TrainingSet, max_length: int = 4, **loss: float) -> Sequences:
+    cfg = LossConfig.model_validate({"half_after_actions": 0, "half_after_days": 0, **loss})
+    return Sequences(data, max_length, cfg, torch.device("cpu"))
 
 
 def test_a_training_set_is_read_from_its_folder(tiny_folder: Path, tiny: TrainingSet) -> None:
@@ -134,6 +135,28 @@ def test_a_synthetic_item_is_a_target_only_with_a_weight() -> None:
     assert batch.target.tolist() == [2, 2, 2, 8, 6, 7]
     assert batch.step.tolist() == [0, 1, 2, 3, 0, 1]
     assert batch.weight.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1, 0.25, 0.25])
+
+
+def test_an_older_target_of_a_user_counts_less() -> None:
+    data = world({"u": "a1 a2 *b1 a3 a4 a5:validation", "v": "a1 a2"}, ITEMS)
+    batch = sequences(data, half_after_actions=2).batch(torch.tensor([0, 1]))
+    assert batch.target.tolist() == [2, 3, 3, 4, 2]
+    assert batch.weight.tolist() == pytest.approx([0.5, 0.5**1.5, 0.5**1.5, 1, 1])
+
+
+def test_a_target_long_before_the_end_of_training_counts_less() -> None:
+    day = 86_400_000
+    data = world({"u": f"a1@0 a2@{day} a3@{3 * day} a4@{9 * day}:validation", "v": f"a1@0 a5@{5 * day}"}, ITEMS)
+    batch = sequences(data, half_after_days=2).batch(torch.tensor([0, 1]))
+    assert batch.target.tolist() == [2, 3, 5]
+    assert batch.weight.tolist() == pytest.approx([0.25, 0.5, 1])
+
+
+def test_a_prediction_has_the_time_of_the_last_item_that_it_reads() -> None:
+    data = world({"u": "a1@3 *b1@3 a2@7 b3@9"}, ITEMS)
+    batch = sequences(data, synthetic_weight=0.5).batch(torch.tensor([0]))
+    assert batch.target.tolist() == [2, 2, 8, 6]
+    assert batch.time.tolist() == [3, 3, 7, 3]
 
 
 def test_the_targets_of_all_users_are_their_real_training_items_after_the_first(tiny: TrainingSet) -> None:

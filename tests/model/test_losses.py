@@ -15,56 +15,60 @@ def softmax_by_hand(right: float, others: list[float]) -> float:
 
 
 def test_sampled_softmax_takes_log_q_off_negatives_only_and_masks_hits() -> None:
-    query = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-    positive = torch.tensor([[0.5, 0.0], [0.0, 1.0]])  # logits 0.5 and 2
-    negative = torch.tensor([[1.0, 1.0], [0.0, 1.0]])  # logits 1, 0 and 2, 2
+    own = torch.tensor([0.5, 2.0])
+    others = torch.tensor([[1.0, 0.0], [2.0, 2.0]])
     expected = torch.tensor([0.5, 2.0])
     is_hit = torch.tensor([[False, False], [False, True]])
     weight = torch.tensor([1.0, 3.0])
     first = softmax_by_hand(0.5, [1 - math.log(0.5), 0 - math.log(2.0)])
     second = softmax_by_hand(2.0, [2 - math.log(0.5)])
-    loss = losses.sampled_softmax(query, positive, negative, expected, is_hit, weight)
+    loss = losses.sampled_softmax(own, others, expected, is_hit, weight)
     assert float(loss) == pytest.approx(first + 3 * second, rel=1e-6)
 
 
+TARGET, AT = torch.tensor([0, 3, 3, 8, 1]), torch.tensor([1, 0, 2, 2, 1])
+
+
+def drawn_parts() -> tuple[Tensor, Tensor, Tensor]:
+    """Return query (5, 4), items (9, 4) and what 3 moments add (3, 9)."""
+    generator = torch.Generator().manual_seed(1)
+    parts = (torch.randn(shape, generator=generator) for shape in ((5, 4), (9, 4), (3, 9)))
+    query, items, lately = (part.requires_grad_() for part in parts)
+    return query, items, lately
+
+
 def test_sampled_softmax_over_every_item_once_is_the_exact_one() -> None:
-    generator = torch.Generator().manual_seed(0)
-    query, items = torch.randn(5, 4, generator=generator), torch.randn(9, 4, generator=generator)
-    target, weight = torch.tensor([0, 3, 3, 8, 1]), torch.rand(5, generator=generator)
-    is_hit = torch.arange(9) == target[:, None]
-    sampled = losses.sampled_softmax(query, items[target], items, torch.ones(9), is_hit, weight)
-    assert float(sampled) == pytest.approx(float(losses.exact_softmax(query, items, target, weight)), rel=1e-6)
+    query, items, lately = drawn_parts()
+    scores, weight = query @ items.T + lately[AT], torch.linspace(0.1, 1, 5)
+    own, is_hit = scores.gather(1, TARGET[:, None]).squeeze(1), torch.arange(9) == TARGET[:, None]
+    sampled = losses.sampled_softmax(own, scores, torch.ones(9), is_hit, weight)
+    exact = losses.exact_softmax(query, items, lately, AT, TARGET, weight)
+    assert sampled.item() == pytest.approx(exact.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("at_once", [1, 20, 10**6])
 def test_exact_softmax_and_its_gradients_are_those_of_cross_entropy(
     at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", at_once)
-    generator = torch.Generator().manual_seed(0)
-    target, weight = torch.tensor([0, 3, 3, 8, 1]), torch.rand(5, generator=generator)
-
-    def both() -> tuple[Tensor, Tensor]:
-        generator.manual_seed(1)
-        query, items = torch.randn(5, 4, generator=generator), torch.randn(9, 4, generator=generator)
-        return query.requires_grad_(), items.requires_grad_()
-
-    query, items = both()
-    loss = losses.exact_softmax(query, items, target, weight)
+    monkeypatch.setattr(losses, "SCORES_AT_ONCE", at_once)
+    weight = torch.linspace(0.1, 1, 5)
+    query, items, lately = drawn_parts()
+    loss = losses.exact_softmax(query, items, lately, AT, TARGET, weight)
     (2 * loss).backward()
-    plain_query, plain_items = both()
-    plain = (F.cross_entropy(plain_query @ plain_items.T, target, reduction="none") * weight).sum()
+    plain_query, plain_items, plain_lately = drawn_parts()
+    scores = plain_query @ plain_items.T + plain_lately[AT]
+    plain = (F.cross_entropy(scores, TARGET, reduction="none") * weight).sum()
     (2 * plain).backward()
     torch.testing.assert_close(loss, plain)
     torch.testing.assert_close(query.grad, plain_query.grad)
     torch.testing.assert_close(items.grad, plain_items.grad)
+    torch.testing.assert_close(lately.grad, plain_lately.grad)
 
 
 def test_binary_loss_leaves_out_a_negative_that_is_the_target() -> None:
-    query = torch.tensor([[1.0], [2.0]])
-    right, wrong = torch.tensor([[3.0], [1.0]]), torch.tensor([[-1.0], [1.0]])
+    right, wrong = torch.tensor([3.0, 2.0]), torch.tensor([-1.0, 2.0])
     by_hand = math.log(1 + math.exp(-3)) + math.log(1 + math.exp(-1)) + 2 * math.log(1 + math.exp(-2))
-    loss = losses.binary(query, right, wrong, torch.tensor([False, True]), torch.tensor([1.0, 2.0]))
+    loss = losses.binary(right, wrong, torch.tensor([False, True]), torch.tensor([1.0, 2.0]))
     assert float(loss) == pytest.approx(by_hand, rel=1e-6)
 
 

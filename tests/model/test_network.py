@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.batches import Batch, Sequences
-from model.config import TrainConfig
+from model.config import LossConfig, TrainConfig
 from model.data import TrainingSet
 from model.finetune import Finetune
 from model.network import Network
@@ -23,6 +23,8 @@ def build(data: TrainingSet, cfg: TrainConfig, phase: str = "pretrain") -> Netwo
     torch.manual_seed(0)
     network = build_network(cfg.network, data, data.profiles["all"].vectors.shape[1])
     leave_the_start(network.heads)
+    if network.trends is not None:
+        leave_the_start(network.trends)
     if phase == "finetune":
         network.add_readers(len(data.domains))
         leave_the_start(network.readers)
@@ -36,13 +38,13 @@ def leave_the_start(part: nn.Module) -> None:
 
 
 def scores(network: Network, data: TrainingSet, users: list[int], cuts: list[int], domain: str = "a") -> Tensor:
-    scorer = NetworkScorer(network, data, Sequences(data, network.cfg.max_length, 0.0, CPU))
+    scorer = NetworkScorer(network, data, Sequences(data, network.cfg.max_length, LossConfig(), CPU))
     return scorer(np.array(users), np.array(cuts), domain)
 
 
 def terms(network: Network, data: TrainingSet, cfg: TrainConfig, phase: str, users: list[int]) -> Terms:
     objective = Objective(data, cfg, CPU)
-    batch = Sequences(data, cfg.network.max_length, cfg.loss.synthetic_weight, CPU).batch(torch.tensor(users))
+    batch = Sequences(data, cfg.network.max_length, cfg.loss, CPU).batch(torch.tensor(users))
     generator = torch.Generator().manual_seed(3)
     if phase == "pretrain":
         return pretrain_terms(network, objective, batch, generator)
@@ -53,7 +55,7 @@ def terms(network: Network, data: TrainingSet, cfg: TrainConfig, phase: str, use
 def test_a_later_item_changes_no_earlier_prediction(tiny: TrainingSet, small: TrainConfig, phase: str) -> None:
     network = build(tiny, small, phase).double()  # the last bit of a matrix product may move
     objective = Objective(tiny, small, CPU)
-    batch = Sequences(tiny, 8, 0.0, CPU).batch(torch.tensor([0, 1]))
+    batch = Sequences(tiny, 8, LossConfig(), CPU).batch(torch.tensor([0, 1]))
 
     def queries(batch: Batch, items: Tensor) -> Tensor:
         windows = dataclasses.replace(batch.windows, items=items)
@@ -196,7 +198,8 @@ def test_an_item_without_text_has_a_zero_text_part(tiny: TrainingSet, small: Tra
 
 @pytest.mark.parametrize("score", ["cosine", "dot"])
 def test_scores_are_cosines_or_products_over_the_temperature(tiny: TrainingSet, small: TrainConfig, score: str) -> None:
-    cfg = small.model_copy(update={"network": small.network.model_copy(update={"score": score, "temperature": 0.5})})
+    changed = {"score": score, "temperature": 0.5, "trends": ()}
+    cfg = small.model_copy(update={"network": small.network.model_copy(update=changed)})
     network = build(tiny, cfg)
     found = scores(network, tiny, [0, 1], [3, 4])
     assert found.shape == (2, 15)
@@ -237,7 +240,9 @@ def test_every_phase_one_parameter_that_a_score_uses_is_trained(tiny: TrainingSe
 def test_a_dropped_item_leaves_only_its_place(tiny: TrainingSet, small: TrainConfig) -> None:
     cfg = small.model_copy(update={"network": small.network.model_copy(update={"item_dropout": 1.0})})
     network = build(tiny, cfg)
-    windows, _ = Sequences(tiny, cfg.network.max_length, 0.0, CPU).windows(torch.tensor([0, 2]), torch.tensor([3, 3]))
+    windows, _ = Sequences(tiny, cfg.network.max_length, LossConfig(), CPU).windows(
+        torch.tensor([0, 2]), torch.tensor([3, 3])
+    )
     inputs = network.item_vectors(windows.items.flatten()).view(*windows.items.shape, -1)
     network.cfg = cfg.network.model_copy(update={"input_dropout": 0.0})
     whole = network.read(inputs, windows, network.positions)

@@ -1,0 +1,72 @@
+"""The Prefect server of a flow: the one that Prefect's settings name, else one of our own while this process lives."""
+
+import atexit
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+from data_lake.errors import UserError
+from flows.child import Child
+
+HOST, PORT = "127.0.0.1", 4200
+START_SECONDS = 120
+
+
+def prefect_server(*options: str) -> str:
+    """Return the address of the server to use, started here on loopback with these options where none is named.
+
+    Prefect's own temporary server would get a Ctrl-C of the terminal together with us, and be gone before the flow
+    could tell it how it ended; a `Child` does not, and ends after Prefect's last words at the end of this process.
+    """
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import get_current_settings
+
+    if url := get_current_settings().api.url:
+        _check(url)
+        return url
+    port = _free_port()
+    url = f"http://{HOST}:{port}/api"
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    child = Child([*command, "--analytics-off", *options], stdout=subprocess.DEVNULL)
+    atexit.register(child.end)
+    _wait(child, f"{url}/health")
+    os.environ["PREFECT_API_URL"] = url
+    refresh_global_settings_context()
+    return url
+
+
+def _check(url: str) -> None:
+    """Raise UserError where the server cannot be reached."""
+    try:
+        urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10).close()
+    except urllib.error.HTTPError:
+        return  # it answers; whether it lets us in is Prefect's to say
+    except (OSError, ValueError) as error:
+        raise UserError(f"PREFECT_API_URL={url} does not answer ({error}). Start that server, or unset it.") from error
+
+
+def _wait(child: Child, address: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and child.process.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError(f"the Prefect server ended, or did not answer at {address} within {START_SECONDS} seconds")
+
+
+def _free_port() -> int:
+    """Return Prefect's own port, or any free one where it is taken."""
+    for port in (PORT, 0):
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise RuntimeError(f"no free port on {HOST}")

@@ -1,0 +1,89 @@
+"""What is chosen lately: counts by hand, and what a score may know."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from model.batches import Sequences
+from model.config import LossConfig, NetworkConfig
+from model.data import DAY, TrainingSet
+from model.scoring import NetworkScorer, build_network
+from model.trends import Trends, log_counts, spread_moments
+from tests.model.worlds import world
+
+ITEMS = {"a": "a1 a2 a3", "b": "b1 b2"}  # numbers 1, 2, 3 and 4, 5
+
+
+def counted(trends: Trends, item: int, time: int) -> list[float]:
+    """Return the counts of an item, by half-life, that a prediction at a time sees."""
+    moment = int(trends.moments(torch.tensor([time])))
+    return torch.expm1(trends.counts[item, moment].double()).tolist()
+
+
+def test_an_action_counts_half_after_each_half_life() -> None:
+    times, items = np.array([0, 2 * DAY, 3 * DAY]), np.array([1, 1, 2])
+    counts = log_counts(times, items, np.array([0, 4 * DAY]), (1.0, 2.0), 3)
+    assert counts[0].tolist() == [[0, 0], [0, 0], [0, 0]]
+    by_hand = [math.log1p(0.5**4 + 0.5**2), math.log1p(0.5**2 + 0.5)]
+    assert counts[1].tolist() == [[0, 0], [0, 0], pytest.approx(by_hand, rel=1e-3)]
+    assert counts[2, 2].tolist() == pytest.approx([math.log1p(0.5), math.log1p(0.5**0.5)], rel=1e-3)
+
+
+def test_a_count_fades_from_moment_to_moment_as_it_would_at_once() -> None:
+    times, items = np.array([0, 3 * DAY, 3 * DAY, 7 * DAY]), np.array([1, 1, 1, 1])
+    often = log_counts(times, items, np.array([DAY, 2 * DAY, 5 * DAY, 9 * DAY]), (3.0,), 2)
+    once = log_counts(times, items, np.array([9 * DAY]), (3.0,), 2)
+    assert often[1, 4].tolist() == pytest.approx(once[1, 1].tolist(), rel=1e-3)
+
+
+def test_a_count_holds_only_training_actions_before_its_moment() -> None:
+    data = world({"u": f"a1@0 a1@{DAY} *a2@{DAY} a1@{2 * DAY}:validation", "v": f"a2@{DAY} a3@{2 * DAY}"}, ITEMS)
+    trends = Trends(data, (1e9,))
+    assert counted(trends, 1, 0) == [0]  # not its own action
+    assert counted(trends, 1, DAY) == pytest.approx([1], rel=1e-2)
+    assert counted(trends, 2, DAY) == [0]
+    assert [counted(trends, item, 2 * DAY)[0] for item in (1, 2, 3)] == pytest.approx([2, 1, 0], rel=1e-2)
+
+
+def test_moments_stand_among_the_actions_and_after_all() -> None:
+    assert spread_moments(np.array([5, 5, 6, 7, 9, 9]), 100).tolist() == [5, 6, 7, 9, 10]
+    assert spread_moments(np.array([5, 5, 6, 7, 9, 9]), 3).tolist() == [5, 6, 9, 10]
+    assert spread_moments(np.array([], np.int64), 3).tolist() == []
+
+
+def lately(data: TrainingSet, user: int, cut: int) -> list[float]:
+    """Return what is added to the scores of domain "a" by counts that do not fade, weighing 1."""
+    network = build_network(NetworkConfig(hidden=4, trends=(1e9,), temperature=1.0), data, 0).eval()
+    assert network.trends is not None
+
+    def scores() -> torch.Tensor:
+        sequences = Sequences(data, 4, LossConfig(), torch.device("cpu"))
+        return NetworkScorer(network, data, sequences)(np.array([user]), np.array([cut]), "a")[0]
+
+    before = scores()
+    torch.nn.init.ones_(network.trends.weight)
+    added: list[float] = torch.expm1(scores() - before).tolist()
+    return added
+
+
+def test_a_target_is_scored_by_what_was_chosen_before_the_last_item_that_is_read() -> None:
+    data = world({"u": "a1@1 a1@2 a2@7:validation a3@9:test", "v": "a2@1 a2@2 a3@3 a1@7"}, ITEMS)
+    assert lately(data, 0, 2) == pytest.approx([1, 1, 0], abs=0.01)  # read until 2
+    assert lately(data, 0, 3) == pytest.approx([2, 2, 1], abs=0.01)  # read until 7
+
+
+def test_who_is_read_whole_is_scored_now() -> None:
+    data = world({"u": "a1@1 a1@2 a2@5:validation a3@6:test", "v": "a2@1 a2@2 a3@3 a1@7"}, ITEMS)
+    assert lately(data, 0, 4) == pytest.approx([3, 2, 1], abs=0.01)
+
+
+def test_where_the_split_is_by_time_every_target_is_scored_at_the_end_of_training() -> None:
+    data = world({"u": "a1@1 a1@2 a2@8:validation a3@9:test", "v": "a2@1 a2@2 a3@3 a1@7"}, ITEMS)
+    assert lately(data, 0, 2) == pytest.approx([3, 2, 1], abs=0.01)
+
+
+def test_without_training_actions_nothing_is_added() -> None:
+    data = world({"u": "a1@1:validation a2@2:test"}, ITEMS)
+    assert lately(data, 0, 1) == [0, 0, 0]
