@@ -90,7 +90,7 @@ class PhaseConfig(Config):
     """How one phase is optimised. A phase stops early after `patience` epochs without a better validation figure."""
 
     epochs: PositiveInt = 30
-    patience: PositiveInt = 8
+    patience: PositiveInt = 5
     batch_size: PositiveInt = 128
     learning_rate: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.0
@@ -112,8 +112,8 @@ class PretrainConfig(PhaseConfig):
 class FinetuneConfig(PhaseConfig):
     """Phase 2: what each domain adds, over frozen phase-1 weights."""
 
-    epochs: PositiveInt = 10
-    patience: PositiveInt = 4
+    epochs: PositiveInt = 6
+    patience: PositiveInt = 2
     learning_rate: PositiveFloat = 5e-4
     align_weight: NonNegativeFloat = 0.0
     domain_weight: PositiveFloat = 0.1
