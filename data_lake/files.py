@@ -1,5 +1,6 @@
 """Put files and folders in place so that a reader sees the whole of them or nothing, after a crash too."""
 
+import hashlib
 import os
 import shutil
 import uuid
@@ -7,6 +8,12 @@ from pathlib import Path
 
 TEMPORARY = ".tmp-"
 """How the name of everything half-written begins; nothing reads it, and `Lake.clean` removes it."""
+
+
+def cache_folder(name: str) -> Path:
+    """Return the place of this name in the user's cache folder."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return caches / "llm-edt" / hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def temporary(folder: Path) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from data_lake.errors import UserError
-from data_lake.files import TEMPORARY, put_folder, put_link, put_text
+from data_lake.files import TEMPORARY, cache_folder, put_folder, put_link, put_text
 from data_lake.lock import locked
 from data_lake.manifest import (
     NAME,
@@ -30,7 +30,7 @@ from data_lake.manifest import (
     versions,
 )
 from data_lake.memory import Memory
-from data_lake.mirror import Mirror, cache_folder
+from data_lake.mirror import Mirror
 from data_lake.schemas import ARTIFACTS
 from data_lake.stage import Recipe, Stage, State, differences
 from data_lake.tables import read_tables

@@ -4,7 +4,6 @@ The store holds the same layout, with `current` as an object of one line. An art
 files and `current` after that, so that a reader sees a whole artifact or none. Unfinished shards stay on the machine.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -22,12 +21,6 @@ from data_lake.manifest import NAME, Manifest, files
 CURRENT = "current"
 LEASE = 600.0
 """Seconds after which the lock of a writer that no longer renews it may be taken over."""
-
-
-def cache_folder(url: str) -> Path:
-    """Return where on this machine the lake at `url` is worked on."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return caches / "llm-edt" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 class Mirror:

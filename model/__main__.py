@@ -62,9 +62,11 @@ def _train(args: argparse.Namespace) -> None:
     from model.train import train
 
     given = read_settings(args.config)
-    for phase in ("pretrain", "finetune") if args.epochs is not None else ():
-        given[phase] = {**given.get(phase, {}), "epochs": args.epochs}
     cfg = parse(TrainConfig, given)
+    if args.epochs is not None:
+        for phase in ("pretrain", "finetune"):
+            given[phase] = {**given.get(phase, {}), "epochs": args.epochs}
+        cfg = parse(TrainConfig, given)
     data = TrainingSet.load(args.data, cfg.stream)
     pretrained = args.pretrained or args.out / "pretrained"
     checkpoint = args.checkpoint or args.out / "checkpoint"

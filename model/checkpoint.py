@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -46,7 +46,10 @@ class Folder:
 
     def open(self, config: Mapping[str, Any]) -> None:
         """Write config.json, or check that the run in this folder has the same settings and data."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be made a folder ({error.strerror}). Choose another --out.") from error
         for left_over in self.path.glob("*.tmp"):
             left_over.unlink()
         if not (self.path / "config.json").exists():
@@ -57,6 +60,10 @@ class Folder:
         differ = _difference(held, wanted)
         if differ:
             raise UserError(f"{self.path} holds another run: {differ}. Choose another --out, or delete that one.")
+
+    def has_state(self) -> bool:
+        """Whether an epoch was saved here."""
+        return (self.path / STATE).exists()
 
     def save_state(
         self, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, rows: LazyRows | None = None
@@ -79,11 +86,11 @@ class Folder:
     ) -> Progress | None:
         """Bring network, optimizer and rows to where the saved epoch left them; None without one."""
         path = self.path / STATE
-        if not path.exists():
+        if not self.has_state():
             return None
+        tensors = load_tensors(path)
         with safe_open(path, framework="pt") as file:
             progress = Progress(**json.loads(file.metadata()["progress"]))
-        tensors = load_file(path)
         network.load_state_dict(_under(tensors, "weights."))
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under(tensors, "optimizer.").items():
@@ -100,7 +107,7 @@ class Folder:
 
     def load_best(self, network: nn.Module) -> None:
         """Load the weights of the best epoch; parts that the file does not know keep theirs."""
-        network.load_state_dict(load_file(self.path / MODEL))
+        network.load_state_dict(load_tensors(self.path / MODEL))
 
     def history(self) -> list[dict[str, Any]]:
         """Return one row per evaluated epoch."""
@@ -127,6 +134,15 @@ class Folder:
         partial = self.path / f"{name}.tmp"
         write(partial)
         partial.replace(self.path / name)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a file of tensors, or say that it is harmed."""
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is harmed ({error}). Delete its folder and train again.") from error
+    return tensors
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

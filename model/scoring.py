@@ -7,12 +7,12 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from data_lake.errors import UserError
 from model.batches import Sequences
+from model.checkpoint import MODEL, load_tensors
 from model.config import LossConfig, NetworkConfig
 from model.data import TrainingSet
 from model.finetune import all_items
@@ -89,7 +89,7 @@ def load_scorer(folder: str | Path, data: TrainingSet, device: str = "cpu") -> N
     network = build_network(cfg, data, about["profile_size"])
     if about["phase"] == "finetune":
         network.add_readers(len(data.domains))
-    network.load_state_dict(load_file(folder / "model.safetensors"))
+    network.load_state_dict(load_tensors(folder / MODEL))
     network.to(device).eval()
     return NetworkScorer(network, data, Sequences(data, cfg.max_length, LossConfig(), torch.device(device)))
 

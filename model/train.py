@@ -62,16 +62,18 @@ def prepare(
         Folder(pretrained).load_best(network)
         network.add_readers(len(data.domains), cfg.finetune.domain_weight)
     network.to(device)
+    run = Folder(folder)
     ids = network.item_vectors.ids
-    if phase == "pretrain" and ids is not None and cfg.network.id_start == "cooccurrence":
+    started = phase == "finetune" or run.has_state()
+    if ids is not None and cfg.network.id_start == "cooccurrence" and not started:
         start_ids(ids, data, cfg.seed)
     if cfg.compile and device.type == "cuda":
         for block in network.blocks:
             block.compile(dynamic=True)
-    run = Folder(folder)
     if parallel.rank() == 0:
+        later = {"finetune"} if phase == "pretrain" else set[str]()  # phase 1 does not depend on them
         run.open({
-            "phase": phase, "train": cfg.model_dump(mode="json", exclude=set(MACHINE)), "data": data.digest,
+            "phase": phase, "train": cfg.model_dump(mode="json", exclude=set(MACHINE | later)), "data": data.digest,
             "domains": list(data.domains), "items": data.n_items, "text_size": data.item_vectors.shape[1],
             "profile_size": profile_size,
         })  # fmt: skip
@@ -130,6 +132,8 @@ class Loop:
         """Train until the epochs are over or the validation figure stays flat."""
         history = self.folder.history()
         progress = self.folder.load_state(self.network, self.optimizer, self.rows)
+        if progress and parallel.rank() == 0:
+            print(f"{self.phase}: {progress.epoch} epochs are trained already", file=sys.stderr)
         if progress and len(history) < progress.epoch:  # saved, then stopped before it was evaluated
             history = self._evaluated(progress, history, "trained before")
         while len(history) < self.phase_cfg.epochs and _flat(history) < self.phase_cfg.patience:

@@ -3,14 +3,20 @@
 import hashlib
 import importlib
 import importlib.util
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from data_lake.errors import UserError
+from data_lake.files import cache_folder, put_text
 
 OWN = {"edt-tiny": "pipeline.edt_tiny"}
 """Models of this project: their names in settings, and the packages that carry them."""
+
+
+LARGE = 2**26
+"""Bytes of a file from which its hash is noted in the user's cache folder."""
 
 
 class ModelIdentity(NamedTuple):
@@ -62,9 +68,17 @@ def hash_folder(folder: Path) -> str:
 
 @cache
 def _hash_file(path: Path, size: int, changed: int) -> bytes:
-    """Hash one file; a process that asks again about a file of the same size and time is answered at once."""
+    """Hash one file; the hash of a large one is noted for later processes, as long as its size and time stay."""
+    note = cache_folder(f"hash of {path.resolve()}")
+    about = f"{size} {changed} "
+    if size >= LARGE and note.exists() and (said := note.read_text()).startswith(about):
+        return bytes.fromhex(said.removeprefix(about))
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+        found = hashlib.file_digest(file, "sha256").digest()
+    if size >= LARGE:
+        with suppress(PermissionError):  # without a cache it is hashed again
+            put_text(note, about + found.hex())
+    return found
 
 
 @cache

@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from model.__main__ import main
 from tests.model.conftest import SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +39,22 @@ def test_train_evaluate_and_recommend_need_nothing_of_the_pipeline(tiny_folder: 
     done = subprocess.run([sys.executable, "-c", CHILD, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics", "ranks", "recommendations"]
+
+
+def test_a_wrong_section_is_named_with_epochs_given_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "train.json"
+    config.write_text('{"pretrain": 3}')
+    arguments = ["train", "--data", str(tmp_path), "--out", str(tmp_path), "--config", str(config), "--epochs", "2"]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("error: setting pretrain: ")
+
+
+def test_an_out_that_cannot_be_a_folder_is_named(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["train", "--data", str(tiny_folder), "--out", str(tmp_path / "file")]) == 2
+    assert "file/pretrained cannot be made a folder (Not a directory). Choose another --out." in capsys.readouterr().err
 
 
 def test_a_mistake_is_one_line_and_exit_code_two(tmp_path: Path) -> None:

@@ -121,6 +121,23 @@ def test_a_streamed_training_makes_the_same_bytes(
     assert files(tmp_path / "streamed") == files(tmp_path / "whole")
 
 
+def test_other_settings_of_phase_two_do_not_touch_phase_one(
+    tiny: TrainingSet, small: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny, small, "pretrain", tmp_path, tmp_path)
+    before = files(tmp_path)
+    train(tiny, with_(small, finetune={"epochs": 1}), "pretrain", tmp_path, tmp_path)
+    assert files(tmp_path) == before
+    assert capsys.readouterr().err.endswith("pretrain: 3 epochs are trained already\n")
+
+
+def test_harmed_weights_are_named(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
+    train(tiny, small, "pretrain", tmp_path, tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"model\.safetensors is harmed \(.*\)\. Delete its folder and train again"):
+        load_scorer(tmp_path, tiny)
+
+
 def test_training_stops_when_the_figure_stays_flat(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
     cfg = with_(small, pretrain={"epochs": 50, "patience": 2, "learning_rate": 1e-12})
     train(tiny, cfg, "pretrain", tmp_path, tmp_path)

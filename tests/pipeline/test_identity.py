@@ -1,8 +1,10 @@
+import hashlib
 import shutil
 
 import pytest
 
 from data_lake.errors import UserError
+from pipeline.llm import identity
 from pipeline.llm.identity import hash_folder, identify
 
 
@@ -22,6 +24,23 @@ def test_a_folder_is_known_by_its_files_wherever_it_lies(folder, tmp_path):
     here, there = (identify(str(place), None, "llm") for place in (folder, moved))
     assert (here.name, here.revision) == (there.name, there.revision) == ("some-model", hash_folder(folder))
     assert here.source == str(folder)
+
+
+def test_a_large_file_is_hashed_once_for_all_processes(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(identity, "LARGE", 1)
+    before = hash_folder(folder)
+    identity._hash_file.cache_clear()  # as in another process
+    monkeypatch.setattr(hashlib, "file_digest", None)
+    assert hash_folder(folder) == before
+
+
+def test_a_large_file_that_changed_is_hashed_again(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(identity, "LARGE", 1)
+    before = hash_folder(folder)
+    (folder / "config.json").write_text("{ }")
+    assert hash_folder(folder) != before
 
 
 @pytest.mark.parametrize(
