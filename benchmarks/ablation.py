@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.runs import about, runs, train_config, training_set
+from benchmarks.sample_world import world_file
 from data_lake.schemas import TEST
-from flows.sample import write_sample
 from flows.settings import load_settings
 from model.candidates import find_targets
 from model.compare import paired
 from model.data import TrainingSet
 from model.groups import groups
+from pipeline.simulate import SimulateConfig
 
 NO_ALIGN = ("train.pretrain.align_weight=0", "train.finetune.align_weight=0")
 VARIANTS = {
@@ -33,6 +34,8 @@ VARIANTS = {
     "without id vectors": ("train.network.item_id=false",),
     "id vectors from random": ("train.network.id_start=random",),
     "without text vectors": ("train.network.item_text=false",),
+    "without trends": ("train.network.trends=[]",),
+    "all targets count alike": ("train.loss.half_after_actions=0", "train.loss.half_after_days=0"),
 }
 """What each variant sets. Without augmentation nothing is asked or inserted, and profiles tell of real items only."""
 
@@ -61,12 +64,7 @@ def main() -> None:
         known = ", ".join([*VARIANTS, WITHOUT_PHASE_2])
         parser.error(f"unknown variant {min(unknown)!r}; the variants are {known}")
 
-    config = given.config
-    if config is None:
-        world = given.out / f"world-{given.users}-{given.items}"
-        config = world / "edt.toml"
-        if not config.exists():
-            write_sample(world / "raw", config, [f"users={given.users}", f"items={given.items}"])
+    config = given.config or world_file(given.out, SimulateConfig(users=given.users, items=given.items))
     epochs = [f"train.{phase}.epochs={given.epochs}" for phase in ("pretrain", "finetune") if given.epochs]
     generator = ["enrich.generator=retrieval"] if given.config is None else []
     common = [*generator, *given.set, *epochs, f"lake.root={(given.out / 'store').resolve()}", "lake.keep=20"]

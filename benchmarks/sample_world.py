@@ -41,13 +41,18 @@ def by_chance(world: World, user_ids: Iterable[str]) -> float:
     return sum(per_taste[taste] for tastes in users["tastes"] for taste in tastes) / max(len(users), 1)
 
 
-def world_settings(out: Path, cfg: SimulateConfig, overrides: Sequence[str]) -> Settings:
-    """Return settings for a world, which is written under `out` where it is not there yet."""
+def world_file(out: Path, cfg: SimulateConfig) -> Path:
+    """Return the settings file of a world, which is written under `out` where it is not there yet."""
     folder = out / f"{cfg.users}-{cfg.items}-{cfg.seed}"
     config = folder / "edt.toml"
     if not config.exists():
         write_sample(folder / "raw", config, [f"users={cfg.users}", f"items={cfg.items}", f"seed={cfg.seed}"])
-    return load_settings(config, overrides)
+    return config
+
+
+def world_settings(out: Path, cfg: SimulateConfig, overrides: Sequence[str]) -> Settings:
+    """Return settings for a world, which is written under `out` where it is not there yet."""
+    return load_settings(world_file(out, cfg), overrides)
 
 
 def main() -> None:
