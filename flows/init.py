@@ -3,7 +3,9 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from data_lake.errors import UserError
 from flows.settings import DATASET
@@ -61,11 +63,15 @@ by = "leave-one-out"       # or "time", with validation_days and test_days
 preset = "default"         # or "paper": the method as published
 seed = 0
 
+[train.loss]
+{loss}
+
 [train.pretrain]
-# epochs = 30
+{pretrain}
+# epochs = 30              # at most: it stops where the validation figure stays flat
 
 [train.finetune]
-# epochs = 10
+# epochs = 6
 
 [evaluate]
 protocols = ["full", "sampled-100", "sampled-999"]
@@ -79,14 +85,17 @@ protocols = ["full", "sampled-100", "sampled-999"]
 """
 
 
-RETRIEVAL = """\
-generator = "retrieval"    # or "none", no enrichment; or "vllm", an LLM. This one: neighbours and templates"""
-NO_LLM = """\
+LINES = {
+    "generator": """\
+generator = "retrieval"    # or "none", no enrichment; or "vllm", an LLM. This one: neighbours and templates""",
+    "llm": """\
 # model = "models/my-model"  # a folder, or a hub name with its revision
 # revision = "a commit"
-# max_model_len = 4096"""
-VLLM = """\
-generator = "vllm"         # an LLM; or "retrieval", neighbours and templates; or "none", no enrichment"""
+# max_model_len = 4096""",
+    "loss": "# synthetic_weight = 0.0   # of an inserted item as a target; helps a domain with few actions of its own",
+    "pretrain": "# batch_size = 128         # users",
+}
+"""Lines of the settings that `write_settings` can be given others for."""
 
 
 def write_settings(
@@ -95,12 +104,11 @@ def write_settings(
     items: Path,
     dataset: str | None = None,
     force: bool = False,
-    generator: str = RETRIEVAL,
-    llm: str = NO_LLM,
+    lines: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Look at the two files and write settings that run; what is there already is kept unless `force`.
 
-    `generator` and `llm` are the lines of the settings on who invents the items.
+    `lines` stand in place of those of `LINES`.
     """
     if out.exists() and not force:
         raise UserError(f"{out} is there already. Give another --out, or --force to replace it.")
@@ -115,8 +123,7 @@ def write_settings(
     folder = out.resolve().parent
     text = TEMPLATE.format(
         dataset=_toml(dataset or _name(interactions)),
-        generator=generator,
-        llm=llm,
+        **{**LINES, **lines},
         interactions=found.interactions,
         items=found.items,
         domains=_comment(", ".join(found.domains)),

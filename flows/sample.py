@@ -4,14 +4,20 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.init import VLLM, write_settings
+from flows.init import write_settings
 from flows.settings import parse_override
 from model.settings import parse
 from pipeline.edt_tiny import DOMAINS, POSITIONS
 
-EDT_TINY = f"""\
+EDT_TINY = {
+    "generator": """\
+generator = "vllm"         # an LLM; or "retrieval", neighbours and templates; or "none", no enrichment""",
+    "llm": f"""\
 model = "edt-tiny"         # comes with the package: it knows this simulated world and nothing else
-max_model_len = {POSITIONS}"""
+max_model_len = {POSITIONS}""",
+    "loss": "synthetic_weight = 0.3     # of an inserted item as a target: one domain has few actions of its own",
+}
+SMALL = {"pretrain": "batch_size = 32            # users: few, so that a small world is learnt in few epochs"}
 
 
 def write_sample(folder: Path, settings: Path, knobs: Sequence[str] = ()) -> list[str]:
@@ -27,9 +33,9 @@ def write_sample(folder: Path, settings: Path, knobs: Sequence[str] = ()) -> lis
         return [*lines, f"{settings}: was there already, left as it is"]
     hindrance = _hindrance(cfg.domains)
     if hindrance:
-        write_settings(settings, paths[0], paths[1], dataset="sample")
+        write_settings(settings, paths[0], paths[1], dataset="sample", lines=SMALL)
         return [*lines, f"{settings}: settings for them, generator `retrieval`, for {hindrance}"]
-    write_settings(settings, paths[0], paths[1], dataset="sample", generator=VLLM, llm=EDT_TINY)
+    write_settings(settings, paths[0], paths[1], dataset="sample", lines=SMALL | EDT_TINY)
     return [*lines, f"{settings}: settings for them, generator `vllm` with edt-tiny"]
 
 

@@ -87,8 +87,8 @@ class Sequences:
         """Return the training prefixes of `users` (B,), each up to its last real training item, which is only a target.
 
         Every position predicts the next real item. A real item and the synthetic ones inserted after it predict the
-        same one and share its weight, which is the less the older it is. Where the next item is synthetic it is a
-        second target, with the weight that the settings give it.
+        same one and share its weight, which is the less the older it is. A synthetic item is a second target, with the
+        weight that the settings give it, of the last real item before it: there the language model was asked.
         """
         users = users.to(self.home)
         first = self.offsets[users]
@@ -103,8 +103,10 @@ class Sequences:
         time = self.times[flat]
         if self.loss.synthetic_weight > 0:
             extra = self.synthetic[flat + 1]
+            before = self.real_at[(self.real_before[flat[extra] + 1] - 1).clamp(min=0)]  # the last real item
+            asked = (before - start[row[extra]]).clamp(min=0)
             time = torch.cat([time, time[extra]])
-            row, step = torch.cat([row, row[extra]]), torch.cat([step, step[extra]])
+            row, step = torch.cat([row, row[extra]]), torch.cat([step, asked])
             target = torch.cat([target, self.items[flat[extra] + 1].long()])
             weight = torch.cat([weight, weight.new_full((int(extra.sum()),), self.loss.synthetic_weight)])
         tensors = [tensor.to(self.device) for tensor in (row, step, target, weight, time)]

@@ -51,10 +51,12 @@ class SimulateConfig(Config):
     """`food`, `kitchen`, `books` and `garden` have words of their own; any other name gets plain ones."""
     length: float = Field(20, ge=SHORTEST)
     """Mean number of actions of a user; none has fewer than 6 or more than four times the mean."""
-    imbalanced: float = Field(0.85, ge=0, le=1)
+    imbalanced: float = Field(0.95, ge=0, le=1)
     """Share of users with a main domain; the others act in all domains alike."""
     imbalance: float = Field(0.96, ge=0.5, le=1)
     """Share of an imbalanced user's actions that fall in the main domain."""
+    first: float = Field(0.95, ge=0, le=1)
+    """Share of imbalanced users whose main domain is the first; the main domains of the others are spread evenly."""
     scarce: float = Field(0.5, ge=0, le=1)
     """Share of users, all imbalanced, whose last two actions fall in a domain where they have at most one other."""
     noise: float = Field(0.1, ge=0, le=1)
@@ -250,7 +252,7 @@ def _draw_users(cfg: SimulateConfig, imbalanced: Bools, scarce: Bools, rng: np.r
     tastes = np.argsort(-attraction, axis=1)[:, :3]
     has = np.arange(3) < (1 + rng.choice(3, n, p=TASTES_PER_USER))[:, None]
     early, other_mood = (weights / weights.sum(axis=1, keepdims=True) for weights in rng.gamma(1, size=(2, n, 3)) * has)
-    main = rng.integers(domains, size=n)
+    main = np.where(rng.random(n) < cfg.first, 0, rng.integers(1, domains, size=n))
     visit = np.where(rng.random(n) < 0.5, rng.integers(0, length - 2), -1)
     return _Users(
         length=length,

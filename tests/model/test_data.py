@@ -133,7 +133,7 @@ def test_a_synthetic_item_is_a_target_only_with_a_weight() -> None:
     data = world({"u": "a1 *b1 *b2 a2 b3 a3:validation a4:test"}, ITEMS)
     batch = sequences(data, synthetic_weight=0.25).batch(torch.tensor([0]))
     assert batch.target.tolist() == [2, 2, 2, 8, 6, 7]
-    assert batch.step.tolist() == [0, 1, 2, 3, 0, 1]
+    assert batch.step.tolist() == [0, 1, 2, 3, 0, 0]  # both from a1, the last real item before them
     assert batch.weight.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1, 0.25, 0.25])
 
 

@@ -44,6 +44,13 @@ def test_the_defaults_make_two_thousand_users_and_twelve_hundred_items_in_each_o
     assert set(actions["item_id"]) <= set(world.items["item_id"].to_pylist())
 
 
+@pytest.mark.parametrize(("first", "mains"), [(1.0, {"food"}), (0.0, {"kitchen", "books"})])
+def test_a_knob_says_whose_main_domain_is_the_first(first, mains):
+    domains = ("food", "kitchen", "books")
+    world = simulate(SimulateConfig(users=200, items=40, domains=domains, first=first))
+    assert set(world.user_truth["main_domain"].drop_null().to_pylist()) == mains
+
+
 def test_titles_are_distinct_and_a_taste_can_be_read_from_them():
     world = simulate(SimulateConfig(users=10, items=20_000, missing_titles=0, escaped_titles=0))
     items = pl.DataFrame(world.items)
@@ -157,7 +164,7 @@ def test_the_files_hold_the_world_and_the_truth_only_on_request(tmp_path: Path):
     [
         ({"domains": ("food", "food")}, "different names"),
         ({"domains": ("food", "all")}, "different names"),
-        ({"scarce": 0.9}, "cannot exceed imbalanced"),
+        ({"scarce": 0.96}, "cannot exceed imbalanced"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):
