@@ -327,7 +327,7 @@ def _recommend(settings: Settings, engines: Engines) -> Stage:
         _model_run("recommend", lake, run, out, cfg)
 
     said = {"recommend": cfg.model_dump(mode="json", exclude={"batch_size", "device", "stream"})}
-    return Stage("recommend", 1, ("training_set", "checkpoint"), ("recommendations",), said, work)
+    return Stage("recommend", 2, ("training_set", "checkpoint"), ("recommendations",), said, work)
 
 
 def _model_run(verb: str, lake: Work, run: dict[str, Path], out: dict[str, Path], cfg: Config) -> None:

@@ -105,8 +105,14 @@ class Folder:
         """Save the weights of the best epoch so far."""
         self._save(MODEL, network.state_dict(), None)
 
+    def check_network(self, wanted: Mapping[str, Any]) -> None:
+        """Refuse weights of a network of other settings."""
+        differ = _difference(json.loads((self.path / "config.json").read_text())["train"]["network"], wanted)
+        if differ:
+            raise UserError(f"{self.path} holds another network: {differ}. Run the phase 'pretrain' again.")
+
     def load_best(self, network: nn.Module) -> None:
-        """Load the weights of the best epoch; parts that the file does not know keep theirs."""
+        """Load the weights of the best epoch."""
         network.load_state_dict(load_tensors(self.path / MODEL))
 
     def history(self) -> list[dict[str, Any]]:

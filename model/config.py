@@ -74,7 +74,7 @@ class LossConfig(Config):
     """Negatives are drawn in proportion to (training actions + 1) ** popularity; 0: uniformly."""
 
     synthetic_weight: NonNegativeFloat = 0.0
-    """Weight of a synthetic item as a target, beside the next real item of the same position."""
+    """Weight of a synthetic item as a target of the last real item before it; a real target's is at most 1."""
 
     half_after_actions: NonNegativeFloat = 8.0
     """A target counts half after so many newer training actions of its user; 0: all count alike."""
@@ -120,7 +120,8 @@ class FinetuneConfig(PhaseConfig):
     """What the domain term weighs in the score at first; it is learnt, one per domain."""
 
     train_score: Literal["sum", "domain"] = "sum"
-    """The score that the loss is taken on: the one that ranks, or its domain term alone (as published)."""
+    """The score that the loss is taken on: the one that ranks, or its domain term alone, as published; either way with
+    the trends."""
 
 
 class TrainConfig(Config):

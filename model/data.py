@@ -103,12 +103,13 @@ class TrainingSet:
 
     @cached_property
     def trained_until(self) -> int:
-        """Time of the latest real training action; 0 without one."""
-        latest = 0
+        """Time of the latest real training action."""
+        lowest = np.iinfo(np.int64).min
+        latest = int(lowest)
         for start in range(0, len(self.items), POSITIONS_AT_ONCE):
             part = slice(start, start + POSITIONS_AT_ONCE)
             taken = (self.splits[part] == SPLITS.index(TRAIN)) & ~self.synthetic[part]
-            latest = max(latest, int(self.times[part].max(initial=0, where=taken)))
+            latest = max(latest, int(self.times[part].max(initial=lowest, where=taken)))
         return latest
 
     @cached_property

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SCORES_AT_ONCE = 2**22
-"""Scores that the exact softmax holds at once: 16 MiB."""
+"""Scores that the exact softmax computes at once: 16 MiB, a few times over."""
 
 
 def sampled_softmax(own: Tensor, others: Tensor, expected: Tensor, is_hit: Tensor, weight: Tensor) -> Tensor:
@@ -33,21 +33,22 @@ class _ExactSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, items: Tensor, lately: Tensor, at: Tensor, target: Tensor, weight: Tensor
+        ctx: Any, query: Tensor, items: Tensor, lately: Tensor, moments: Tensor, target: Tensor, weight: Tensor
     ) -> Tensor:
         query_grad, items_grad, lately_grad = torch.empty_like(query), torch.zeros_like(items), torch.zeros_like(lately)
         total = query.new_zeros((), dtype=torch.float32)
         rows = max(1, SCORES_AT_ONCE // len(items))
         for start in range(0, len(query), rows):
             part = slice(start, start + rows)
-            scores = (query[part] @ items.T).float() + lately[at[part]]  # (p, M)
+            scores = (query[part] @ items.T).float().add_(lately[moments[part]])  # (p, M)
             own = scores.gather(1, target[part, None])  # (p, 1)
             norm = torch.logsumexp(scores, dim=1, keepdim=True)
             total += ((norm - own).squeeze(1) * weight[part]).sum()
             slope = scores.sub_(norm).exp_()
             slope.scatter_add_(1, target[part, None], -torch.ones_like(own))
             slope = slope.mul_(weight[part, None])
-            lately_grad.index_add_(0, at[part], slope)
+            if ctx.needs_input_grad[2]:
+                lately_grad.index_add_(0, moments[part], slope)
             slope = slope.to(query.dtype)
             query_grad[part] = slope @ items
             items_grad += slope.T @ query[part]
@@ -60,13 +61,15 @@ class _ExactSoftmax(torch.autograd.Function):
         return query_grad * grads[0], items_grad * grads[0], lately_grad * grads[0], None, None, None
 
 
-def exact_softmax(query: Tensor, items: Tensor, lately: Tensor, at: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def exact_softmax(
+    query: Tensor, items: Tensor, lately: Tensor, moments: Tensor, target: Tensor, weight: Tensor
+) -> Tensor:
     """Softmax of each target among all items of its domain.
 
-    A score is query @ item + lately[at]. query: (P, D). items: (M, D). lately: (T, M). at: (P,) rows of `lately`.
-    target: (P,) rows of `items`. weight: (P,). Returns the weighted sum.
+    A score is query @ item + lately[moment]. query: (P, D). items: (M, D). lately: (T, M). moments: (P,) rows of
+    `lately`. target: (P,) rows of `items`. weight: (P,). Returns the weighted sum.
     """
-    total: Tensor = _ExactSoftmax.apply(query, items, lately, at, target, weight)  # type: ignore[no-untyped-call]
+    total: Tensor = _ExactSoftmax.apply(query, items, lately, moments, target, weight)  # type: ignore[no-untyped-call]
     return total
 
 

@@ -212,7 +212,7 @@ class Network(nn.Module):
             if len(mine):
                 assert isinstance(reader, DomainReader)
                 term = self._domain_term(reader, inputs, windows, domains == number, row[mine], step[mine])
-                query = query.index_add(0, mine, term)
+                query = query.index_add(0, mine, term.to(query.dtype))
         return query
 
     def by_domain(self, states: Tensor, wanted: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class Scores:
         """items: (P,). Returns (P,), the score of each prediction's own item."""
         scores = (self.query * self.keys[self.at[items]]).sum(1)
         if self.trends is not None:
-            scores = scores + self.trends.at(items, self.trends.moments(self.time), self.domain)
+            scores = scores + self.trends.each(items, self.trends.moments(self.time), self.domain)
         return scores / self.temperature
 
     def all(self, items: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class Objective:
             loss = loss + self._domain_loss(scores, batch.target[mine], negative, batch.weight[mine])
         return loss
 
-    def _domain_loss(self, scores: "Scores", target: Tensor, negative: Tensor, weight: Tensor) -> Tensor:
+    def _domain_loss(self, scores: Scores, target: Tensor, negative: Tensor, weight: Tensor) -> Tensor:
         """target, weight: (P,). negative: (N,), for the binary loss (P,). Returns the weighted sum of losses."""
         if self.cfg.next_item == "bce":
             return losses.binary(scores.own(target), scores.own(negative), negative == target, weight)

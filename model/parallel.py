@@ -13,6 +13,8 @@ from torch import Tensor
 def start(device: torch.device) -> None:
     """Join the processes that torchrun started, if it did."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 

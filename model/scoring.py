@@ -40,8 +40,9 @@ class NetworkScorer:
         self.device = network.positions.weight.device
         self.vectors = all_items(network, data.n_items).vectors  # (items + 1, D)
         self.item_domain = torch.from_numpy(data.item_domain.astype(np.int64)).to(self.device)
-        self.domain: int | None = None
-        """Of `keys`, its items as scores see them (M, D), and of `lately`, what each moment adds to them (T, M)."""
+        self.domain: int | None = None  # whose items stand in the next two
+        self.keys: Tensor  # (M, D) as scores see them
+        self.lately: Tensor | None  # (T, M) what each moment adds to them
 
     @torch.no_grad()
     def __call__(self, users: NDArray[np.int64], cuts: NDArray[np.int64], domain: str) -> Tensor:
@@ -60,19 +61,22 @@ class NetworkScorer:
         scores = query @ self.keys.T  # (B, M)
         if self.lately is not None:
             scores += self.lately[self._moments(users, cuts)]
-        return scores / self.network.cfg.temperature
+        return scores.div_(self.network.cfg.temperature)
 
     def _moments(self, users: NDArray[np.int64], cuts: NDArray[np.int64]) -> Tensor:
         """Return the moment at which each row is scored, (B,): that of the last item it reads.
 
-        It is now where nothing comes after what is read, and where the split is by time.
+        Where nothing comes after what is read, it is now; else, where the split is by time, the end of training.
         """
         trends = self.network.trends
         assert trends is not None
         last = self.data.offsets[users] + cuts - 1
         moments = trends.moments(self._tensor(self.data.times[last.clip(min=0)]))
-        is_now = torch.from_numpy(trends.by_time | (cuts == self.data.lengths[users])).to(self.device)
-        return moments.masked_fill(self._tensor(cuts) == 0, 0).masked_fill(is_now, len(trends.edges))
+        if trends.by_time:
+            moments.fill_(trends.end_of_training)
+        moments[self._tensor(cuts) == 0] = 0
+        moments[self._tensor(cuts == self.data.lengths[users])] = trends.now
+        return moments
 
     def _tensor(self, numbers: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device)

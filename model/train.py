@@ -33,6 +33,9 @@ TermsOf = Callable[[Network, Objective, Batch, torch.Generator], Terms]
 BETAS = (0.9, 0.98)
 """Of Adam, as SASRec has them."""
 
+LEAST = 1e-30
+"""Weight of a batch's predictions at least: where all are very old it may underflow."""
+
 PHASE_SEED: dict[Phase, int] = {"pretrain": 1, "finetune": 2}
 
 
@@ -59,6 +62,7 @@ def prepare(
     if phase == "finetune":
         if not (pretrained / "model.safetensors").exists():
             raise UserError(f"{pretrained} holds no phase-1 weights. Run the phase 'pretrain' first.")
+        Folder(pretrained).check_network(cfg.network.model_dump(mode="json"))
         Folder(pretrained).load_best(network)
         network.add_readers(len(data.domains), cfg.finetune.domain_weight)
     network.to(device)
@@ -151,7 +155,7 @@ class Loop:
         generator = torch.Generator(self.device).manual_seed(seed)  # all processes draw the same negatives
         lengths = self.data.train_end
         batches = plan(self.users, lengths, self.phase_cfg.batch_size, (self.cfg.seed, PHASE_SEED[self.phase], epoch))
-        sums = torch.zeros(3, dtype=torch.float64)  # next-item loss, predictions, align loss
+        sums = torch.zeros(3, dtype=torch.float64)  # next-item loss, weight of the predictions, align loss
         started, shown, done, rate = time.monotonic(), 0.0, 0, 0.0
         for users in batches:
             steps += 1
@@ -163,7 +167,7 @@ class Loop:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.bf16 and self.device.type == "cuda"):
                 terms = self.terms(self.network, self.objective, batch, generator)
             weight = parallel.total(terms.weight)
-            loss = terms.next_item / weight + self.phase_cfg.align_weight * terms.align
+            loss = terms.next_item / weight.clamp(min=LEAST) + self.phase_cfg.align_weight * terms.align
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             moved = [*self.trained, self.rows.rows] if self.rows else self.trained

@@ -7,6 +7,8 @@ a moment that is no later than the last item that it reads: neither its own targ
 Letters used in this file: M moments, K items, H half-lives, P predictions, E actions.
 """
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,84 +18,101 @@ from data_lake.schemas import SPLITS, TRAIN, VALIDATION
 from model.data import DAY, POSITIONS_AT_ONCE, Ints, TrainingSet
 
 MOMENTS = 512
-"""Moments at which the counts are taken, at most; about as many training actions lie between any two."""
+"""Moments at which the counts are taken, about; as many training actions lie between any two."""
 
 CELLS = 2**25
-"""Moments times items, at most: a large catalogue is counted at fewer moments."""
+"""Moments times items, about, at most: a large catalogue is counted at fewer moments, and so longer before a choice."""
+
+SAMPLE = 2**20
+"""Training actions by whose times the moments are chosen, about."""
 
 
 class Trends(nn.Module):
     """What recent choices add to a score: per domain, a weighted sum of the counts of each half-life.
 
-    Moment m is edges[m - 1], at which all earlier training actions are counted; at moment 0 there are none. The last
-    one follows all of them: it is now.
+    At moment 0 nothing was chosen; moment m is edges[m - 1], at which all earlier training actions are counted, the
+    last of them the end of training; moment M + 1 is now, where every real action of the data is counted.
     """
 
     edges: Tensor  # (M,) milliseconds, rising
-    counts: Tensor  # (items + 1, M + 1, H) log(1 + count) in half precision
+    counts: Tensor  # (items + 1, M + 2, H) log(1 + count) in half precision
 
     def __init__(self, data: TrainingSet, half_lives: tuple[float, ...]) -> None:
         """half_lives: (H,) days after which an action counts half."""
         super().__init__()
-        times, items = _training_actions(data)
         height = len(data.item_domain)
-        edges = spread_moments(times, min(MOMENTS, CELLS // height))
+        edges = _edges(data, min(MOMENTS, CELLS // height))
+        counts = torch.zeros((height, len(edges) + 2, len(half_lives)), dtype=torch.float16)
+        now = np.array([max((int(times.max()) for times, _ in _actions(data, SPLITS)), default=0) + 1])
+        for place, days in enumerate(half_lives):
+            counts[:, 1:-1, place] = log_counts(_actions(data, [TRAIN]), edges, days, height)
+            counts[:, -1:, place] = log_counts(_actions(data, SPLITS), now, days, height)
         self.register_buffer("edges", torch.from_numpy(edges), persistent=False)
-        self.register_buffer("counts", log_counts(times, items, edges, half_lives, height), persistent=False)
+        self.register_buffer("counts", counts, persistent=False)
         self.weight = nn.Parameter(torch.zeros(len(data.domains), len(half_lives)))
-        first_target = np.min(data.times[data.splits == SPLITS.index(VALIDATION)], initial=np.iinfo(np.int64).max)
-        self.by_time = bool(len(times) and times[-1] < first_target)
+        targets = [int(times.min()) for times, _ in _actions(data, [VALIDATION])]
+        self.by_time = bool(len(edges) and targets and edges[-1] <= min(targets))
         """Whether training ends before the first target, so that each target is asked for when all of it is known."""
+
+    @property
+    def end_of_training(self) -> int:
+        return len(self.edges)
+
+    @property
+    def now(self) -> int:
+        return len(self.edges) + 1
 
     def moments(self, times: Tensor) -> Tensor:
         """Return the latest moment that is no later than each time, in the same shape."""
         return torch.bucketize(times, self.edges, right=True)
 
     def forward(self, items: Tensor, domain: int) -> Tensor:
-        """items: (K,) numbers of one domain. Returns (M + 1, K), what each moment adds to the score of each item."""
-        return (self.counts[items].float() * self.weight[domain]).sum(-1).T
+        """items: (K,) numbers of one domain. Returns (M + 2, K), what each moment adds to the score of each item."""
+        return self._weighed(self.counts[items], domain).T
 
-    def at(self, items: Tensor, moments: Tensor, domain: int) -> Tensor:
-        """items, moments: (P,). Returns (P,), what is added to the score of each item at its moment."""
-        return (self.counts[items, moments].float() * self.weight[domain]).sum(-1)
+    def each(self, items: Tensor, moments: Tensor, domain: int) -> Tensor:
+        """items, moments: (P,). Returns (P,), what is added to the score of each item at its own moment."""
+        return self._weighed(self.counts[items, moments], domain)
 
-
-def spread_moments(times: Ints, most: int) -> Ints:
-    """times: (E,) rising. Returns (M,) of them, about equally many actions apart, and one after all."""
-    if not len(times):
-        return times
-    step = -(-len(times) // max(1, most))
-    return np.append(np.unique(times[::step]), times[-1] + 1)
+    def _weighed(self, counts: Tensor, domain: int) -> Tensor:
+        """counts: (..., H). Returns (...) in single precision."""
+        with torch.autocast(counts.device.type, enabled=False):
+            return counts.float() @ self.weight[domain]
 
 
-def log_counts(times: Ints, items: Ints, edges: Ints, half_lives: tuple[float, ...], height: int) -> Tensor:
-    """Return (height, M + 1, H): per item log(1 + sum of 2 ** -(age / half-life)) over the actions before each moment.
+def log_counts(actions: Iterable[tuple[Ints, Ints]], edges: Ints, half_life: float, height: int) -> Tensor:
+    """Return (height, M): per item log(1 + sum of 2 ** -(age / half-life)) over the actions before each moment.
 
-    times, items: (E,) by rising time. edges: (M,). An action at the time of a moment is not before it.
+    actions: times and items, in parts and in any order. edges: (M,), rising. half_life: days. An action at the time of
+    a moment is not before it.
     """
-    lives = torch.tensor(half_lives, dtype=torch.float64) * DAY  # (H,)
-    counts = torch.zeros((height, len(edges) + 1, len(half_lives)), dtype=torch.float16)
-    held = torch.zeros((height, len(half_lives)), dtype=torch.float64)
-    done, before = 0, 0
-    for number, edge in enumerate(edges.tolist(), start=1):
-        end = int(np.searchsorted(times, edge))
-        held *= torch.exp2(-(edge - before) / lives)
-        age = torch.from_numpy(edge - times[done:end]).double()[:, None]  # (new, 1)
-        held.index_add_(0, torch.from_numpy(items[done:end]), torch.exp2(-age / lives))
-        counts[:, number] = held.log1p()
-        done, before = end, edge
-    return counts
+    counts = torch.zeros((len(edges), height))
+    for times, items in actions:
+        next_edge = np.searchsorted(edges, times, side="right")  # the first that the action is before
+        counted = next_edge < len(edges)
+        next_edge, times, items = next_edge[counted], times[counted], items[counted]
+        worth = np.exp2((times - edges[next_edge]) / (half_life * DAY)).astype(np.float32)
+        counts.view(-1).index_add_(0, torch.from_numpy(next_edge * height + items), torch.from_numpy(worth))
+    for number in range(1, len(edges)):
+        counts[number] += counts[number - 1] * 2.0 ** (float(edges[number - 1] - edges[number]) / (half_life * DAY))
+    return counts.log1p_().T
 
 
-def _training_actions(data: TrainingSet) -> tuple[Ints, NDArray[np.int64]]:
-    """Return times and items of all real training actions, (E,) by rising time."""
-    times, items = [], []
+def _edges(data: TrainingSet, most: int) -> Ints:
+    """Return (M,) times of training actions, about equally many actions apart, and one after all; none without any."""
+    stride = max(1, int(data.train_actions.sum()) // SAMPLE)
+    times = [times[::stride] for times, _ in _actions(data, [TRAIN])]
+    if not times:
+        return np.empty(0, np.int64)
+    rising = np.sort(np.concatenate(times))
+    return np.append(np.unique(rising[:: -(-len(rising) // max(1, most))]), data.trained_until + 1)
+
+
+def _actions(data: TrainingSet, splits: Iterable[str]) -> Iterator[tuple[Ints, NDArray[np.int64]]]:
+    """Yield times and items of the real actions of these splits, part by part."""
+    numbers = [SPLITS.index(split) for split in splits]
     for start in range(0, len(data.items), POSITIONS_AT_ONCE):
         part = slice(start, start + POSITIONS_AT_ONCE)
-        taken = (data.splits[part] == SPLITS.index(TRAIN)) & ~data.synthetic[part]
-        times.append(data.times[part][taken])
-        items.append(data.items[part][taken].astype(np.int64))
-    if not times:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    order = np.argsort(every := np.concatenate(times), kind="stable")
-    return every[order], np.concatenate(items)[order]
+        taken = np.isin(data.splits[part], numbers) & ~data.synthetic[part]
+        if taken.any():
+            yield data.times[part][taken], data.items[part][taken].astype(np.int64)

@@ -252,3 +252,11 @@ def test_a_dropped_item_leaves_only_its_place(tiny: TrainingSet, small: TrainCon
         block.dropout = 0.0
     dropped = network.read(inputs, windows, network.positions)
     assert torch.allclose(dropped[0], dropped[1], atol=1e-6)
+
+
+def test_products_in_half_precision_train_the_readers(tiny: TrainingSet, small: TrainConfig) -> None:
+    cfg = small.model_copy(update={"network": small.network.model_copy(update={"score": "dot", "temperature": 1.0})})
+    network = build(tiny, cfg, "finetune").train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = terms(network, tiny, cfg, "finetune", [0, 1, 2]).next_item
+    assert bool(loss.isfinite())

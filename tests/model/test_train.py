@@ -131,6 +131,15 @@ def test_other_settings_of_phase_two_do_not_touch_phase_one(
     assert capsys.readouterr().err.endswith("pretrain: 3 epochs are trained already\n")
 
 
+def test_phase_two_refuses_the_weights_of_another_network(
+    tiny: TrainingSet, small: TrainConfig, tmp_path: Path
+) -> None:
+    train(tiny, small, "pretrain", tmp_path / "pretrained", tmp_path)
+    other = with_(small, network={"trends": (1.0, 2.0, 3.0, 4.0)})
+    with pytest.raises(UserError, match=r"pretrained holds another network: trends \[5\.0, .*\] -> \[1\.0, "):
+        train(tiny, other, "finetune", tmp_path / "checkpoint", tmp_path / "pretrained")
+
+
 def test_harmed_weights_are_named(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
     train(tiny, small, "pretrain", tmp_path, tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"torn")

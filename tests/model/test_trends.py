@@ -10,7 +10,7 @@ from model.batches import Sequences
 from model.config import LossConfig, NetworkConfig
 from model.data import DAY, TrainingSet
 from model.scoring import NetworkScorer, build_network
-from model.trends import Trends, log_counts, spread_moments
+from model.trends import Trends, log_counts
 from tests.model.worlds import world
 
 ITEMS = {"a": "a1 a2 a3", "b": "b1 b2"}  # numbers 1, 2, 3 and 4, 5
@@ -23,19 +23,18 @@ def counted(trends: Trends, item: int, time: int) -> list[float]:
 
 
 def test_an_action_counts_half_after_each_half_life() -> None:
-    times, items = np.array([0, 2 * DAY, 3 * DAY]), np.array([1, 1, 2])
-    counts = log_counts(times, items, np.array([0, 4 * DAY]), (1.0, 2.0), 3)
-    assert counts[0].tolist() == [[0, 0], [0, 0], [0, 0]]
-    by_hand = [math.log1p(0.5**4 + 0.5**2), math.log1p(0.5**2 + 0.5)]
-    assert counts[1].tolist() == [[0, 0], [0, 0], pytest.approx(by_hand, rel=1e-3)]
-    assert counts[2, 2].tolist() == pytest.approx([math.log1p(0.5), math.log1p(0.5**0.5)], rel=1e-3)
+    parts = [(np.array([3 * DAY, 0]), np.array([2, 1])), (np.array([2 * DAY]), np.array([1]))]
+    counts = log_counts(parts, np.array([0, 4 * DAY]), 2.0, 3)
+    assert counts[:, 0].tolist() == [0, 0, 0]  # an action at a moment is not before it
+    by_hand = [0, math.log1p(0.5**2 + 0.5), math.log1p(0.5**0.5)]
+    assert counts[:, 1].tolist() == pytest.approx(by_hand, rel=1e-6)
 
 
 def test_a_count_fades_from_moment_to_moment_as_it_would_at_once() -> None:
-    times, items = np.array([0, 3 * DAY, 3 * DAY, 7 * DAY]), np.array([1, 1, 1, 1])
-    often = log_counts(times, items, np.array([DAY, 2 * DAY, 5 * DAY, 9 * DAY]), (3.0,), 2)
-    once = log_counts(times, items, np.array([9 * DAY]), (3.0,), 2)
-    assert often[1, 4].tolist() == pytest.approx(once[1, 1].tolist(), rel=1e-3)
+    actions = [(np.array([-9, -6, -6, -2]) * DAY, np.array([1, 1, 1, 1]))]  # times before 1970 are times
+    often = log_counts(actions, np.array([-8, -7, -4, 0]) * DAY, 3.0, 2)
+    once = log_counts(actions, np.array([0]), 3.0, 2)
+    assert often[1, 3].item() == pytest.approx(once[1, 0].item(), rel=1e-6)
 
 
 def test_a_count_holds_only_training_actions_before_its_moment() -> None:
@@ -47,10 +46,13 @@ def test_a_count_holds_only_training_actions_before_its_moment() -> None:
     assert [counted(trends, item, 2 * DAY)[0] for item in (1, 2, 3)] == pytest.approx([2, 1, 0], rel=1e-2)
 
 
-def test_moments_stand_among_the_actions_and_after_all() -> None:
-    assert spread_moments(np.array([5, 5, 6, 7, 9, 9]), 100).tolist() == [5, 6, 7, 9, 10]
-    assert spread_moments(np.array([5, 5, 6, 7, 9, 9]), 3).tolist() == [5, 6, 9, 10]
-    assert spread_moments(np.array([], np.int64), 3).tolist() == []
+@pytest.mark.parametrize(("most", "edges"), [(100, [5, 6, 7, 9, 10]), (3, [5, 6, 9, 10])])
+def test_moments_stand_among_the_training_actions_and_after_all(
+    most: int, edges: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.trends.MOMENTS", most)
+    data = world({"u": "a1@5 a1@6 a1@9 a1@11:test", "v": "a1@5 *a2@6 a1@7 a1@9"}, ITEMS)
+    assert Trends(data, (1.0,)).edges.tolist() == edges
 
 
 def lately(data: TrainingSet, user: int, cut: int) -> list[float]:
@@ -74,9 +76,9 @@ def test_a_target_is_scored_by_what_was_chosen_before_the_last_item_that_is_read
     assert lately(data, 0, 3) == pytest.approx([2, 2, 1], abs=0.01)  # read until 7
 
 
-def test_who_is_read_whole_is_scored_now() -> None:
+def test_who_is_read_whole_is_scored_now_by_all_that_was_chosen() -> None:
     data = world({"u": "a1@1 a1@2 a2@5:validation a3@6:test", "v": "a2@1 a2@2 a3@3 a1@7"}, ITEMS)
-    assert lately(data, 0, 4) == pytest.approx([3, 2, 1], abs=0.01)
+    assert lately(data, 0, 4) == pytest.approx([3, 3, 2], abs=0.01)
 
 
 def test_where_the_split_is_by_time_every_target_is_scored_at_the_end_of_training() -> None:
