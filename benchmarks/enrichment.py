@@ -6,7 +6,7 @@
 Test targets of imbalanced users in their scarce domain. A user is averaged over the training seeds, then the users of
 all worlds are resampled. edt-tiny knows the simulator's law: this shows that good answers arrive, not that a given
 language model gives them. "random items" is the whole method with another item of the domain in each inserted one's
-place. An interrupted command goes on where it stood.
+place. All arms train with the settings that `edt sample` writes. An interrupted command goes on where it stood.
 """
 
 import argparse

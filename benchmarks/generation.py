@@ -5,7 +5,7 @@
 On the same prompts, one engine after the other, started and warmed before the clock runs: the stage generate_items
 (prompts, hashes, engine, validation, memory of replies, Parquet), then `vllm.LLM.chat` given exactly the requests that
 the stage asked, then transformers' `generate` at batch 8 on the first of them. The stream runs the stage over N prompts
-with an engine that answers at once. 0 leaves a part out. Without --model: `pipeline/edt_tiny`, or random weights.
+with an engine that answers at once. 0 leaves a part out. Without --model: edt-tiny.
 """
 
 import argparse
@@ -26,7 +26,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from benchmarks.tiny_model import write_tiny_model
 from data_lake.lake import Lake, Stage, Work
 from flows.engines import Engines
 from flows.forecast import ASKING
@@ -36,7 +35,7 @@ from pipeline.llm.generate import Reply, Request
 from pipeline.llm.vllm import VLLM
 from pipeline.simulate import SimulateConfig, simulate, write
 
-EMBEDDED = Path(__file__).resolve().parents[1] / "pipeline" / "edt_tiny"
+EMBEDDED = Path(__file__).resolve().parents[1] / "pipeline" / "edt_tiny" / "model"
 SHOWN = 5
 """Items that a prompt shows."""
 
@@ -375,7 +374,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = (given.model or (EMBEDDED if EMBEDDED.is_dir() else write_tiny_model(folder / "random"))).resolve()
+        model = (given.model or EMBEDDED).resolve()
         settings = settings_for(model, given.max_tokens, given.answers)
         print(measured_on(model), flush=True)
         if given.prompts:
