@@ -5,6 +5,7 @@ Items keep their stored number: 1..n, 0 is padding, and every item array has n +
 """
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -101,16 +102,19 @@ class TrainingSet:
                 ends[first + filled] = np.maximum.reduceat(place, offsets[filled] - offsets[0])
         return ends
 
-    @cached_property
-    def trained_until(self) -> int:
-        """Time of the latest real training action."""
-        lowest = np.iinfo(np.int64).min
-        latest = int(lowest)
+    def real_actions(self, splits: Iterable[str]) -> Iterator[tuple[Ints, Ints]]:
+        """Yield times and items of the real actions of these splits, part by part."""
+        numbers = [SPLITS.index(split) for split in splits]
         for start in range(0, len(self.items), POSITIONS_AT_ONCE):
             part = slice(start, start + POSITIONS_AT_ONCE)
-            taken = (self.splits[part] == SPLITS.index(TRAIN)) & ~self.synthetic[part]
-            latest = max(latest, int(self.times[part].max(initial=lowest, where=taken)))
-        return latest
+            taken = np.isin(self.splits[part], numbers) & ~self.synthetic[part]
+            if taken.any():
+                yield self.times[part][taken], self.items[part][taken].astype(np.int64)
+
+    @cached_property
+    def trained_until(self) -> int:
+        """Time of the latest real training action; 0 without one."""
+        return max((int(times.max()) for times, _ in self.real_actions([TRAIN])), default=0)
 
     @cached_property
     def real_before(self) -> Ints:

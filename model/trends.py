@@ -7,15 +7,14 @@ a moment that is no later than the last item that it reads: neither its own targ
 Letters used in this file: M moments, K items, H half-lives, P predictions, E actions.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data_lake.schemas import SPLITS, TRAIN, VALIDATION
-from model.data import DAY, POSITIONS_AT_ONCE, Ints, TrainingSet
+from model.data import DAY, Ints, TrainingSet
 
 MOMENTS = 512
 """Moments at which the counts are taken, about; as many training actions lie between any two."""
@@ -43,14 +42,14 @@ class Trends(nn.Module):
         height = len(data.item_domain)
         edges = _edges(data, min(MOMENTS, CELLS // height))
         counts = torch.zeros((height, len(edges) + 2, len(half_lives)), dtype=torch.float16)
-        now = np.array([max((int(times.max()) for times, _ in _actions(data, SPLITS)), default=0) + 1])
+        now = np.array([max((int(times.max()) for times, _ in data.real_actions(SPLITS)), default=0) + 1])
         for place, days in enumerate(half_lives):
-            counts[:, 1:-1, place] = log_counts(_actions(data, [TRAIN]), edges, days, height)
-            counts[:, -1:, place] = log_counts(_actions(data, SPLITS), now, days, height)
+            counts[:, 1:-1, place] = log_counts(data.real_actions([TRAIN]), edges, days, height)
+            counts[:, -1:, place] = log_counts(data.real_actions(SPLITS), now, days, height)
         self.register_buffer("edges", torch.from_numpy(edges), persistent=False)
         self.register_buffer("counts", counts, persistent=False)
         self.weight = nn.Parameter(torch.zeros(len(data.domains), len(half_lives)))
-        targets = [int(times.min()) for times, _ in _actions(data, [VALIDATION])]
+        targets = [int(times.min()) for times, _ in data.real_actions([VALIDATION])]
         self.by_time = bool(len(edges) and targets and edges[-1] <= min(targets))
         """Whether training ends before the first target, so that each target is asked for when all of it is known."""
 
@@ -101,18 +100,8 @@ def log_counts(actions: Iterable[tuple[Ints, Ints]], edges: Ints, half_life: flo
 def _edges(data: TrainingSet, most: int) -> Ints:
     """Return (M,) times of training actions, about equally many actions apart, and one after all; none without any."""
     stride = max(1, int(data.train_actions.sum()) // SAMPLE)
-    times = [times[::stride] for times, _ in _actions(data, [TRAIN])]
+    times = [times[::stride] for times, _ in data.real_actions([TRAIN])]
     if not times:
         return np.empty(0, np.int64)
     rising = np.sort(np.concatenate(times))
     return np.append(np.unique(rising[:: -(-len(rising) // max(1, most))]), data.trained_until + 1)
-
-
-def _actions(data: TrainingSet, splits: Iterable[str]) -> Iterator[tuple[Ints, NDArray[np.int64]]]:
-    """Yield times and items of the real actions of these splits, part by part."""
-    numbers = [SPLITS.index(split) for split in splits]
-    for start in range(0, len(data.items), POSITIONS_AT_ONCE):
-        part = slice(start, start + POSITIONS_AT_ONCE)
-        taken = np.isin(data.splits[part], numbers) & ~data.synthetic[part]
-        if taken.any():
-            yield data.times[part][taken], data.items[part][taken].astype(np.int64)
