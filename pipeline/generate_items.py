@@ -13,7 +13,6 @@ from data_lake.tables import check
 from pipeline.answers import ask, reply_columns
 from pipeline.config import DomainConfig, EnrichConfig
 from pipeline.examples import Examples, example_text
-from pipeline.histories import frame_of
 from pipeline.llm.generate import Generate, Request
 from pipeline.llm.tokens import BY_CHARACTERS, Tokens
 from pipeline.prompts import ANSWER_CHARACTERS, items_schema, named, render
@@ -34,17 +33,27 @@ def generation_rows(representatives: pa.Table, cfg: EnrichConfig, domains: Seque
         raise UserError(
             f"[enrich] pairs names the domain '{domain}'; the data has only {', '.join(domains)}. Correct it."
         )
-    order = pl.DataFrame(
-        {"from_domain": [a for a, _ in pairs], "to_domain": [b for _, b in pairs]},
-        schema={"from_domain": pl.String, "to_domain": pl.String},
-    ).with_row_index("pair")
-    known = frame_of(representatives).with_row_index("row")
-    have = known.filter(pl.col("item_ids").list.len() > 0).rename({"domain": "from_domain"})
-    lack = known.filter(pl.col("budget") > 0).select("user_id", to_domain="domain")
-    rows = have.join(order, on="from_domain").join(lack, on=["user_id", "to_domain"])
-    first = pl.col("row").min().over("user_id")  # a user's rows stand together
-    rows = rows.sort(first, "pair").select("user_id", "from_domain", "to_domain", "item_ids")
-    return rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+    names = pa.array(domains)
+    order = pl.DataFrame({
+        "pair": range(len(pairs)),
+        "from": [domains.index(a) for a, _ in pairs],
+        "to": [domains.index(b) for _, b in pairs],
+    }, schema={"pair": pl.Int32, "from": pl.Int32, "to": pl.Int32})  # fmt: skip
+    known = pl.DataFrame({  # numbers instead of names: joins of names take several times the memory
+        "row": range(representatives.num_rows),
+        "user": pl.from_arrow(representatives["user_id"].combine_chunks().dictionary_encode().indices),
+        "domain": pl.from_arrow(pc.index_in(representatives["domain"], value_set=names)),
+        "budget": pl.from_arrow(representatives["budget"]),
+        "shown": pl.from_arrow(pc.list_value_length(representatives["item_ids"])),
+    })  # fmt: skip
+    have = known.filter(pl.col("shown") > 0).select("row", "user", pl.col("domain").alias("from"))
+    lack = known.filter(pl.col("budget") > 0).select("user", pl.col("domain").alias("to"))
+    rows = have.join(order, on="from").join(lack, on=["user", "to"])
+    first = pl.col("row").min().over("user")  # a user's rows stand together
+    rows = rows.sort(first, "pair")
+    asked = representatives.select(["user_id", "domain", "item_ids"]).take(rows["row"].to_arrow())
+    asked = asked.rename_columns(["user_id", "from_domain", "item_ids"])
+    return asked.add_column(2, "to_domain", names.take(rows["to"].to_arrow()))
 
 
 def generate_items(
