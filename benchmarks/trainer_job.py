@@ -28,6 +28,8 @@ class Job:
     threads: int
     evaluate: bool
     """Whether each epoch is measured: NDCG@10 of the validation targets among all items that the user has not had."""
+    plain: bool = True
+    """A plain SASRec of this size and loss; else, ours only, the default preset with its own size, loss and rate."""
 
 
 NEGATIVES = 1024

@@ -1,4 +1,4 @@
-"""Our trainer's side of `benchmarks.trainer`: phase 1 as a plain SASRec, one domain, no texts, no profiles."""
+"""Our trainer's side of `benchmarks.trainer`: phase 1 over one domain, as a plain SASRec or with the default preset."""
 
 import dataclasses
 import tempfile
@@ -15,7 +15,10 @@ from model.train import prepare
 
 
 def config(job: Job) -> TrainConfig:
-    """Return the settings that make phase 1 a SASRec of the job's size."""
+    """Return the settings that make phase 1 a SASRec of the job's size, or those of the default preset."""
+    common: dict[str, Any] = {"threads": job.threads, "select_metric": "NDCG@10", "select_users": 10**9}
+    if not job.plain:
+        return TrainConfig.model_validate(common | {"pretrain": {"epochs": job.epochs}})
     losses: dict[str, dict[str, Any]] = {
         "bce": {"next_item": "bce"},
         "softmax": {"negatives": 0},
@@ -31,23 +34,22 @@ def config(job: Job) -> TrainConfig:
         "loss": losses[job.loss] | {"half_after_actions": 0.0, "half_after_days": 0.0},
         "pretrain": {
             "epochs": job.epochs, "batch_size": job.batch_size, "learning_rate": job.learning_rate, "clip": 0.0,
-            "halve_after": 0, "align_weight": 0.0,
+            "halve_after": 0, "average": 0.0, "align_weight": 0.0,
         },
-        "threads": job.threads, "select_metric": "NDCG@10", "select_users": 10**9,
-    })  # fmt: skip
+    } | common)  # fmt: skip
 
 
-def one_domain(data: TrainingSet) -> TrainingSet:
-    """Return the same actions with all items in one domain, and nothing but them."""
+def one_domain(data: TrainingSet, texts: bool) -> TrainingSet:
+    """Return the same actions with all items in one domain, without profiles, and with the items' texts or not."""
     domain = np.where(data.item_domain >= 0, 0, -1).astype(np.int16)
-    nothing = np.zeros((data.n_items + 1, 0), np.float32)
-    return dataclasses.replace(data, domains=("all",), item_domain=domain, item_vectors=nothing, profiles={})
+    vectors = data.item_vectors if texts else np.zeros((data.n_items + 1, 0), np.float32)
+    return dataclasses.replace(data, domains=("all",), item_domain=domain, item_vectors=vectors, profiles={})
 
 
 def main() -> None:
     """Train and report each epoch."""
     job = read_job()
-    data = one_domain(TrainingSet.load(job.data))
+    data = one_domain(TrainingSet.load(job.data), texts=not job.plain)
     with tempfile.TemporaryDirectory() as folder:
         loop = prepare(data, config(job), "pretrain", Path(folder), Path(folder))
         steps = 0
@@ -55,7 +57,8 @@ def main() -> None:
             started = time.perf_counter()
             progress, _ = loop.epoch(number, steps, [])
             steps, seconds = progress.steps, time.perf_counter() - started
-            figure = loop.validate()["all"] if job.evaluate else None
+            with loop.average.in_network():
+                figure = loop.validate()["all"] if job.evaluate else None
             report(seconds=seconds, loss=progress.next_item_loss, figure=figure)
 
 

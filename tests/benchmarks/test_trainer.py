@@ -16,6 +16,7 @@ from data_lake.schemas import METRICS
 from flows.sample import write_sample
 from flows.settings import Settings, load_settings
 from model.candidates import find_targets
+from model.config import TrainConfig
 from model.data import TrainingSet
 from tests.model.worlds import world
 
@@ -73,7 +74,7 @@ def test_both_trainers_get_the_same_actions_of_one_catalogue(tmp_path: Path) -> 
     held = np.load(tmp_path / "actions.npz")
     assert held["item"].tolist() == [1, 3, 2, 4]
     assert held["split"].tolist() == [0, 0, 1, 2]
-    one = one_domain(data)
+    one = one_domain(data, texts=False)
     assert [items.tolist() for items in one.domain_items] == [[1, 2, 3, 4]]
     assert find_targets(one, "validation").domains.tolist() == [0]
 
@@ -84,9 +85,16 @@ def test_our_side_is_a_plain_sasrec(loss: str) -> None:
     cfg = config(job)
     assert (cfg.network.hidden, cfg.network.feedforward, cfg.network.score) == (64, 64, "dot")
     assert (cfg.network.item_text, cfg.network.domain_heads, cfg.pretrain.align_weight) == (False, False, 0.0)
+    assert cfg.pretrain.average == 0.0
     assert (cfg.loss.next_item == "bce") == (loss == "bce")
     if loss != "bce":
         assert cfg.loss.negatives == {"softmax": 0, "sampled": 1024}[loss]
+
+
+def test_our_side_is_also_the_default_preset() -> None:
+    cfg = config(Job("", "", "preset", 64, 2, 2, 50, 128, 0.2, 1e-3, 3, 1, True, plain=False))
+    assert (cfg.network, cfg.loss) == (TrainConfig().network, TrainConfig().loss)
+    assert (cfg.pretrain.epochs, cfg.threads) == (3, 1)
 
 
 def test_a_simulated_world_is_a_training_set(tmp_path: Path) -> None:
