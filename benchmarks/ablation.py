@@ -35,7 +35,6 @@ VARIANTS = {
     "id vectors from random": ("train.network.id_start=random",),
     "without text vectors": ("train.network.item_text=false",),
     "without trends": ("train.network.trends=[]",),
-    "without average of weights": ("train.pretrain.average=0", "train.finetune.average=0"),
     "all targets count alike": ("train.loss.half_after_actions=0", "train.loss.half_after_days=0"),
 }
 """What each variant sets. Without augmentation nothing is asked or inserted, and profiles tell of real items only."""

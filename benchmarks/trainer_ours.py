@@ -34,7 +34,7 @@ def config(job: Job) -> TrainConfig:
         "loss": losses[job.loss] | {"half_after_actions": 0.0, "half_after_days": 0.0},
         "pretrain": {
             "epochs": job.epochs, "batch_size": job.batch_size, "learning_rate": job.learning_rate, "clip": 0.0,
-            "halve_after": 0, "average": 0.0, "align_weight": 0.0,
+            "halve_after": 0, "align_weight": 0.0,
         },
     } | common)  # fmt: skip
 
@@ -57,8 +57,7 @@ def main() -> None:
             started = time.perf_counter()
             progress, _ = loop.epoch(number, steps, [])
             steps, seconds = progress.steps, time.perf_counter() - started
-            with loop.average.in_network():
-                figure = loop.validate()["all"] if job.evaluate else None
+            figure = loop.validate()["all"] if job.evaluate else None
             report(seconds=seconds, loss=progress.next_item_loss, figure=figure)
 
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from data_lake.errors import UserError
 from data_lake.schemas import CHECKPOINT
 from data_lake.tables import check, read_tables
-from model.average import Average
 from model.rows import LazyRows
 
 HISTORY = "history.parquet"
@@ -67,12 +66,7 @@ class Folder:
         return (self.path / STATE).exists()
 
     def save_state(
-        self,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        progress: Progress,
-        average: Average,
-        rows: LazyRows | None = None,
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, rows: LazyRows | None = None
     ) -> None:
         """Save all that the next epoch depends on.
 
@@ -82,16 +76,15 @@ class Folder:
         tensors = {f"weights.{name}": tensor for name, tensor in network.state_dict().items()}
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
-        tensors |= {f"average.{name}": tensor for name, tensor in average.state().items()}
         tensors |= {f"rows.{name}": tensor for name, tensor in (rows.state() if rows else {}).items()}
         state_json = json.dumps(asdict(progress), sort_keys=True)
         self._save(STATE, tensors, {"progress": state_json})
         self.write_json("train_state.json", asdict(progress))
 
     def load_state(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, average: Average, rows: LazyRows | None = None
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, rows: LazyRows | None = None
     ) -> Progress | None:
-        """Bring network, optimizer, average and rows to where the saved epoch left them; None without one."""
+        """Bring network, optimizer and rows to where the saved epoch left them; None without one."""
         path = self.path / STATE
         if not self.has_state():
             return None
@@ -104,13 +97,12 @@ class Folder:
             index, _, field = name.partition(".")
             state.setdefault(int(index), {})[field] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        average.load(_under(tensors, "average."))
         if rows:
             rows.load(_under(tensors, "rows."), progress.steps)
         return progress
 
     def save_best(self, network: nn.Module) -> None:
-        """Save the weights of the best epoch so far, as the network holds them."""
+        """Save the weights of the best epoch so far."""
         self._save(MODEL, network.state_dict(), None)
 
     def check_network(self, wanted: Mapping[str, Any]) -> None:

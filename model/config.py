@@ -101,9 +101,6 @@ class PhaseConfig(Config):
     halve_after: NonNegativeInt = 4
     """Halve the learning rate after so many epochs without a better validation figure; 0: never."""
 
-    average: Share = 0.6
-    """Share of the former average when an epoch's weights join it. The average is evaluated and kept; 0: no average."""
-
     align_weight: NonNegativeFloat = 0.02
     """Weight of the pull to the profiles; 0: off."""
 
@@ -184,10 +181,10 @@ PAPER: dict[str, Any] = {
         "align_temperature": 1.0,
     },
     "pretrain": {"epochs": 200, "patience": 20, "batch_size": 512, "learning_rate": 1e-3, "clip": 0.0, "halve_after": 0,
-                 "average": 0.0, "align_weight": 0.5},
+                 "align_weight": 0.5},
     "finetune": {
         "epochs": 200, "patience": 20, "batch_size": 512, "learning_rate": 1e-4, "weight_decay": 0.01, "clip": 0.1,
-        "halve_after": 5, "average": 0.0, "align_weight": 0.5, "domain_weight": 1.0, "train_score": "domain",
+        "halve_after": 5, "align_weight": 0.5, "domain_weight": 1.0, "train_score": "domain",
     },
 }  # fmt: skip
 """What the method's authors published, where our default differs or has no such value."""

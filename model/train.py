@@ -12,7 +12,6 @@ from torch import Tensor
 
 from data_lake.errors import UserError
 from model import parallel
-from model.average import Average
 from model.batches import Batch, Sequences, plan, trainable_users
 from model.candidates import blocks, find_targets
 from model.checkpoint import Folder, Progress
@@ -130,14 +129,13 @@ class Loop:
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=self.phase_cfg.learning_rate, betas=BETAS, weight_decay=decay, fused=True
         )
-        self.average = Average(network, self.phase_cfg.average)
         self.targets = find_targets(data, "validation", cfg.select_users)
         self.blocks = list(blocks(data, self.targets, [cfg.select_protocol], batch=1024))
 
     def run(self) -> None:
         """Train until the epochs are over or the validation figure stays flat."""
         history = self.folder.history()
-        progress = self.folder.load_state(self.network, self.optimizer, self.average, self.rows)
+        progress = self.folder.load_state(self.network, self.optimizer, self.rows)
         if progress and parallel.rank() == 0:
             print(f"{self.phase}: {progress.epoch} epochs are trained already", file=sys.stderr)
         if progress and len(history) < progress.epoch:  # saved, then stopped before it was evaluated
@@ -145,7 +143,7 @@ class Loop:
         while len(history) < self.phase_cfg.epochs and _flat(history) < self.phase_cfg.patience:
             progress, speed = self.epoch(len(history) + 1, progress.steps if progress else 0, history)
             if parallel.rank() == 0:
-                self.folder.save_state(self.network, self.optimizer, progress, self.average, self.rows)
+                self.folder.save_state(self.network, self.optimizer, progress, self.rows)
             history = self._evaluated(progress, history, speed)
         parallel.wait()  # until the best weights are written
 
@@ -190,7 +188,6 @@ class Loop:
                 )  # fmt: skip
         if self.rows:
             self.rows.settle()
-        self.average.update()
         seconds = time.monotonic() - started
         left = seconds * (self.phase_cfg.epochs - epoch)
         next_item, align = float(sums[0] / sums[1]), float(sums[2] / sums[1])
@@ -206,8 +203,7 @@ class Loop:
 
     def _evaluated(self, progress: Progress, history: list[dict[str, Any]], speed: str) -> list[dict[str, Any]]:
         """Evaluate the epoch just saved; return the history with its row. Files are written by the first process."""
-        with self.average.in_network():
-            by_domain = self.validate()
+        by_domain = self.validate()
         value = float(np.float32(np.mean(list(by_domain.values())))) if by_domain else float("nan")
         values_before = [row["value"] for row in history]
         best = not by_domain or not history or value > max(values_before)
@@ -220,8 +216,7 @@ class Loop:
         history = [*history, row]
         if parallel.rank() == 0:
             if best:
-                with self.average.in_network():
-                    self.folder.save_best(self.network)
+                self.folder.save_best(self.network)
                 figures = {"phase": self.phase, "epoch": progress.epoch, "protocol": self.cfg.select_protocol}
                 self.folder.write_json("metrics.json", figures | {self.cfg.select_metric: by_domain})
             self.folder.write_history(history)

@@ -85,7 +85,6 @@ def test_our_side_is_a_plain_sasrec(loss: str) -> None:
     cfg = config(job)
     assert (cfg.network.hidden, cfg.network.feedforward, cfg.network.score) == (64, 64, "dot")
     assert (cfg.network.item_text, cfg.network.domain_heads, cfg.pretrain.align_weight) == (False, False, 0.0)
-    assert cfg.pretrain.average == 0.0
     assert (cfg.loss.next_item == "bce") == (loss == "bce")
     if loss != "bce":
         assert cfg.loss.negatives == {"softmax": 0, "sampled": 1024}[loss]

@@ -8,32 +8,28 @@ import pytest
 import torch
 
 from data_lake.errors import UserError
-from model.average import Average
 from model.checkpoint import Folder, Progress
 
 PROGRESS = Progress(epoch=2, steps=14, loss=1.5, next_item_loss=1.25, align_loss=2.5, learning_rate=0.001)
 
 
-def trained(seed: int) -> tuple[torch.nn.Module, torch.optim.Optimizer, Average]:
+def trained(seed: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(seed)
     network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Dropout(0.5))
     optimizer = torch.optim.AdamW(network.parameters())
     network(torch.randn(4, 3)).sum().backward()
     optimizer.step()
-    average = Average(network, 0.5)
-    average.update()
-    return network, optimizer, average
+    return network, optimizer
 
 
-def test_weights_optimizer_and_average_come_back(tmp_path: Path) -> None:
+def test_weights_and_optimizer_come_back(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
-    network, optimizer, average = trained(1)
-    folder.save_state(network, optimizer, PROGRESS, average)
-    other, other_optimizer, other_average = trained(2)
-    assert folder.load_state(other, other_optimizer, other_average) == PROGRESS
+    network, optimizer = trained(1)
+    folder.save_state(network, optimizer, PROGRESS)
+    other, other_optimizer = trained(2)
+    assert folder.load_state(other, other_optimizer) == PROGRESS
     for a, b in zip(network.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert all(torch.equal(other_average.state()[name], held) for name, held in average.state().items())
     wanted, found = optimizer.state_dict()["state"], other_optimizer.state_dict()["state"]
     assert wanted.keys() == found.keys()
     for index in wanted:
@@ -41,7 +37,8 @@ def test_weights_optimizer_and_average_come_back(tmp_path: Path) -> None:
 
 
 def test_a_new_folder_has_no_state_and_no_history(tmp_path: Path) -> None:
-    assert Folder(tmp_path).load_state(*trained(1)) is None
+    network, optimizer = trained(1)
+    assert Folder(tmp_path).load_state(network, optimizer) is None
     assert Folder(tmp_path).history() == []
 
 
@@ -72,8 +69,8 @@ def test_the_same_state_is_the_same_bytes(tmp_path: Path) -> None:
     written = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        network, optimizer, average = trained(1)
-        Folder(tmp_path / name).save_state(network, optimizer, PROGRESS, average)
+        network, optimizer = trained(1)
+        Folder(tmp_path / name).save_state(network, optimizer, PROGRESS)
         written.append({file: (tmp_path / name / file).read_bytes() for file in os.listdir(tmp_path / name)})
     assert written[0] == written[1]
     assert sorted(written[0]) == ["train_state.json", "train_state.safetensors"]

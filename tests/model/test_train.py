@@ -166,18 +166,6 @@ def test_without_validation_targets_the_last_epoch_is_kept(small: TrainConfig, t
     assert json.loads((tmp_path / "metrics.json").read_text())["epoch"] == 3
 
 
-def test_the_kept_weights_are_the_average_over_epochs(small: TrainConfig, tmp_path: Path) -> None:
-    data = world({"u": "a1 b1 a2", "v": "b1 a1 b2", "w": "a1 a2"}, {"a": "a1 a2", "b": "b1 b2"})
-    for epochs in (1, 2):
-        cfg = with_(small, pretrain={"epochs": epochs, "average": 0.75})
-        train(data, cfg, "pretrain", tmp_path / str(epochs), tmp_path)
-    one, two = (load_file(tmp_path / str(epochs) / "train_state.safetensors") for epochs in (1, 2))
-    kept = load_file(tmp_path / "2/model.safetensors")
-    assert not torch.equal(one["weights.positions.weight"], two["weights.positions.weight"])
-    for name, weights in kept.items():
-        assert torch.equal(weights, one[f"weights.{name}"].lerp(two[f"weights.{name}"], 0.25)), name
-
-
 def test_tensorboard_gets_event_files_outside_the_run(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     train(tiny, small, "pretrain", tmp_path / "run", tmp_path, tmp_path / "board")
