@@ -79,6 +79,37 @@ def test_the_right_answer_follows_the_shopper_s_tastes_and_passes_over_noise():
     assert "Burr Coffee Grinder" in texts[4]
 
 
+def trained(out, seed):
+    """Train for two steps, and return the files that were written."""
+    from pipeline.edt_tiny.train import train
+
+    train(out, steps=2, batch=2, rate=3e-3, seed=seed, tokenizer_batches=10)
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_training_with_one_seed_writes_the_same_model_and_with_another_seed_another(tmp_path):
+    first, again, other = (trained(tmp_path / name, seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    assert first.keys() == {path.name for path in get_model_path().iterdir()}
+    assert again == first
+    assert other["config.json"] == first["config.json"]
+    assert other["model.safetensors"] != first["model.safetensors"]
+
+
+def test_training_that_is_interrupted_while_it_writes_leaves_the_old_model_as_it_was(tmp_path, monkeypatch):
+    from pipeline.edt_tiny import train as training
+
+    def interrupted(model, tokenizer, folder):
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text("half of")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save", interrupted)
+    (tmp_path / "config.json").write_text("the old one")
+    with pytest.raises(KeyboardInterrupt):
+        training.train(tmp_path, steps=1, batch=2, rate=3e-3, seed=0, tokenizer_batches=2)
+    assert (tmp_path / "config.json").read_text() == "the old one"
+
+
 def a_user_per_taste(domain, style=CLASSIC):
     """Four titles of a taste for a user of that name, and items with these titles."""
     kinds = {name: [Kind(domain, TASTES.index(name), recipe, style, 5) for recipe in (0, 2, 3, 5)] for name in TASTES}
