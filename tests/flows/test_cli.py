@@ -57,6 +57,11 @@ def test_status_tells_how_each_stage_stands(finished):
         (("show", "metrics", "--config", "nowhere.toml"), 2, "no such settings file"),
         (("run", "--set", "data.items=nowhere.csv"), 2, "nowhere.csv: no such file"),
         (("run", "--set", "data.columns.user_id=who"), 1, "who"),
+        (
+            ("plan", "--set", "enrich.generator=vllm", "--set", "llm.model=edt-tiny"),
+            2,
+            "error: [llm] max_model_len = 4096 is more than the 2048 positions that edt-tiny has",
+        ),
     ],
 )
 def test_exit_codes(finished, arguments, code, message):

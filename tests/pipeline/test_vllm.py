@@ -71,6 +71,48 @@ def test_two_engines_get_neighbouring_gpus_of_those_that_are_visible(tiny_llm, m
     assert [generate._devices(rank) for rank in (0, 1)] == ["4,5", "6,7"]
 
 
+@pytest.mark.parametrize("visible", ["0", "0,", ""])
+@pytest.mark.parametrize("sizes", [(1, 2), (2, 1)])
+def test_fewer_visible_gpus_than_the_engines_need_are_a_mistake(tiny_llm, monkeypatch, visible, sizes):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    shared, copies = sizes
+    cfg = LLMConfig(model=str(tiny_llm), tensor_parallel_size=shared, data_parallel_size=copies)
+    with pytest.raises(
+        UserError, match=rf"need 2 GPUs, and CUDA_VISIBLE_DEVICES = '{visible}' shows {len(visible[:1])}"
+    ):
+        VLLM(cfg)
+
+
+def test_one_engine_takes_what_is_visible_even_if_that_is_nothing(tiny_llm, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert VLLM(LLMConfig(model=str(tiny_llm)))._devices(0) is None
+
+
+def test_a_context_longer_than_the_model_s_own_is_a_mistake():
+    VLLM(LLMConfig(model="edt-tiny", max_model_len=2048))
+    with pytest.raises(UserError, match=r"\[llm\] max_model_len = 2049 is more than the 2048 positions .* edt-tiny"):
+        VLLM(LLMConfig(model="edt-tiny", max_model_len=2049))
+
+
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        ({"max_position_embeddings": 100}, 100),
+        ({"text_config": {"max_position_embeddings": 100}}, 100),
+        ({"max_position_embeddings": 100, "rope_scaling": None}, 100),
+        ({"max_position_embeddings": 100, "rope_scaling": {"type": "linear", "factor": 4.0}}, None),
+        ({"max_position_embeddings": 100, "rope_parameters": {"full": {"rope_type": "yarn", "factor": 4.0}}}, None),
+        ({}, None),
+    ],
+)
+def test_the_longest_context_is_read_from_config_json_where_positions_are_not_scaled(tmp_path, config, longest):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    VLLM(LLMConfig(model=str(tmp_path), max_model_len=longest or 400))
+    if longest:
+        with pytest.raises(UserError, match=f"more than the {longest} positions"):
+            VLLM(LLMConfig(model=str(tmp_path), max_model_len=longest + 1))
+
+
 def test_a_machine_without_vllm_is_told_what_to_install(tiny_llm, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="install the extra `vllm`"):
