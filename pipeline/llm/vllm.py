@@ -84,8 +84,10 @@ class VLLM:
     def _devices(self, rank: int) -> str | None:
         """Return the GPUs of one engine as CUDA_VISIBLE_DEVICES names them; None: all that the user lets us see.
 
-        Raises UserError where that variable names fewer than all engines need.
+        Raises UserError where that variable names fewer than all engines need. A Ray cluster hands out its own.
         """
+        if self.cfg.distributed_executor_backend == "ray":
+            return None
         each, engines = self.cfg.tensor_parallel_size, self.cfg.data_parallel_size
         named = os.environ.get("CUDA_VISIBLE_DEVICES")
         visible = [str(gpu) for gpu in range(each * engines)] if named is None else [*filter(None, named.split(","))]

@@ -149,6 +149,18 @@ def test_vllm_is_given_the_tensor_parallel_size_on_the_gpus_of_its_engine(tiny_l
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "6,7"
 
 
+@pytest.mark.parametrize(("settings", "executor"), [({}, None), ({"distributed_executor_backend": "ray"}, "ray")])
+def test_vllm_is_given_the_executor_that_spans_machines_and_the_gpus_stay_as_they_were(
+    tiny_llm, monkeypatch, given_to_vllm, settings, executor
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    shared = 8 if executor == "ray" else 2  # a cluster has more than can be seen here
+    cfg = LLMConfig(model=str(tiny_llm), tensor_parallel_size=shared, **settings)
+    Engine(VLLM(cfg)._engine_config(rank=0))
+    assert [each["distributed_executor_backend"] for each in given_to_vllm] == [executor]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
 @pytest.mark.parametrize("visible", ["0", "0,", ""])
 @pytest.mark.parametrize("sizes", [(1, 2), (2, 1)])
 def test_fewer_visible_gpus_than_the_engines_need_are_a_mistake(tiny_llm, monkeypatch, visible, sizes):
