@@ -12,13 +12,14 @@ from pipeline import simulate
 from pipeline.answers import read_reply
 from pipeline.config import EnrichConfig, LLMConfig, ProfileConfig
 from pipeline.edt_tiny import DOMAINS, POSITIONS, get_model_path
-from pipeline.edt_tiny.lessons import Kind, Shopper, lessons, suggestions
+from pipeline.edt_tiny.lessons import Kind, Profile, Shopper, lessons, suggestions
 from pipeline.generate_items import generate_items
 from pipeline.llm.generate import Request
 from pipeline.llm.identity import identify
 from pipeline.llm.vllm import VLLM
 from pipeline.profile_domains import profile_domains
-from pipeline.simulate_words import TASTES, taste_of
+from pipeline.profile_users import profile_users
+from pipeline.simulate_words import STYLES, TASTES, taste_of
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 CLASSIC = 0
@@ -164,3 +165,30 @@ def test_a_profile_names_the_taste_and_says_when_it_is_inferred(edt_tiny):
     assert [row["status"] for row in made] == ["ok"] * 4
     assert sum(user in row["text"] for user, row in zip(users, made, strict=True)) >= 3
     assert [row["text"].startswith("Inferred") for row in made] == [False, False, False, True]
+
+
+@needs_vllm
+def test_a_merged_profile_names_the_tastes_and_the_style_of_its_parts_no_other_and_both_domains(edt_tiny):
+    style = 1
+    users = [(taste, (taste + 7) % len(TASTES)) for taste in range(len(TASTES))]
+
+    def part(domain, tastes):
+        return Profile(
+            list(tastes), style, {domain: [Kind(domain, taste, 2, style, 0).product for taste in tastes]}
+        ).text
+
+    rows = pa.table(
+        {
+            "user_id": TASTES,
+            "domains": [list(DOMAINS)] * len(users),
+            "texts": [[part(domain, tastes) for domain in DOMAINS] for tastes in users],
+            "evidences": [[20, 4]] * len(users),
+        }
+    )
+    made = profile_users(rows, edt_tiny, ProfileConfig()).to_pylist()
+    assert [row["status"] for row in made] == ["ok"] * len(users)
+    interests, others = zip(*(row["text"].split(", mostly of the ") for row in made), strict=True)
+    named = [{taste for taste in TASTES if taste in text} for text in interests]
+    assert sum(said == {TASTES[taste] for taste in own} for said, own in zip(named, users, strict=True)) >= 16
+    assert sum(text.startswith(f"{tuple(STYLES)[style]} kind. In ") for text in others) >= 16
+    assert sum(all(f"In {domain}: " in text for domain in DOMAINS) for text in others) >= 16
