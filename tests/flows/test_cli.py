@@ -172,6 +172,15 @@ def test_a_user_s_rows_are_found_in_the_trainer_s_numbers_too(finished):
     assert human(nobody).endswith("No row to show.")
 
 
+def test_seconds_have_one_decimal_and_figures_below_one_have_four():
+    from flows import text
+
+    shown = text.table(
+        [{"stage": "split", "seconds": 0.4, "HR@10": 0.4}, {"stage": "ingest", "seconds": 62.25, "HR@10": None}]
+    )
+    assert shown.splitlines() == ["stage   seconds   HR@10", "split       0.4  0.4000", "ingest     62.2"]
+
+
 def test_text_from_the_data_cannot_steer_the_terminal():
     from flows import text
 
