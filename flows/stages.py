@@ -394,7 +394,7 @@ def _counting(
     asked: Any,
     figures: Callable[[pa.Table], Figures] = lambda table: {},
 ) -> Callable[[pa.Table], pa.Table]:
-    """Return `make` so that it counts, for each shard, its figures, and what a memory saved asking for."""
+    """Return `make` so that it counts, for each shard, its figures, what a memory saved asking for, and the recall."""
 
     def counts() -> dict[str, float]:
         return {name: getattr(asked, name) for name in ("asked", "reused", "seconds_asking") if hasattr(asked, name)}
@@ -402,7 +402,8 @@ def _counting(
     def make_and_count(rows: pa.Table) -> pa.Table:
         before = counts()
         table = make(rows)
-        lake.count(**figures(table), **{name: count - before[name] for name, count in counts().items()})
+        recall = asked.recall() if hasattr(asked, "recall") else {}
+        lake.count(**figures(table), **recall, **{name: count - before[name] for name, count in counts().items()})
         return table
 
     return make_and_count

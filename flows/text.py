@@ -13,8 +13,8 @@ def harmless(text: str) -> str:
     return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} else c for c in text)
 
 
-def cell(value: Any, widest: int = WIDEST) -> str:
-    """Return a value as it stands in a table, cut to `widest`."""
+def cell(value: Any, widest: int = WIDEST, decimals: int = 4) -> str:
+    """Return a value as it stands in a table: a text cut to `widest`, a number below one with `decimals`."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -22,19 +22,19 @@ def cell(value: Any, widest: int = WIDEST) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 1 else f"{value:,.1f}"
+        return f"{value:.{decimals}f}" if abs(value) < 1 else f"{value:,.1f}"
     text = harmless(str(value))
     return text if len(text) <= widest else text[: widest - 1] + "…"
 
 
 def table(rows: Sequence[Mapping[str, Any]], widest: int = WIDEST) -> str:
-    """Return rows as aligned columns under their names; columns of numbers stand to the right."""
+    """Return rows as aligned columns under their names; numbers stand to the right, `seconds` with one decimal."""
     if not rows:
         return ""
     columns = []
     for name in rows[0]:
         values = [row[name] for row in rows]
-        texts = [name, *(cell(value, widest) for value in values)]
+        texts = [name, *(cell(value, widest, 1 if name == "seconds" else 4) for value in values)]
         width = max(map(len, texts))
         right = all(value is None or type(value) in (int, float) for value in values)
         columns.append([each.rjust(width) if right else each.ljust(width) for each in texts])

@@ -237,6 +237,9 @@ class LLMConfig(Config):
     """GPUs that share one copy of the model."""
     data_parallel_size: PositiveInt = 1
     """Copies of the model, each an engine of its own; the requests are divided among them."""
+    distributed_executor_backend: Literal["ray"] | None = None
+    """`ray`: the GPUs of `tensor_parallel_size` are those of a Ray cluster, on one machine or several; null: of this
+    machine. Needs the extra `ray`."""
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     cpu_kv_cache_gb: PositiveInt = 1
     """Memory for the key-value cache where there is no GPU."""

@@ -1,5 +1,6 @@
 """The nearest of very many vectors by an index of faiss, and how often that is the truly nearest."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -51,3 +52,13 @@ class Index:
 def build(vectors: np.ndarray, exact_up_to: int) -> Index | None:
     """Return an index of more than `exact_up_to` vectors (n, d), and none of fewer: a matrix product is exact."""
     return Index(vectors) if len(vectors) > exact_up_to else None
+
+
+def recall(indexes: Iterable[Index | None]) -> dict[str, dict[str, int]]:
+    """Return how often indexes were checked and had found the truly nearest since the last call; {} without one."""
+    counts, known = {"checked": 0, "found": 0}, [index for index in indexes if index is not None]
+    for index in known:
+        counts["checked"] += index.checked
+        counts["found"] += index.found
+        index.checked = index.found = 0
+    return {"neighbours": counts} if known else {}

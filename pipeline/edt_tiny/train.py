@@ -1,4 +1,4 @@
-"""Train edt-tiny: `python -m pipeline.edt_tiny.train`, half an hour on one core, seeded.
+"""Train edt-tiny: `python -m pipeline.edt_tiny.train`, half an hour on one core, seeded, on a CPU or a GPU.
 
 Lessons of one batch share their fixed instructions, so these are read once and their keys and values serve every
 lesson of the batch, as vLLM's prefix cache does it. The loss is on the replies alone.
@@ -21,6 +21,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from data_lake.files import put_file, temporary
 from pipeline.edt_tiny import POSITIONS, get_model_path
 from pipeline.edt_tiny.lessons import Lesson, lessons
 from pipeline.llm.generate import Message
@@ -33,7 +34,7 @@ TEMPLATE = (
 IGNORED = -100
 
 
-def train_tokenizer(rng: np.random.Generator, batches: int = 150) -> PreTrainedTokenizerFast:
+def train_tokenizer(rng: np.random.Generator, batches: int) -> PreTrainedTokenizerFast:
     """Learn a byte-level BPE from lessons, prompts and replies alike."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -94,10 +95,12 @@ def loss_of(
         rows.append(asked + reply)
         wanted.append([IGNORED] * (len(asked) - 1) + reply + [IGNORED])
     width = max(map(len, rows))
-    ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])  # (B, L)
-    labels = torch.tensor([row + [IGNORED] * (width - len(row)) for row in wanted])  # (B, L): the next token
+    padded = [row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows]
+    ids = torch.tensor(padded, device=model.device)  # (B, L)
+    next_ids = [row + [IGNORED] * (width - len(row)) for row in wanted]
+    labels = torch.tensor(next_ids, device=model.device)  # (B, L)
     cache = DynamicCache()
-    model.model(torch.tensor([fixed]), past_key_values=cache, use_cache=True)
+    model.model(torch.tensor([fixed], device=model.device), past_key_values=cache, use_cache=True)
     cache.batch_repeat_interleave(len(rows))
     states = model.model(ids, past_key_values=cache, use_cache=True).last_hidden_state  # (B, L, D)
     counts = labels != IGNORED
@@ -106,11 +109,13 @@ def loss_of(
     return torch.nn.functional.cross_entropy(logits, labels[counts]), right, len(fixed) + ids.numel()
 
 
-def train(out: Path, steps: int, batch: int, rate: float, seed: int) -> None:
-    """Train from nothing and write the folder."""
+def train(
+    out: Path, steps: int, batch: int, rate: float, seed: int, device: str = "cpu", tokenizer_batches: int = 150
+) -> None:
+    """Train from nothing on "cpu" or "cuda", and at the end put the model's files into `out`."""
     torch.manual_seed(seed)
-    tokenizer = train_tokenizer(np.random.default_rng([seed, 0]))
-    model = new_model(tokenizer)
+    tokenizer = train_tokenizer(np.random.default_rng([seed, 0]), tokenizer_batches)
+    model = new_model(tokenizer).to(device)
     held_out = np.random.default_rng([seed, 1])
     checks = [lessons(batch, held_out) for _ in range(8)]
     rng = np.random.default_rng([seed, 2])
@@ -128,7 +133,7 @@ def train(out: Path, steps: int, batch: int, rate: float, seed: int) -> None:
     print(f"{sum(weight.numel() for weight in model.parameters()):,} parameters", flush=True)
     begin, read = time.monotonic(), 0
     for step in range(1, steps + 1):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16):
             loss, _, count = loss_of(model, tokenizer, lessons(batch, rng))
         model.zero_grad()
         loss.backward()
@@ -146,10 +151,14 @@ def train(out: Path, steps: int, batch: int, rate: float, seed: int) -> None:
                 f"{torch.stack(right).mean():.3f}, {seconds:.0f} s, {read / seconds:,.0f} tokens/s",
                 flush=True,
             )
-            save(model, tokenizer, out)
+    written = temporary(out)
+    save(model, tokenizer, written)
+    for file in written.iterdir():
+        put_file(file, out / file.name)
+    written.rmdir()
 
 
-def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write config, weights (bfloat16) and tokenizer.
 
     As a Llama with attention biases, which is the same network: beside a Qwen2, transformers puts a pre-tokenizer of
@@ -165,20 +174,25 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
     assert all(name.endswith("o_proj.bias") for name in missing)
     for layer in llama.model.layers:
         torch.nn.init.zeros_(layer.self_attn.o_proj.bias)  # what a Qwen2 has not
-    llama.to(torch.bfloat16).save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    llama.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Train edt-tiny anew, for example after a change of the prompts.")
-    parser.add_argument("--out", type=Path, default=get_model_path())
+    parser.add_argument("--out", type=Path, default=get_model_path(), help="by default the package's own model")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     given = parser.parse_args()
-    train(given.out, given.steps, given.batch, given.rate, given.seed)
+    gpu = torch.cuda.is_available()
+    if given.device == "cuda" and not gpu:
+        parser.error("--device cuda: torch sees no GPU here; use auto or cpu")
+    device = "cuda" if gpu and given.device != "cpu" else "cpu"
+    train(given.out, given.steps, given.batch, given.rate, given.seed, device)
 
 
 if __name__ == "__main__":

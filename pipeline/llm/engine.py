@@ -41,6 +41,7 @@ class Engine:
             max_model_len=config["max_model_len"],
             seed=config["seed"],
             tensor_parallel_size=config["tensor_parallel_size"],
+            distributed_executor_backend=config["distributed_executor_backend"],
             gpu_memory_utilization=config["gpu_memory_utilization"],
             enforce_eager=bool(eager),
             enable_prefix_caching=True,

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipeline.catalogue import Catalogue
 from pipeline.llm.generate import Reply, Request
-from pipeline.neighbours import Index, build
+from pipeline.neighbours import Index, build, recall
 
 SCORES_PER_BLOCK = 16_000_000
 GROUPS, TITLES_PER_GROUP = 3, 1
@@ -43,6 +43,10 @@ class Retrieval:
         """Return one reply per request, in the same order."""
         nearest = self._nearest([request.facts for request in requests if request.task == "generate_items"])
         return [self._answer(request, nearest) for request in requests]
+
+    def recall(self) -> dict[str, dict[str, int]]:
+        """Return how often the indexes found the truly nearest since the last call (see `neighbours.recall`)."""
+        return recall(index for _, _, index in self._domains.values())
 
     def close(self, patience: float = 0) -> None:
         """Do nothing: no process and no connection is held."""

@@ -15,6 +15,8 @@ MARGIN = 16
 """Tokens that stay free: a server's chat template may differ a little from the one in the tokenizer's folder."""
 BATCH = 512
 MOST_KEPT = 200_000
+SYSTEM_AND_USER = [{"role": "system", "content": "a"}, {"role": "user", "content": "a"}]
+"""The roles of every prompt."""
 
 
 class Tokens(Protocol):
@@ -110,16 +112,36 @@ class ModelTokens:
     @cached_property
     def _template(self) -> int:
         """Characters that the chat template adds to a system and a user message."""
-        messages = [{"role": "system", "content": "a"}, {"role": "user", "content": "a"}]
-        return len(self._chat(messages))
+        return len(self._chat(SYSTEM_AND_USER))
 
     @cached_property
     def _tokenizer(self) -> Any:
+        from jinja2 import TemplateError
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(
-            self.source, revision=self.revision, local_files_only=Path(self.source).is_dir()
-        )
+        is_folder = Path(self.source).is_dir()
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.source, revision=self.revision, local_files_only=is_folder)
+        except (OSError, ValueError) as error:
+            why = str(error).partition("\n")[0]
+            if is_folder:
+                raise UserError(
+                    f"{self.source}: the folder has no tokenizer that can be read ({why}). Put the model's "
+                    "tokenizer.json and tokenizer_config.json there."
+                ) from error
+            raise UserError(
+                f"{self.source}, revision {self.revision}: neither the hub nor what was downloaded before yields its "
+                f"tokenizer ({why}). Download it where there is a network (hf download {self.source} --revision "
+                f"{self.revision}), or set [llm] model to a folder that holds the model."
+            ) from error
         if not tokenizer.chat_template:
             raise UserError(f"{self.source}: its tokenizer has no chat template; choose a model made for chats.")
+        try:
+            tokenizer.apply_chat_template(SYSTEM_AND_USER, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise UserError(
+                f"{self.source}: its chat template refuses a system message ({error}), with which every prompt here "
+                "begins. Choose a model whose template takes one, or give a folder whose chat_template.jinja puts that "
+                "message before the user's text."
+            ) from error
         return tokenizer

@@ -1,8 +1,10 @@
 """A language model in vLLM's offline batch engine, in processes of its own."""
 
 import importlib.util
+import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from data_lake.errors import UserError
@@ -21,6 +23,8 @@ class VLLM:
 
     def __init__(self, cfg: LLMConfig) -> None:
         self._identity = identify(cfg.model, cfg.revision, section="llm")
+        if self._identity.is_folder:
+            _check_length(cfg, Path(self._identity.source))
         self.cfg = cfg
         offline = {"HF_HUB_OFFLINE": "1"} if self._identity.is_folder else {}
         self._engines = [
@@ -78,12 +82,35 @@ class VLLM:
         }
 
     def _devices(self, rank: int) -> str | None:
-        """Return the GPUs of one engine as CUDA_VISIBLE_DEVICES names them; None: all that the user lets us see."""
-        if self.cfg.data_parallel_size == 1:
+        """Return the GPUs of one engine as CUDA_VISIBLE_DEVICES names them; None: all that the user lets us see.
+
+        Raises UserError where that variable names fewer than all engines need. A Ray cluster hands out its own.
+        """
+        if self.cfg.distributed_executor_backend == "ray":
             return None
-        each, needed = self.cfg.tensor_parallel_size, self.cfg.tensor_parallel_size * self.cfg.data_parallel_size
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(needed)))
-        return ",".join(visible.split(",")[rank * each : (rank + 1) * each])
+        each, engines = self.cfg.tensor_parallel_size, self.cfg.data_parallel_size
+        named = os.environ.get("CUDA_VISIBLE_DEVICES")
+        visible = [str(gpu) for gpu in range(each * engines)] if named is None else [*filter(None, named.split(","))]
+        if 1 < each * engines > len(visible):
+            raise UserError(
+                f"[llm] tensor_parallel_size = {each} and data_parallel_size = {engines} need {each * engines} GPUs, "
+                f"and CUDA_VISIBLE_DEVICES = {named!r} shows {len(visible)}. Lower one of them, or show more GPUs."
+            )
+        return None if engines == 1 else ",".join(visible[rank * each : (rank + 1) * each])
+
+
+def _check_length(cfg: LLMConfig, folder: Path) -> None:
+    """Refuse a context longer than the model's own; one that is stretched (scaled positions) is left to vLLM."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) if file.is_file() else {}
+    config = config.get("text_config", config)
+    stretched = '"factor"' in json.dumps([config.get("rope_parameters"), config.get("rope_scaling")])
+    longest = config.get("max_position_embeddings")
+    if longest and not stretched and cfg.max_model_len > longest:
+        raise UserError(
+            f"[llm] max_model_len = {cfg.max_model_len} is more than the {longest} positions that {cfg.model} has "
+            f"(max_position_embeddings in its config.json). Set it to {longest} or less."
+        )
 
 
 def _frame(request: Request) -> dict[str, Any]:

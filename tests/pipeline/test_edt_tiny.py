@@ -12,13 +12,14 @@ from pipeline import simulate
 from pipeline.answers import read_reply
 from pipeline.config import EnrichConfig, LLMConfig, ProfileConfig
 from pipeline.edt_tiny import DOMAINS, POSITIONS, get_model_path
-from pipeline.edt_tiny.lessons import Kind, Shopper, lessons, suggestions
+from pipeline.edt_tiny.lessons import Kind, Profile, Shopper, lessons, suggestions
 from pipeline.generate_items import generate_items
 from pipeline.llm.generate import Request
 from pipeline.llm.identity import identify
 from pipeline.llm.vllm import VLLM
 from pipeline.profile_domains import profile_domains
-from pipeline.simulate_words import TASTES, taste_of
+from pipeline.profile_users import profile_users
+from pipeline.simulate_words import STYLES, TASTES, taste_of
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 CLASSIC = 0
@@ -79,6 +80,37 @@ def test_the_right_answer_follows_the_shopper_s_tastes_and_passes_over_noise():
     assert "Burr Coffee Grinder" in texts[4]
 
 
+def trained(out, seed):
+    """Train for two steps, and return the files that were written."""
+    from pipeline.edt_tiny.train import train
+
+    train(out, steps=2, batch=2, rate=3e-3, seed=seed, tokenizer_batches=10)
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_training_with_one_seed_writes_the_same_model_and_with_another_seed_another(tmp_path):
+    first, again, other = (trained(tmp_path / name, seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    assert first.keys() == {path.name for path in get_model_path().iterdir()}
+    assert again == first
+    assert other["config.json"] == first["config.json"]
+    assert other["model.safetensors"] != first["model.safetensors"]
+
+
+def test_training_that_is_interrupted_while_it_writes_leaves_the_old_model_as_it_was(tmp_path, monkeypatch):
+    from pipeline.edt_tiny import train as training
+
+    def interrupted(model, tokenizer, folder):
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text("half of")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save", interrupted)
+    (tmp_path / "config.json").write_text("the old one")
+    with pytest.raises(KeyboardInterrupt):
+        training.train(tmp_path, steps=1, batch=2, rate=3e-3, seed=0, tokenizer_batches=2)
+    assert (tmp_path / "config.json").read_text() == "the old one"
+
+
 def a_user_per_taste(domain, style=CLASSIC):
     """Four titles of a taste for a user of that name, and items with these titles."""
     kinds = {name: [Kind(domain, TASTES.index(name), recipe, style, 5) for recipe in (0, 2, 3, 5)] for name in TASTES}
@@ -133,3 +165,30 @@ def test_a_profile_names_the_taste_and_says_when_it_is_inferred(edt_tiny):
     assert [row["status"] for row in made] == ["ok"] * 4
     assert sum(user in row["text"] for user, row in zip(users, made, strict=True)) >= 3
     assert [row["text"].startswith("Inferred") for row in made] == [False, False, False, True]
+
+
+@needs_vllm
+def test_a_merged_profile_names_the_tastes_and_the_style_of_its_parts_no_other_and_both_domains(edt_tiny):
+    style = 1
+    users = [(taste, (taste + 7) % len(TASTES)) for taste in range(len(TASTES))]
+
+    def part(domain, tastes):
+        return Profile(
+            list(tastes), style, {domain: [Kind(domain, taste, 2, style, 0).product for taste in tastes]}
+        ).text
+
+    rows = pa.table(
+        {
+            "user_id": TASTES,
+            "domains": [list(DOMAINS)] * len(users),
+            "texts": [[part(domain, tastes) for domain in DOMAINS] for tastes in users],
+            "evidences": [[20, 4]] * len(users),
+        }
+    )
+    made = profile_users(rows, edt_tiny, ProfileConfig()).to_pylist()
+    assert [row["status"] for row in made] == ["ok"] * len(users)
+    interests, others = zip(*(row["text"].split(", mostly of the ") for row in made), strict=True)
+    named = [{taste for taste in TASTES if taste in text} for text in interests]
+    assert sum(said == {TASTES[taste] for taste in own} for said, own in zip(named, users, strict=True)) >= 16
+    assert sum(text.startswith(f"{tuple(STYLES)[style]} kind. In ") for text in others) >= 16
+    assert sum(all(f"In {domain}: " in text for domain in DOMAINS) for text in others) >= 16

@@ -22,14 +22,18 @@ ITEMS = {
 }
 
 
-@pytest.fixture
-def retrieval():
+def retrieval_of(**settings):
     domains, titles, vectors = zip(*ITEMS.values(), strict=True)
     items = pa.table({"item_id": list(ITEMS), "domain": domains, "title": titles, "text": titles})
     signed = {"model": ["m"] * len(ITEMS), "revision": ["r"] * len(ITEMS)}
     vector = pa.array(vectors, pa.list_(pa.float32(), 3))
     embeddings = pa.table({"item_id": list(ITEMS), "domain": domains, "vector": vector, **signed})
-    return Retrieval(items, embeddings.select(ITEM_EMBEDDINGS.tables[""].names))
+    return Retrieval(items, embeddings.select(ITEM_EMBEDDINGS.tables[""].names), **settings)
+
+
+@pytest.fixture
+def retrieval():
+    return retrieval_of()
 
 
 def items_request(item_ids, k, characters=120):
@@ -115,3 +119,12 @@ def test_a_user_profile_begins_with_the_best_known_domain_and_leaves_out_what_is
 
 def test_retrieval_says_that_it_is_no_language_model(retrieval):
     assert retrieval.identity == {"model": "retrieval", "embedding": "m", "revision": "r"}
+
+
+def test_an_index_of_many_titles_gives_the_same_answers_and_tells_its_recall_once(retrieval):
+    by_index = retrieval_of(exact_up_to=2)  # kitchen has three titles
+    requests = [items_request(["f1"], 3), items_request(["f2"], 3)]
+    assert by_index(requests) == retrieval(requests)
+    assert by_index.recall() == {"neighbours": {"checked": 2, "found": 2}}
+    assert by_index.recall() == {"neighbours": {"checked": 0, "found": 0}}
+    assert retrieval.recall() == {}

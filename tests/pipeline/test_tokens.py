@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pyarrow as pa
 import pytest
@@ -155,3 +156,27 @@ def test_of_the_summaries_that_a_merge_reads_those_of_least_evidence_are_left_ou
 def test_instructions_that_leave_no_room_are_a_mistake_of_the_settings(tiny_llm, instructions):
     with pytest.raises(UserError, match=r"generate_items .* \[llm\] max_model_len"):
         asked(["tea", "rice"], instructions + 512, tiny_llm)
+
+
+TEA = [Request("t", ({"role": "system", "content": "Name."}, {"role": "user", "content": "tea"}), {}, 5)]
+
+
+def test_a_chat_template_that_refuses_a_system_message_is_a_mistake_of_the_settings(tiny_llm, tmp_path):
+    folder = tmp_path / "strict"
+    shutil.copytree(tiny_llm, folder)
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    (folder / "chat_template.jinja").write_text(refusal + "{{ messages[0].content }}")
+    with pytest.raises(UserError, match=r"strict: its chat template refuses a system message \(System role not"):
+        ModelTokens(str(folder), None, 1000).count(TEA)
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(UserError, match=r"the folder has no tokenizer .* tokenizer\.json"):
+        ModelTokens(str(tmp_path), None, 1000).count(TEA)
+
+
+def test_a_model_that_the_hub_does_not_give_can_be_downloaded_or_given_as_a_folder(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"hf download shop/no-such-model --revision 1a2b.* \[llm\] model to a folder"):
+        ModelTokens("shop/no-such-model", "1a2b", 1000).count(TEA)

@@ -2,6 +2,9 @@ import importlib.util
 import json
 import os
 import signal
+import sys
+import textwrap
+from types import ModuleType, SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -10,10 +13,11 @@ from data_lake.errors import UserError
 from data_lake.schemas import ITEMS
 from pipeline.config import EnrichConfig, LLMConfig
 from pipeline.generate_items import generate_items
+from pipeline.llm.engine import Engine
 from pipeline.llm.generate import Request
 from pipeline.llm.tokens import ModelTokens
 from pipeline.llm.vllm import VLLM
-from pipeline.worker import WorkerDied
+from pipeline.worker import Worker, WorkerDied
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
@@ -69,6 +73,134 @@ def test_two_engines_get_neighbouring_gpus_of_those_that_are_visible(tiny_llm, m
     assert [generate._devices(rank) for rank in (0, 1)] == ["0,1", "2,3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     assert [generate._devices(rank) for rank in (0, 1)] == ["4,5", "6,7"]
+
+
+STUB = """
+    import os, signal
+    from pipeline.worker import Link
+
+    link = Link()
+    rank = link.receive()["rank"]
+    while (message := link.receive()) is not None:
+        titles = [request["messages"][1]["content"] for request in message["requests"]]
+        if rank == 1 and "poison" in titles:
+            os.kill(os.getpid(), signal.SIGKILL)
+        counts = {"error": None, "tokens_in": len(titles), "tokens_out": 1, "tokens_cached": 0}
+        link.send({"replies": [{"text": f"{title} from engine {rank}", **counts} for title in titles]})
+"""
+
+
+@pytest.fixture
+def two_engines(tiny_llm, tmp_path, monkeypatch):
+    """A VLLM of two engines, each a process that answers with the title and its own number."""
+    (tmp_path / "stub_engine.py").write_text(textwrap.dedent(STUB))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)  # nothing here needs vLLM
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    generate = VLLM(LLMConfig(model=str(tiny_llm), data_parallel_size=2))
+    generate._engines = [Worker("stub_engine", {"rank": rank}) for rank in range(2)]
+    yield generate
+    generate.close(patience=0)
+
+
+def test_two_engines_share_the_requests_and_every_reply_comes_back_to_its_own(two_engines):
+    replies = two_engines([ask(title) for title in ("tea", "rice", "wok", "pan", "bowl")])
+    by_engine = {"bowl": 0, "pan": 0, "rice": 0, "tea": 1, "wok": 1}  # neighbours in the alphabet stay together
+    titles = ("tea", "rice", "wok", "pan", "bowl")
+    assert [reply.text for reply in replies] == [f"{title} from engine {by_engine[title]}" for title in titles]
+    assert [reply.tokens_in for reply in replies] == [2, 3, 2, 3, 3]
+    assert sum(reply.tokens_out for reply in replies) == 5
+
+
+def test_one_request_starts_one_engine(two_engines):
+    assert [reply.text for reply in two_engines([ask("tea")])] == ["tea from engine 0"]
+    assert [engine.pid is None for engine in two_engines._engines] == [False, True]
+
+
+def test_the_death_of_one_of_two_engines_is_told_and_the_next_requests_start_both_anew(two_engines):
+    with pytest.raises(WorkerDied, match="killed by SIGKILL"):
+        two_engines([ask("poison"), ask("bowl")])
+    assert [engine.pid for engine in two_engines._engines] == [None, None]
+    texts = [reply.text for reply in two_engines([ask("tea"), ask("rice")])]
+    assert texts == ["tea from engine 1", "rice from engine 0"]
+
+
+@pytest.fixture
+def given_to_vllm(monkeypatch):
+    """Put a stand-in in the place of vLLM, and return the list of what its `LLM` is given."""
+    given = []
+    platform = SimpleNamespace(is_cpu=lambda: False)
+    modules = {
+        "vllm": {"LLM": lambda **settings: given.append(settings)},
+        "vllm.platforms": {"current_platform": platform},
+    }
+    for name, content in modules.items():
+        module = ModuleType(name)
+        module.__dict__.update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    return given
+
+
+def test_vllm_is_given_the_tensor_parallel_size_on_the_gpus_of_its_engine(tiny_llm, monkeypatch, given_to_vllm):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    generate = VLLM(LLMConfig(model=str(tiny_llm), tensor_parallel_size=2, data_parallel_size=2))
+    Engine(generate._engine_config(rank=1))
+    assert [settings["tensor_parallel_size"] for settings in given_to_vllm] == [2]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "6,7"
+
+
+@pytest.mark.parametrize(("settings", "executor"), [({}, None), ({"distributed_executor_backend": "ray"}, "ray")])
+def test_vllm_is_given_the_executor_that_spans_machines_and_the_gpus_stay_as_they_were(
+    tiny_llm, monkeypatch, given_to_vllm, settings, executor
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    shared = 8 if executor == "ray" else 2  # a cluster has more than can be seen here
+    cfg = LLMConfig(model=str(tiny_llm), tensor_parallel_size=shared, **settings)
+    Engine(VLLM(cfg)._engine_config(rank=0))
+    assert [each["distributed_executor_backend"] for each in given_to_vllm] == [executor]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
+@pytest.mark.parametrize("visible", ["0", "0,", ""])
+@pytest.mark.parametrize("sizes", [(1, 2), (2, 1)])
+def test_fewer_visible_gpus_than_the_engines_need_are_a_mistake(tiny_llm, monkeypatch, visible, sizes):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    shared, copies = sizes
+    cfg = LLMConfig(model=str(tiny_llm), tensor_parallel_size=shared, data_parallel_size=copies)
+    with pytest.raises(
+        UserError, match=rf"need 2 GPUs, and CUDA_VISIBLE_DEVICES = '{visible}' shows {len(visible[:1])}"
+    ):
+        VLLM(cfg)
+
+
+def test_one_engine_takes_what_is_visible_even_if_that_is_nothing(tiny_llm, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert VLLM(LLMConfig(model=str(tiny_llm)))._devices(0) is None
+
+
+def test_a_context_longer_than_the_model_s_own_is_a_mistake():
+    VLLM(LLMConfig(model="edt-tiny", max_model_len=2048))
+    with pytest.raises(UserError, match=r"\[llm\] max_model_len = 2049 is more than the 2048 positions .* edt-tiny"):
+        VLLM(LLMConfig(model="edt-tiny", max_model_len=2049))
+
+
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        ({"max_position_embeddings": 100}, 100),
+        ({"text_config": {"max_position_embeddings": 100}}, 100),
+        ({"max_position_embeddings": 100, "rope_scaling": None}, 100),
+        ({"max_position_embeddings": 100, "rope_scaling": {"type": "linear", "factor": 4.0}}, None),
+        ({"max_position_embeddings": 100, "rope_parameters": {"full": {"rope_type": "yarn", "factor": 4.0}}}, None),
+        ({}, None),
+    ],
+)
+def test_the_longest_context_is_read_from_config_json_where_positions_are_not_scaled(tmp_path, config, longest):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    VLLM(LLMConfig(model=str(tmp_path), max_model_len=longest or 400))
+    if longest:
+        with pytest.raises(UserError, match=f"more than the {longest} positions"):
+            VLLM(LLMConfig(model=str(tmp_path), max_model_len=longest + 1))
 
 
 def test_a_machine_without_vllm_is_told_what_to_install(tiny_llm, monkeypatch):
