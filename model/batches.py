@@ -47,9 +47,8 @@ class Batch:
 class Sequences:
     """The flat sequences of a training set on the device, cut into windows without a loop over users."""
 
-    def __init__(self, data: TrainingSet, max_length: int, loss: LossConfig, device: torch.device) -> None:
+    def __init__(self, data: TrainingSet, max_length: int, device: torch.device) -> None:
         self.max_length = max_length
-        self.loss = loss
         self.device = device
         self.home = torch.device("cpu") if data.on_disk else device
         self.items = self._tensor(data.items)  # (N,)
@@ -83,7 +82,7 @@ class Sequences:
         places = places.clamp(0, self.max_length - 1).masked_fill(is_pad, 0)
         return Windows(items, places, self.synthetic[flat] & ~is_pad, lengths), start
 
-    def batch(self, users: Tensor) -> Batch:
+    def batch(self, users: Tensor, loss: LossConfig) -> Batch:
         """Return the training prefixes of `users` (B,), each up to its last real training item, which is only a target.
 
         Every position predicts the next real item. A real item and the synthetic ones inserted after it predict the
@@ -99,28 +98,28 @@ class Sequences:
         following = self.real_before[flat + 1]  # (P,) the next real item, counted over all users
         target = self.items[self.real_at[following]].long()
         _, which, sharing = torch.unique_consecutive(following, return_inverse=True, return_counts=True)
-        weight = self._recency(following, last, row) / sharing[which]
+        weight = self._recency(loss, following, last, row) / sharing[which]
         time = self.times[flat]
-        if self.loss.synthetic_weight > 0:
+        if loss.synthetic_weight > 0:
             extra = self.synthetic[flat + 1]
             before = self.real_at[(self.real_before[flat[extra] + 1] - 1).clamp(min=0)]  # the last real item
             asked = (before - start[row[extra]]).clamp(min=0)
             time = torch.cat([time, time[extra]])
             row, step = torch.cat([row, row[extra]]), torch.cat([step, asked])
             target = torch.cat([target, self.items[flat[extra] + 1].long()])
-            weight = torch.cat([weight, weight.new_full((int(extra.sum()),), self.loss.synthetic_weight)])
+            weight = torch.cat([weight, weight.new_full((int(extra.sum()),), loss.synthetic_weight)])
         tensors = [tensor.to(self.device) for tensor in (row, step, target, weight, time)]
         return Batch(users.to(self.device), windows.to(self.device), *tensors)
 
-    def _recency(self, following: Tensor, last: Tensor, row: Tensor) -> Tensor:
+    def _recency(self, loss: LossConfig, following: Tensor, last: Tensor, row: Tensor) -> Tensor:
         """Return (P,), what each real target counts: the less the older it is, within its user's history and at all."""
         weight = torch.ones(len(row), device=self.home)
-        if self.loss.half_after_actions:
+        if loss.half_after_actions:
             newer = self.real_before[last[row]] - following
-            weight = weight * torch.exp2(-newer / self.loss.half_after_actions)
-        if self.loss.half_after_days:
+            weight = weight * torch.exp2(-newer / loss.half_after_actions)
+        if loss.half_after_days:
             age = (self.trained_until - self.times[self.real_at[following]]) / DAY
-            weight = weight * torch.exp2(-age / self.loss.half_after_days)
+            weight = weight * torch.exp2(-age / loss.half_after_days)
         return weight
 
 

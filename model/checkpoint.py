@@ -44,8 +44,11 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def open(self, config: Mapping[str, Any]) -> None:
-        """Write config.json, or check that the run in this folder has the same settings and data."""
+    def open(self, config: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
+        """Write config.json and machine.json, or check that the run in this folder has the same settings and data.
+
+        `machine` is where the run began, and is kept though it goes on elsewhere.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -53,13 +56,17 @@ class Folder:
         for left_over in self.path.glob("*.tmp"):
             left_over.unlink()
         if not (self.path / "config.json").exists():
+            self.write_json("machine.json", machine)
             self.write_json("config.json", config)
             return
-        held = json.loads((self.path / "config.json").read_text())
-        wanted = json.loads(json.dumps(config))
-        differ = _difference(held, wanted)
+        differ = _difference(self.config(), json.loads(json.dumps(config)))
         if differ:
             raise UserError(f"{self.path} holds another run: {differ}. Choose another --out, or delete that one.")
+
+    def config(self) -> dict[str, Any]:
+        """Return the settings and data of the run in this folder."""
+        config: dict[str, Any] = json.loads((self.path / "config.json").read_text())
+        return config
 
     def has_state(self) -> bool:
         """Whether an epoch was saved here."""
@@ -107,7 +114,7 @@ class Folder:
 
     def check_network(self, wanted: Mapping[str, Any]) -> None:
         """Refuse weights of a network of other settings."""
-        differ = _difference(json.loads((self.path / "config.json").read_text())["train"]["network"], wanted)
+        differ = _difference(self.config()["train"]["network"], wanted)
         if differ:
             raise UserError(f"{self.path} holds another network: {differ}. Run the phase 'pretrain' again.")
 

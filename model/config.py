@@ -117,7 +117,10 @@ class FinetuneConfig(PhaseConfig):
     learning_rate: PositiveFloat = 5e-4
     align_weight: NonNegativeFloat = 0.0
     domain_weight: PositiveFloat = 0.1
-    """What the domain term weighs in the score at first; it is learnt, one per domain."""
+    """What the domain term weighs in the score, beside the shared term's 1; at first, where it is learnt."""
+
+    domain_weight_learnt: bool = True
+    """Learn that weight, one per domain."""
 
     train_score: Literal["sum", "domain"] = "sum"
     """The score that the loss is taken on: the one that ranks, or its domain term alone, as published; either way with
@@ -128,7 +131,7 @@ class TrainConfig(Config):
     """All settings of both phases. A preset gives the values that are not set."""
 
     preset: Literal["default", "paper"] = "default"
-    seed: int = 0
+    seed: NonNegativeInt = 0
     aggregate: Literal["llm", "gate"] = "llm"
     """Overall profile of a user: the vector of the LLM's merge, or a learned mix of the domain profiles."""
 
@@ -184,7 +187,8 @@ PAPER: dict[str, Any] = {
                  "align_weight": 0.5},
     "finetune": {
         "epochs": 200, "patience": 20, "batch_size": 512, "learning_rate": 1e-4, "weight_decay": 0.01, "clip": 0.1,
-        "halve_after": 5, "align_weight": 0.5, "domain_weight": 1.0, "train_score": "domain",
+        "halve_after": 5, "align_weight": 0.5, "domain_weight": 1.0,
+        "domain_weight_learnt": False, "train_score": "domain",
     },
 }  # fmt: skip
 """What the method's authors published, where our default differs or has no such value."""

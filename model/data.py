@@ -144,7 +144,7 @@ class TrainingSet:
     @cached_property
     def digest(self) -> str:
         """Hash of all that training reads, so that a run never goes on with other data."""
-        sha = hashlib.sha256(repr((self.domains, sorted(self.profiles))).encode())
+        sha = hashlib.sha256(repr((self.domains, self.candidates_seed, sorted(self.profiles))).encode())
         arrays = [
             self.offsets,
             self.items,
@@ -153,11 +153,18 @@ class TrainingSet:
             self.synthetic,
             self.item_domain,
             self.train_actions,
+            self.user_keys,
+            self.item_keys,
         ]
         arrays += [self.item_vectors, *(self.profiles[scope].vectors for scope in sorted(self.profiles))]
         for array in arrays:
             sha.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
         return sha.hexdigest()
+
+    @cached_property
+    def catalogue(self) -> str:
+        """Hash of the item ids in their order, so that weights never score other items."""
+        return hashlib.sha256("\0".join(self.item_ids.to_pylist()[1:]).encode()).hexdigest()
 
     @classmethod
     def load(cls, folder: str | Path, stream: bool = False) -> "TrainingSet":

@@ -13,7 +13,8 @@ class Finetune:
 
     def __init__(self, network: Network, objective: Objective, cfg: FinetuneConfig) -> None:
         self.cfg = cfg
-        self.items = all_items(network, objective.n_items)
+        vectors = network.all_item_vectors()
+        self.items = Items(vectors, torch.arange(len(vectors), device=vectors.device))
 
     def terms(self, network: Network, objective: Objective, batch: Batch, generator: torch.Generator) -> Terms:
         """Return the losses of a batch. B users, L positions, P predictions, D hidden size."""
@@ -33,14 +34,3 @@ class Finetune:
                 state = network.query(inputs, batch.windows, domains, row, last, torch.full_like(row, number), shared)
                 align = align + objective.align(network, state, batch.users) / len(network.readers)
         return Terms(next_item, batch.weight.sum(), align)
-
-
-def all_items(network: Network, n_items: int) -> Items:
-    """Compute every item's vector, slice by slice, without a gradient; row 0 is padding."""
-    numbers = torch.arange(n_items + 1, device=network.positions.weight.device)
-    with torch.no_grad():
-        was_training = network.training
-        network.eval()
-        vectors = torch.cat([network.item_vectors(part) for part in torch.split(numbers, 65_536)])
-        network.train(was_training)
-    return Items(vectors, numbers)

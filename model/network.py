@@ -1,9 +1,7 @@
 """The network: item vectors, a causal transformer over the mixed sequence, and a reader per domain.
 
-It is SASRec (Kang and McAuley, 2018) with these differences: an item's vector is its adapted text vector plus a learned
-one; a position counts real items, and synthetic items are marked; scores may be cosines; a linear map of the target's
-domain turns the state into a query; what is chosen lately adds to the score; and phase 2 adds, per domain, a second
-reading of that domain's items by the same, then frozen, transformer.
+It is SASRec with the differences that `model/__init__.py` lists; phase 2 adds, per domain, a second reading of that
+domain's items by the same, then frozen, transformer.
 
 Letters used in this file: B sequences, L positions, D hidden size, T size of a text vector, P size of a profile vector,
 K items, S profile scopes.
@@ -15,8 +13,11 @@ from torch.nn import functional as F
 
 from model.batches import Windows
 from model.config import NetworkConfig
+from model.data import TrainingSet
 from model.rows import LazyRows
 from model.trends import Trends
+
+ITEMS_AT_ONCE = 65_536
 
 
 class ItemVectors(nn.Module):
@@ -24,14 +25,16 @@ class ItemVectors(nn.Module):
 
     text: Tensor  # (items + 1, T)
     has_text: Tensor  # (items + 1,) bool
+    trained: Tensor  # (items + 1,) bool, whether a training action chose the item
 
-    def __init__(self, text: Tensor, has_text: Tensor, cfg: NetworkConfig) -> None:
+    def __init__(self, text: Tensor, has_text: Tensor, trained: Tensor, cfg: NetworkConfig) -> None:
         super().__init__()
         self.register_buffer("text", text, persistent=False)
         self.register_buffer("has_text", has_text, persistent=False)
+        self.register_buffer("trained", trained, persistent=False)
         self.adapter = Adapter(text.shape[1], cfg.hidden) if cfg.item_text else None
         self.ids = nn.Embedding(len(text), cfg.hidden) if cfg.item_id else None
-        self.without_text = nn.Parameter(torch.zeros(cfg.hidden)) if not cfg.item_id else None
+        self.without_text = nn.Parameter(torch.zeros(cfg.hidden)) if cfg.item_text else None
         self.lazy: LazyRows | None = None
         """Who gives out rows of `ids` in training, if not autograd."""
         self.text_dropout = cfg.text_dropout
@@ -41,19 +44,27 @@ class ItemVectors(nn.Module):
             nn.init.normal_(self.without_text, std=cfg.hidden**-0.5)
 
     def forward(self, numbers: Tensor) -> Tensor:
-        """numbers: (K,) item numbers. Returns (K, D)."""
-        vectors: Tensor | None = None
+        """numbers: (K,) item numbers. Returns (K, D).
+
+        Beside texts the vector of its own is off for an item without a training action: nothing but chance and its use
+        as a negative has moved it. An item that has neither part has a learned vector in common with all such items.
+        """
+        own: Tensor | None = None
         if self.ids is not None:
-            vectors = self.lazy.take(numbers) if self.lazy and self.training else self.ids(numbers)  # (K, D)
-        if self.adapter is not None:
-            shown = self.has_text[numbers][:, None]  # (K, 1) bool
-            absent = self.without_text if self.without_text is not None else torch.zeros((), device=shown.device)
-            if self.training and self.text_dropout > 0 and vectors is not None:
+            own = self.lazy.take(numbers) if self.lazy and self.training else self.ids(numbers)  # (K, D)
+        if self.adapter is None:
+            assert own is not None
+            return own
+        assert self.without_text is not None
+        shown = self.has_text[numbers][:, None]  # (K, 1) bool
+        absent = self.without_text.expand(len(numbers), -1)  # (K, D)
+        if own is not None:
+            if self.training and self.text_dropout > 0:
                 shown = shown & (torch.rand_like(shown, dtype=torch.float32) >= self.text_dropout)
-            adapted = torch.where(shown, self.adapter(self.text[numbers]), absent)  # (K, D)
-            vectors = adapted if vectors is None else vectors + adapted
-        assert vectors is not None
-        return vectors
+            trained = self.trained[numbers][:, None]
+            own, absent = own * trained, absent * ~trained
+        adapted = torch.where(shown, self.adapter(self.text[numbers]), absent)  # (K, D)
+        return adapted if own is None else own + adapted
 
 
 class Adapter(nn.Module):
@@ -104,9 +115,9 @@ class DomainReader(nn.Module):
     zero and the head at the identity, a reader starts as the transformer's own reading.
     """
 
-    def __init__(self, cfg: NetworkConfig, weight: float) -> None:
+    def __init__(self, cfg: NetworkConfig, weight: float, weight_learnt: bool) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.tensor(weight))
+        self.weight = nn.Parameter(torch.tensor(weight), requires_grad=weight_learnt)
         self.positions = nn.Embedding(cfg.max_length, cfg.hidden)
         self.down = nn.Linear(cfg.hidden, cfg.bottleneck)
         self.up = nn.Linear(cfg.bottleneck, cfg.hidden)
@@ -149,6 +160,7 @@ class Network(nn.Module):
         cfg: NetworkConfig,
         text: Tensor,
         has_text: Tensor,
+        trained: Tensor,
         profile_size: int,
         domains: int,
         trends: Trends | None = None,
@@ -156,7 +168,7 @@ class Network(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.trends = trends
-        self.item_vectors = ItemVectors(text, has_text, cfg)
+        self.item_vectors = ItemVectors(text, has_text, trained, cfg)
         self.positions = nn.Embedding(cfg.max_length, cfg.hidden)
         self.synthetic_mark = nn.Parameter(torch.zeros(cfg.hidden)) if cfg.mark_synthetic else None
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.blocks))
@@ -166,10 +178,10 @@ class Network(nn.Module):
         self.readers = nn.ModuleList()
         nn.init.normal_(self.positions.weight, std=0.02)
 
-    def add_readers(self, domains: int, weight: float = 1.0) -> None:
+    def add_readers(self, domains: int, weight: float = 1.0, weight_learnt: bool = True) -> None:
         """Freeze phase 1 and add one reader per domain, which starts from phase 1's positions and this weight."""
         self.requires_grad_(False)
-        self.readers = nn.ModuleList(DomainReader(self.cfg, weight) for _ in range(domains))
+        self.readers = nn.ModuleList(DomainReader(self.cfg, weight, weight_learnt) for _ in range(domains))
         for reader in self.readers:
             reader.positions.load_state_dict(self.positions.state_dict())  # type: ignore[union-attr]
 
@@ -239,9 +251,30 @@ class Network(nn.Module):
         read: Tensor = reader(states[row, (seen - 1).clamp(min=0)])
         return (reader.weight * self.scaled(read)).masked_fill((seen == 0).unsqueeze(-1), 0.0)
 
+    @torch.no_grad()
+    def all_item_vectors(self) -> Tensor:
+        """Return every item's vector as predictions see it, (items + 1, D), computed slice by slice."""
+        numbers = torch.arange(len(self.item_vectors.has_text), device=self.positions.weight.device)
+        was_training = self.training
+        self.eval()
+        vectors = torch.cat([self.item_vectors(part) for part in torch.split(numbers, ITEMS_AT_ONCE)])
+        self.train(was_training)
+        return vectors
+
     def scaled(self, vectors: Tensor) -> Tensor:
         """States and items as scores see them: unit vectors for cosines, unchanged for dot products."""
         return F.normalize(vectors, dim=-1) if self.cfg.score == "cosine" else vectors
+
+
+def build_network(cfg: NetworkConfig, data: TrainingSet, profile_size: int) -> Network:
+    """Return a new network for the items of a training set."""
+    text, has_text = torch.tensor(data.item_vectors), torch.tensor(data.has_text)
+    if cfg.text_centred and has_text.any():
+        F.normalize(text.sub_(text.sum(0) / has_text.sum()), dim=-1, out=text)
+        text[~has_text] = 0.0
+    trained = torch.from_numpy(data.train_actions > 0)
+    trends = Trends(data, cfg.trends) if cfg.trends else None
+    return Network(cfg, text, has_text, trained, profile_size, len(data.domains), trends)
 
 
 def _identity(hidden: int) -> nn.Linear:

@@ -90,7 +90,7 @@ class Objective:
         self.profiles = _profiles(data, cfg.aggregate, torch.device("cpu") if data.on_disk else device)
 
     def draw(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
-        """Return item numbers of negatives: (N,) per domain; for the binary loss one (P,) tensor; none when exact."""
+        """Return item numbers of negatives: (N,) per domain; for the binary loss one (P,) tensor."""
         device = batch.target.device
         if self.cfg.next_item == "bce":
             chance = torch.rand(len(batch.target), generator=generator, device=device)

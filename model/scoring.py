@@ -1,23 +1,20 @@
 """Scores of all items of a domain, for users as they stood at a point of their history."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from data_lake.errors import UserError
 from model.batches import Sequences
-from model.checkpoint import MODEL, load_tensors
-from model.config import LossConfig, NetworkConfig
+from model.checkpoint import MODEL, Folder, load_tensors
+from model.config import NetworkConfig
 from model.data import TrainingSet
-from model.finetune import all_items
-from model.network import Network
-from model.trends import Trends
+from model.network import Network, build_network
 
 
 class Scorer(Protocol):
@@ -38,7 +35,7 @@ class NetworkScorer:
     def __init__(self, network: Network, data: TrainingSet, sequences: Sequences) -> None:
         self.network, self.data, self.sequences = network, data, sequences
         self.device = network.positions.weight.device
-        self.vectors = all_items(network, data.n_items).vectors  # (items + 1, D)
+        self.vectors = network.all_item_vectors()  # (items + 1, D)
         self.item_domain = torch.from_numpy(data.item_domain.astype(np.int64)).to(self.device)
         self.domain: int | None = None  # whose items stand in the next two
         self.keys: Tensor  # (M, D) as scores see them
@@ -60,23 +57,9 @@ class NetworkScorer:
             self.lately = self.network.trends(items, number) if self.network.trends is not None else None
         scores = query @ self.keys.T  # (B, M)
         if self.lately is not None:
-            scores += self.lately[self._moments(users, cuts)]
+            assert self.network.trends is not None
+            scores += self.lately[self.network.trends.moments_of(self.data, users, cuts).to(self.device)]
         return scores.div_(self.network.cfg.temperature)
-
-    def _moments(self, users: NDArray[np.int64], cuts: NDArray[np.int64]) -> Tensor:
-        """Return the moment at which each row is scored, (B,): that of the last item it reads.
-
-        Where nothing comes after what is read, it is now; else, where the split is by time, the end of training.
-        """
-        trends = self.network.trends
-        assert trends is not None
-        last = self.data.offsets[users] + cuts - 1
-        moments = trends.moments(self._tensor(self.data.times[last.clip(min=0)]))
-        if trends.by_time:
-            moments.fill_(trends.end_of_training)
-        moments[self._tensor(cuts) == 0] = 0
-        moments[self._tensor(cuts == self.data.lengths[users])] = trends.now
-        return moments
 
     def _tensor(self, numbers: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device)
@@ -85,9 +68,9 @@ class NetworkScorer:
 def load_scorer(folder: str | Path, data: TrainingSet, device: str = "cpu") -> NetworkScorer:
     """Read the best weights of a run's phase folder (OUT/pretrained or OUT/checkpoint)."""
     folder = Path(folder)
-    if not (folder / "model.safetensors").is_file():
+    if not (folder / MODEL).is_file():
         raise UserError(f"{folder} holds no model.safetensors. Run `python -m model train` first.")
-    about = json.loads((folder / "config.json").read_text())
+    about = Folder(folder).config()
     check_shape(about, data, folder)
     cfg = NetworkConfig.model_validate(about["train"]["network"])
     network = build_network(cfg, data, about["profile_size"])
@@ -95,22 +78,14 @@ def load_scorer(folder: str | Path, data: TrainingSet, device: str = "cpu") -> N
         network.add_readers(len(data.domains))
     network.load_state_dict(load_tensors(folder / MODEL))
     network.to(device).eval()
-    return NetworkScorer(network, data, Sequences(data, cfg.max_length, LossConfig(), torch.device(device)))
+    return NetworkScorer(network, data, Sequences(data, cfg.max_length, torch.device(device)))
 
 
-def build_network(cfg: NetworkConfig, data: TrainingSet, profile_size: int) -> Network:
-    """Return a new network for the items of a training set."""
-    text, has_text = torch.tensor(data.item_vectors), torch.tensor(data.has_text)
-    if cfg.text_centred and has_text.any():
-        F.normalize(text.sub_(text[has_text].mean(0)), dim=-1, out=text)
-        text[~has_text] = 0.0
-    trends = Trends(data, cfg.trends) if cfg.trends else None
-    return Network(cfg, text, has_text, profile_size, len(data.domains), trends)
-
-
-def check_shape(about: dict[str, object], data: TrainingSet, folder: Path) -> None:
-    """Refuse weights that were trained for other items or domains."""
+def check_shape(about: Mapping[str, Any], data: TrainingSet, folder: Path) -> None:
+    """Refuse weights that were trained for other items or domains; `about` is the folder's config.json."""
     shape = {"domains": list(data.domains), "items": data.n_items, "text_size": data.item_vectors.shape[1]}
     for name, value in shape.items():
         if about[name] != value:
             raise UserError(f"{folder} was trained with {name} = {about[name]}, the data has {value}. Train again.")
+    if about["catalogue"] != data.catalogue:
+        raise UserError(f"{folder} was trained with other items than those of the data. Train again.")

@@ -1,5 +1,6 @@
 """Train both phases: load, loop, save, then evaluate."""
 
+import platform
 import sys
 import time
 from collections.abc import Callable
@@ -11,21 +12,22 @@ import torch
 from torch import Tensor
 
 from data_lake.errors import UserError
+from data_lake.manifest import hash_file
 from model import parallel
 from model.batches import Batch, Sequences, plan, trainable_users
 from model.candidates import blocks, find_targets
-from model.checkpoint import Folder, Progress
+from model.checkpoint import MODEL, Folder, Progress
 from model.config import MACHINE, PhaseConfig, TrainConfig
 from model.cooccurrence import start_ids
 from model.data import TrainingSet
 from model.finetune import Finetune
 from model.metrics import METRIC_NAMES, values
-from model.network import Network
+from model.network import Network, build_network
 from model.objective import Objective, Terms, profile_scopes
 from model.pretrain import pretrain_terms
 from model.ranking import rank_targets
 from model.rows import LazyRows
-from model.scoring import NetworkScorer, build_network
+from model.scoring import NetworkScorer, check_shape
 
 Phase = Literal["pretrain", "finetune"]
 TermsOf = Callable[[Network, Objective, Batch, torch.Generator], Terms]
@@ -35,6 +37,9 @@ BETAS = (0.9, 0.98)
 
 LEAST = 1e-30
 """Weight of a batch's predictions at least: where all are very old it may underflow."""
+
+SHOWN_EVERY, LOGGED_EVERY = 1.0, 60.0
+"""Seconds between two lines on how an epoch goes, on a terminal and elsewhere."""
 
 PHASE_SEED: dict[Phase, int] = {"pretrain": 1, "finetune": 2}
 
@@ -60,11 +65,13 @@ def prepare(
     profile_size = data.profiles[scopes[0]].vectors.shape[1] if scopes else 0
     network = build_network(cfg.network, data, profile_size)
     if phase == "finetune":
-        if not (pretrained / "model.safetensors").exists():
+        if not (pretrained / MODEL).exists():
             raise UserError(f"{pretrained} holds no phase-1 weights. Run the phase 'pretrain' first.")
-        Folder(pretrained).check_network(cfg.network.model_dump(mode="json"))
-        Folder(pretrained).load_best(network)
-        network.add_readers(len(data.domains), cfg.finetune.domain_weight)
+        before = Folder(pretrained)
+        check_shape(before.config(), data, pretrained)
+        before.check_network(cfg.network.model_dump(mode="json"))
+        before.load_best(network)
+        network.add_readers(len(data.domains), cfg.finetune.domain_weight, cfg.finetune.domain_weight_learnt)
     network.to(device)
     run = Folder(folder)
     ids = network.item_vectors.ids
@@ -76,13 +83,25 @@ def prepare(
             block.compile(dynamic=True)
     if parallel.rank() == 0:
         later = {"finetune"} if phase == "pretrain" else set[str]()  # phase 1 does not depend on them
-        run.open({
+        config = {
             "phase": phase, "train": cfg.model_dump(mode="json", exclude=set(MACHINE | later)), "data": data.digest,
-            "domains": list(data.domains), "items": data.n_items, "text_size": data.item_vectors.shape[1],
-            "profile_size": profile_size,
-        })  # fmt: skip
+            "domains": list(data.domains), "items": data.n_items, "catalogue": data.catalogue,
+            "text_size": data.item_vectors.shape[1], "profile_size": profile_size,
+        }  # fmt: skip
+        if phase == "finetune":
+            config["pretrained"] = hash_file(pretrained / MODEL)
+        run.open(config, _machine(cfg, device))
     parallel.wait()
     return Loop(data, cfg, phase, network, run, device, tensorboard)
+
+
+def _machine(cfg: TrainConfig, device: torch.device) -> dict[str, Any]:
+    """Return what the last digits of a training depend on besides its settings and data."""
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": card, "processes": parallel.world(), "threads": torch.get_num_threads(), "compile": cfg.compile,
+        "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
+    }  # fmt: skip
 
 
 def choose_device(cfg: TrainConfig) -> torch.device:
@@ -110,7 +129,7 @@ class Loop:
         self.data, self.cfg, self.phase, self.network = data, cfg, phase, network
         self.folder, self.device, self.tensorboard = folder, device, tensorboard
         self.phase_cfg: PhaseConfig = cfg.pretrain if phase == "pretrain" else cfg.finetune
-        self.sequences = Sequences(data, cfg.network.max_length, cfg.loss, device)
+        self.sequences = Sequences(data, cfg.network.max_length, device)
         self.objective = Objective(data, cfg, device)
         self.terms: TermsOf = pretrain_terms
         if phase == "finetune":
@@ -129,6 +148,7 @@ class Loop:
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=self.phase_cfg.learning_rate, betas=BETAS, weight_decay=decay, fused=True
         )
+        self.started = time.monotonic()  # of the present epoch
         self.targets = find_targets(data, "validation", cfg.select_users)
         self.blocks = list(blocks(data, self.targets, [cfg.select_protocol], batch=1024))
 
@@ -141,6 +161,7 @@ class Loop:
         if progress and len(history) < progress.epoch:  # saved, then stopped before it was evaluated
             history = self._evaluated(progress, history, "trained before")
         while len(history) < self.phase_cfg.epochs and _flat(history) < self.phase_cfg.patience:
+            self.started = time.monotonic()
             progress, speed = self.epoch(len(history) + 1, progress.steps if progress else 0, history)
             if parallel.rank() == 0:
                 self.folder.save_state(self.network, self.optimizer, progress, self.rows)
@@ -155,15 +176,17 @@ class Loop:
         generator = torch.Generator(self.device).manual_seed(seed)  # all processes draw the same negatives
         lengths = self.data.train_end
         batches = plan(self.users, lengths, self.phase_cfg.batch_size, (self.cfg.seed, PHASE_SEED[self.phase], epoch))
-        sums = torch.zeros(3, dtype=torch.float64)  # next-item loss, weight of the predictions, align loss
-        started, shown, done, rate = time.monotonic(), 0.0, 0, 0.0
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # next-item loss, weight, weighted align loss
+        started, done, rate = time.monotonic(), 0, 0.0
+        every = SHOWN_EVERY if _over() else LOGGED_EVERY
+        shown = started
         for users in batches:
             steps += 1
             rate = self._learning_rate(steps, history)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             share = torch.from_numpy(users[parallel.rank() :: parallel.world()]).to(self.device)
-            batch = self.sequences.batch(share)
+            batch = self.sequences.batch(share, self.cfg.loss)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.bf16 and self.device.type == "cuda"):
                 terms = self.terms(self.network, self.objective, batch, generator)
             weight = parallel.total(terms.weight)
@@ -177,23 +200,28 @@ class Loop:
             self.optimizer.step()
             if self.rows:
                 self.rows.step(rate)
-            sums += torch.stack([parallel.total(terms.next_item), weight, terms.align * weight]).detach().double().cpu()
+            sums += torch.stack([parallel.total(terms.next_item), weight, terms.align * weight]).detach().double()
             done += len(users)
-            if time.monotonic() - shown > 1 and sys.stderr.isatty() and parallel.rank() == 0:
+            if time.monotonic() - shown > every and parallel.rank() == 0:
                 shown = time.monotonic()
-                per_second = done / (shown - started)
-                print(
-                    f"\r{self.phase} epoch {epoch}: loss {sums[0] / sums[1]:.4f}, {per_second:.0f} sequences/s, "
-                    f"{(len(self.users) - done) / per_second:.0f} s left in it ", end="", file=sys.stderr, flush=True,
-                )  # fmt: skip
+                self._show_progress(epoch, sums, done, shown - started)
         if self.rows:
             self.rows.settle()
         seconds = time.monotonic() - started
-        left = seconds * (self.phase_cfg.epochs - epoch)
+        progress = Progress(epoch, steps, *self._losses(sums), rate)
+        return progress, f"{len(self.users) / seconds:.0f} sequences/s"
+
+    def _losses(self, sums: Tensor) -> tuple[float, float, float]:
+        """Return the mean loss, and its parts: that of the next item, and the align loss before its weight."""
         next_item, align = float(sums[0] / sums[1]), float(sums[2] / sums[1])
-        total = next_item + self.phase_cfg.align_weight * align
-        progress = Progress(epoch, steps, total, next_item, align, rate)
-        return progress, f"{len(self.users) / seconds:.0f} sequences/s, at most {left / 60:.1f} min left"
+        return next_item + self.phase_cfg.align_weight * align, next_item, align
+
+    def _show_progress(self, epoch: int, sums: Tensor, done: int, seconds: float) -> None:
+        line = (
+            f"{self.phase} epoch {epoch}: loss {self._losses(sums)[0]:.4f}, {done / seconds:.0f} sequences/s, "
+            f"{(len(self.users) - done) * seconds / done:.0f} s left in it"
+        )
+        print(f"{_over()}{line}", end=" " if _over() else "\n", file=sys.stderr, flush=True)
 
     def _learning_rate(self, step: int, history: list[dict[str, Any]]) -> float:
         rate = self.phase_cfg.learning_rate
@@ -222,8 +250,10 @@ class Loop:
             self.folder.write_history(history)
             self._show_in_tensorboard(row, by_domain)
             shown = ", ".join(f"{name} {figure:.4f}" for name, figure in by_domain.items())
+            left = (time.monotonic() - self.started) * (self.phase_cfg.epochs - progress.epoch) / 60
             print(
-                f"\r{self.phase} epoch {progress.epoch}/{self.phase_cfg.epochs}: loss {progress.loss:.4f}, {speed}, "
+                f"{_over()}{self.phase} epoch {progress.epoch}/{self.phase_cfg.epochs}: loss {progress.loss:.4f}, "
+                f"{speed}, at most {left:.1f} min left in this phase, "
                 f"validation {self.cfg.select_protocol} {self.cfg.select_metric}: {shown}{' *' if best else ''}",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
@@ -253,6 +283,11 @@ class Loop:
             for number, name in enumerate(self.data.domains)
             if (self.targets.domains == number).any()
         }
+
+
+def _over() -> str:
+    """Return what begins a line that takes the last one's place on a terminal."""
+    return "\r" if sys.stderr.isatty() else ""
 
 
 def _seed(cfg: TrainConfig, phase: Phase, epoch: int = 0) -> int:

@@ -65,9 +65,22 @@ class Trends(nn.Module):
         """Return the latest moment that is no later than each time, in the same shape."""
         return torch.bucketize(times, self.edges, right=True)
 
+    def moments_of(self, data: TrainingSet, users: Ints, cuts: Ints) -> Tensor:
+        """Return the moment at which each row is scored, (B,): that of the last item before position cuts (B,).
+
+        Where nothing comes after what is read, it is now; else, where the split is by time, the end of training.
+        """
+        last = data.offsets[users] + cuts - 1
+        moments = torch.bucketize(torch.from_numpy(data.times[last.clip(min=0)]), self.edges.cpu(), right=True)
+        if self.by_time:
+            moments.fill_(self.end_of_training)
+        moments[torch.from_numpy(cuts == 0)] = 0
+        moments[torch.from_numpy(cuts == data.lengths[users])] = self.now
+        return moments
+
     def forward(self, items: Tensor, domain: int) -> Tensor:
         """items: (K,) numbers of one domain. Returns (M + 2, K), what each moment adds to the score of each item."""
-        return self._weighed(self.counts[items], domain).T
+        return self._weighed(self.counts[items], domain).T.contiguous()
 
     def each(self, items: Tensor, moments: Tensor, domain: int) -> Tensor:
         """items, moments: (P,). Returns (P,), what is added to the score of each item at its own moment."""

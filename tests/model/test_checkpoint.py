@@ -43,10 +43,10 @@ def test_a_new_folder_has_no_state_and_no_history(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_another_run_is_refused_by_the_setting_that_differs(tmp_path: Path) -> None:
-    Folder(tmp_path).open({"train": {"seed": 0, "pretrain": {"epochs": 5}}})
-    Folder(tmp_path).open({"train": {"seed": 0, "pretrain": {"epochs": 5}}})
+    Folder(tmp_path).open({"train": {"seed": 0, "pretrain": {"epochs": 5}}}, {})
+    Folder(tmp_path).open({"train": {"seed": 0, "pretrain": {"epochs": 5}}}, {})
     with pytest.raises(UserError, match=r"train.pretrain.epochs 5 -> 6"):
-        Folder(tmp_path).open({"train": {"seed": 0, "pretrain": {"epochs": 6}}})
+        Folder(tmp_path).open({"train": {"seed": 0, "pretrain": {"epochs": 6}}}, {})
 
 
 def test_a_write_that_dies_leaves_the_file_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_a_write_that_dies_leaves_the_file_before_it(tmp_path: Path, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             folder.write_json("metrics.json", {"value": 2})
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"value": 1}
-    folder.open({})
+    folder.open({}, {})
     assert not list(tmp_path.glob("*.tmp"))
 
 

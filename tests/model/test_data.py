@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data_lake.errors import UserError
-from model.batches import Sequences, plan, trainable_users
+from model.batches import Batch, Sequences, plan, trainable_users
 from model.config import LossConfig, TrainConfig
 from model.data import TrainingSet
 from model.objective import Objective
@@ -19,9 +19,13 @@ from tests.model.worlds import world
 ITEMS = {"a": "a1 a2 a3 a4 a5", "b": "b1 b2 b3"}  # numbers 1..5 and 6..8
 
 
-def sequences(data: TrainingSet, max_length: int = 4, **loss: float) -> Sequences:
+def sequences(data: TrainingSet, max_length: int = 4) -> Sequences:
+    return Sequences(data, max_length, torch.device("cpu"))
+
+
+def batch_of(data: TrainingSet, users: list[int], max_length: int = 4, **loss: float) -> Batch:
     cfg = LossConfig.model_validate({"half_after_actions": 0, "half_after_days": 0, **loss})
-    return Sequences(data, max_length, cfg, torch.device("cpu"))
+    return sequences(data, max_length).batch(torch.tensor(users), cfg)
 
 
 def test_a_training_set_is_read_from_its_folder(tiny_folder: Path, tiny: TrainingSet) -> None:
@@ -116,7 +120,7 @@ def test_the_training_prefix_ends_after_its_last_position() -> None:
 
 def test_each_position_predicts_the_next_real_training_item() -> None:
     data = world({"u": "a1 *b1 *b2 a2 b3 a3:validation a4:test"}, ITEMS)
-    batch = sequences(data).batch(torch.tensor([0]))
+    batch = batch_of(data, [0])
     assert batch.windows.items.tolist() == [[1, 6, 7, 2]]  # b3 is only a target
     assert batch.target.tolist() == [2, 2, 2, 8]
     assert batch.weight.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1])
@@ -124,14 +128,14 @@ def test_each_position_predicts_the_next_real_training_item() -> None:
 
 def test_a_real_target_counts_once_however_many_items_stand_before_it() -> None:
     data = world({"u": "a1 *b1 a2 b3 *b1 *b2 *a4 a3 a3:validation", "v": "*b1 a4 a2"}, ITEMS)
-    batch = sequences(data).batch(torch.tensor([0, 1]))
+    batch = batch_of(data, [0, 1])
     assert batch.target.tolist() == [2, 2, 8, 3, 3, 3, 3, 4, 2]
     assert batch.weight.tolist() == [0.5, 0.5, 1, 0.25, 0.25, 0.25, 0.25, 1, 1]
 
 
 def test_a_synthetic_item_is_a_target_only_with_a_weight() -> None:
     data = world({"u": "a1 *b1 *b2 a2 b3 a3:validation a4:test"}, ITEMS)
-    batch = sequences(data, synthetic_weight=0.25).batch(torch.tensor([0]))
+    batch = batch_of(data, [0], synthetic_weight=0.25)
     assert batch.target.tolist() == [2, 2, 2, 8, 6, 7]
     assert batch.step.tolist() == [0, 1, 2, 3, 0, 0]  # both from a1, the last real item before them
     assert batch.weight.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1, 0.25, 0.25])
@@ -139,7 +143,7 @@ def test_a_synthetic_item_is_a_target_only_with_a_weight() -> None:
 
 def test_an_older_target_of_a_user_counts_less() -> None:
     data = world({"u": "a1 a2 *b1 a3 a4 a5:validation", "v": "a1 a2"}, ITEMS)
-    batch = sequences(data, half_after_actions=2).batch(torch.tensor([0, 1]))
+    batch = batch_of(data, [0, 1], half_after_actions=2)
     assert batch.target.tolist() == [2, 3, 3, 4, 2]
     assert batch.weight.tolist() == pytest.approx([0.5, 0.5**1.5, 0.5**1.5, 1, 1])
 
@@ -147,20 +151,20 @@ def test_an_older_target_of_a_user_counts_less() -> None:
 def test_a_target_long_before_the_end_of_training_counts_less() -> None:
     day = 86_400_000
     data = world({"u": f"a1@0 a2@{day} a3@{3 * day} a4@{9 * day}:validation", "v": f"a1@0 a5@{5 * day}"}, ITEMS)
-    batch = sequences(data, half_after_days=2).batch(torch.tensor([0, 1]))
+    batch = batch_of(data, [0, 1], half_after_days=2)
     assert batch.target.tolist() == [2, 3, 5]
     assert batch.weight.tolist() == pytest.approx([0.25, 0.5, 1])
 
 
 def test_a_prediction_has_the_time_of_the_last_item_that_it_reads() -> None:
     data = world({"u": "a1@3 *b1@3 a2@7 b3@9"}, ITEMS)
-    batch = sequences(data, synthetic_weight=0.5).batch(torch.tensor([0]))
+    batch = batch_of(data, [0], synthetic_weight=0.5)
     assert batch.target.tolist() == [2, 2, 8, 6]
     assert batch.time.tolist() == [3, 3, 7, 3]
 
 
 def test_the_targets_of_all_users_are_their_real_training_items_after_the_first(tiny: TrainingSet) -> None:
-    batch = sequences(tiny, max_length=50).batch(torch.from_numpy(trainable_users(tiny)))
+    batch = batch_of(tiny, trainable_users(tiny).tolist(), max_length=50)
     inserted = {(user, 3) for user in range(0, 40, 2)}  # row and place of every synthetic item
     flat = [
         (user, place, int(tiny.items[tiny.offsets[user] + place]))
@@ -187,9 +191,7 @@ def test_the_targets_of_all_users_are_their_real_training_items_after_the_first(
 def test_an_inserted_item_is_a_negative_like_any_other() -> None:
     data = world({"u": "a1 *a3 a2 a1", "v": "a2 a1 a2"}, ITEMS)
     cfg = TrainConfig.model_validate({"loss": {"negatives": 0}})
-    every = Objective(data, cfg, torch.device("cpu")).draw(
-        sequences(data).batch(torch.tensor([0, 1])), torch.Generator()
-    )
+    every = Objective(data, cfg, torch.device("cpu")).draw(batch_of(data, [0, 1]), torch.Generator())
     assert [items.tolist() for items in every] == [[1, 2, 3, 4, 5], [6, 7, 8]]
 
 

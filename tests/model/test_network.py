@@ -11,10 +11,11 @@ from model.batches import Batch, Sequences
 from model.config import LossConfig, TrainConfig
 from model.data import TrainingSet
 from model.finetune import Finetune
-from model.network import Network
+from model.network import Network, build_network
 from model.objective import Objective, Terms
 from model.pretrain import pretrain_terms
-from model.scoring import NetworkScorer, build_network
+from model.scoring import NetworkScorer
+from tests.model.worlds import world
 
 CPU = torch.device("cpu")
 
@@ -38,13 +39,13 @@ def leave_the_start(part: nn.Module) -> None:
 
 
 def scores(network: Network, data: TrainingSet, users: list[int], cuts: list[int], domain: str = "a") -> Tensor:
-    scorer = NetworkScorer(network, data, Sequences(data, network.cfg.max_length, LossConfig(), CPU))
+    scorer = NetworkScorer(network, data, Sequences(data, network.cfg.max_length, CPU))
     return scorer(np.array(users), np.array(cuts), domain)
 
 
 def terms(network: Network, data: TrainingSet, cfg: TrainConfig, phase: str, users: list[int]) -> Terms:
     objective = Objective(data, cfg, CPU)
-    batch = Sequences(data, cfg.network.max_length, cfg.loss, CPU).batch(torch.tensor(users))
+    batch = Sequences(data, cfg.network.max_length, CPU).batch(torch.tensor(users), cfg.loss)
     generator = torch.Generator().manual_seed(3)
     if phase == "pretrain":
         return pretrain_terms(network, objective, batch, generator)
@@ -55,7 +56,7 @@ def terms(network: Network, data: TrainingSet, cfg: TrainConfig, phase: str, use
 def test_a_later_item_changes_no_earlier_prediction(tiny: TrainingSet, small: TrainConfig, phase: str) -> None:
     network = build(tiny, small, phase).double()  # the last bit of a matrix product may move
     objective = Objective(tiny, small, CPU)
-    batch = Sequences(tiny, 8, LossConfig(), CPU).batch(torch.tensor([0, 1]))
+    batch = Sequences(tiny, 8, CPU).batch(torch.tensor([0, 1]), LossConfig())
 
     def queries(batch: Batch, items: Tensor) -> Tensor:
         windows = dataclasses.replace(batch.windows, items=items)
@@ -184,7 +185,7 @@ def test_each_part_of_an_item_vector_can_be_switched_off(
     torch.manual_seed(0)
     vectors = build_network(cfg, tiny, 0).item_vectors
     names = {name.split(".")[0] for name, _ in vectors.named_parameters()}
-    assert names == {name for name, on in (("adapter", text), ("ids", ids), ("without_text", not ids)) if on}
+    assert names == {name for name, on in (("adapter", text), ("ids", ids), ("without_text", text)) if on}
     both_without_text = vectors(torch.tensor([10, 20]))
     assert torch.equal(both_without_text[0], both_without_text[1]) == (not ids)
 
@@ -194,6 +195,22 @@ def test_an_item_without_text_has_a_zero_text_part(tiny: TrainingSet, small: Tra
     assert vectors.ids is not None
     assert torch.equal(vectors(torch.tensor([10])), vectors.ids(torch.tensor([10])))
     assert not torch.equal(vectors(torch.tensor([11])), vectors.ids(torch.tensor([11])))
+
+
+def test_an_item_without_a_training_action_is_its_text_alone(small: TrainConfig) -> None:
+    data = world({"u": "a1 b1 a1 b3:test"}, {"a": "a1", "b": "b1 b2 b3"}, no_text="b2")  # numbers 1, 2, 3, 4
+    vectors = build_network(small.network, data, 0).item_vectors
+    assert vectors.ids is not None
+    assert vectors.adapter is not None
+    assert vectors.without_text is not None
+    nn.init.normal_(vectors.without_text)
+    for training in (True, False):
+        vectors.train(training)
+        warm, neither, cold = vectors(torch.tensor([2, 3, 4]))
+        text = vectors.adapter(vectors.text[4])
+        assert torch.equal(cold, text)
+        assert torch.allclose(warm, text + vectors.ids(torch.tensor(2)))
+        assert torch.equal(neither, vectors.without_text)
 
 
 @pytest.mark.parametrize("score", ["cosine", "dot"])
@@ -240,9 +257,7 @@ def test_every_phase_one_parameter_that_a_score_uses_is_trained(tiny: TrainingSe
 def test_a_dropped_item_leaves_only_its_place(tiny: TrainingSet, small: TrainConfig) -> None:
     cfg = small.model_copy(update={"network": small.network.model_copy(update={"item_dropout": 1.0})})
     network = build(tiny, cfg)
-    windows, _ = Sequences(tiny, cfg.network.max_length, LossConfig(), CPU).windows(
-        torch.tensor([0, 2]), torch.tensor([3, 3])
-    )
+    windows, _ = Sequences(tiny, cfg.network.max_length, CPU).windows(torch.tensor([0, 2]), torch.tensor([3, 3]))
     inputs = network.item_vectors(windows.items.flatten()).view(*windows.items.shape, -1)
     network.cfg = cfg.network.model_copy(update={"input_dropout": 0.0})
     whole = network.read(inputs, windows, network.positions)

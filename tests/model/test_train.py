@@ -1,7 +1,9 @@
 """Whole runs on a tiny training set."""
 
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -44,7 +47,7 @@ def with_(cfg: TrainConfig, **sections: dict[str, object]) -> TrainConfig:
 
 def test_both_phases_write_all_that_they_promise(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
     run(tiny, small, tmp_path)
-    names = ["config.json", "history.parquet", "metrics.json", "model.safetensors", "train_state.json",
+    names = ["config.json", "history.parquet", "machine.json", "metrics.json", "model.safetensors", "train_state.json",
              "train_state.safetensors"]  # fmt: skip
     for folder, artifact, epochs in (("pretrained", PRETRAINED, 3), ("checkpoint", CHECKPOINT, 2)):
         assert sorted(os.listdir(tmp_path / folder)) == names
@@ -211,6 +214,55 @@ def test_weights_of_other_data_are_refused(tiny: TrainingSet, small: TrainConfig
     other = world({"u": "a1 a2 a1"}, {"a": "a1 a2", "b": "b1"})
     with pytest.raises(UserError, match="was trained with items = 30, the data has 3"):
         load_scorer(tmp_path / "checkpoint", other)
+
+
+def test_weights_of_other_items_of_the_same_number_are_refused(
+    tiny: TrainingSet, small: TrainConfig, tmp_path: Path
+) -> None:
+    run(tiny, small, tmp_path)
+    other = dataclasses.replace(tiny, item_ids=tiny.item_ids.take(pa.array([0, *range(30, 0, -1)])))
+    with pytest.raises(UserError, match=r"pretrained was trained with other items than those of the data"):
+        train(other, small, "finetune", tmp_path / "again", tmp_path / "pretrained")
+    with pytest.raises(UserError, match=r"checkpoint was trained with other items than those of the data"):
+        load_scorer(tmp_path / "checkpoint", other)
+
+
+def test_phase_two_does_not_go_on_over_another_phase_one(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
+    run(tiny, small, tmp_path)
+    train(tiny, with_(small, pretrain={"learning_rate": 0.02}), "pretrain", tmp_path / "other", tmp_path)
+    with pytest.raises(UserError, match=r"checkpoint holds another run: pretrained \w+ -> \w+"):
+        train(tiny, small, "finetune", tmp_path / "checkpoint", tmp_path / "other")
+
+
+def test_the_domain_weight_is_learnt_or_stays(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
+    for learnt in (True, False):
+        out = tmp_path / str(learnt)
+        run(tiny, with_(small, finetune={"domain_weight": 0.5, "domain_weight_learnt": learnt}), out)
+        weights = load_file(out / "checkpoint/train_state.safetensors")
+        assert (weights["weights.readers.0.weight"] == 0.5) == (not learnt)
+
+
+def test_an_epoch_tells_its_loss_speed_and_time_left(
+    tiny: TrainingSet, small: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny, small, "pretrain", tmp_path, tmp_path)
+    loss = read_tables(tmp_path, PRETRAINED).to_pylist()[0]["loss"]
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first.startswith(f"pretrain epoch 1/3: loss {loss:.4f}, ")
+    assert re.search(r", \d+ sequences/s, at most \d+\.\d min left in this phase, validation full MRR: a 0\.", first)
+
+
+def test_a_long_epoch_tells_how_it_goes(
+    tiny: TrainingSet,
+    small: TrainConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("model.train.LOGGED_EVERY", 0.0)
+    train(tiny, small, "pretrain", tmp_path, tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"pretrain epoch 1: loss \d+\.\d{4}, \d+ sequences/s, \d+ s left in it", lines[0])
 
 
 def test_phase_two_needs_phase_one(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:

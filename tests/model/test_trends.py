@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from model.batches import Sequences
-from model.config import LossConfig, NetworkConfig
+from model.config import NetworkConfig
 from model.data import DAY, TrainingSet
-from model.scoring import NetworkScorer, build_network
+from model.network import build_network
+from model.scoring import NetworkScorer
 from model.trends import Trends, log_counts
 from tests.model.worlds import world
 
@@ -61,7 +62,7 @@ def lately(data: TrainingSet, user: int, cut: int) -> list[float]:
     assert network.trends is not None
 
     def scores() -> torch.Tensor:
-        sequences = Sequences(data, 4, LossConfig(), torch.device("cpu"))
+        sequences = Sequences(data, 4, torch.device("cpu"))
         return NetworkScorer(network, data, sequences)(np.array([user]), np.array([cut]), "a")[0]
 
     before = scores()
