@@ -9,15 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
 from data_lake.errors import UserError
 from data_lake.schemas import METRICS, RANKS, TEST, VALIDATION
 from data_lake.tables import check, write_parts
 from model.candidates import Targets, blocks, find_targets
+from model.checkpoint import MODEL
 from model.config import EvaluateConfig
 from model.data import TrainingSet
+from model.device import choose_device
 from model.groups import groups
 from model.metrics import METRIC_NAMES, interval, resampled_sums, values
 from model.ranking import Ranked, rank_targets
@@ -52,20 +53,13 @@ def evaluate(data_dir: Path, run_dir: Path, out_dir: Path, cfg: EvaluateConfig) 
     write_parts(measured.ranks, out_dir / "ranks")
 
 
-def choose_device(wanted: str) -> str:
-    """Return the device to score on: "auto" takes a GPU where there is one."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is 'cuda' but torch sees no GPU. Set device = \"auto\".")
-    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
-
-
 def phase_folders(run_dir: Path) -> dict[str, Path]:
     """Return the folder of each phase that a run holds, in the order of the phases."""
     folders = {phase: run_dir / name for phase, name in PHASES.items()}
-    found = {phase: folder for phase, folder in folders.items() if (folder / "model.safetensors").is_file()}
+    found = {phase: folder for phase, folder in folders.items() if (folder / MODEL).is_file()}
     if not found:
         raise UserError(
-            f"{run_dir} holds no trained phase ({' or '.join(PHASES.values())} with model.safetensors). "
+            f"{run_dir} holds no trained phase ({' or '.join(PHASES.values())} with {MODEL}). "
             "Train first: python -m model train --data DIR --out DIR."
         )
     return found

@@ -14,7 +14,8 @@ from data_lake.tables import check, write_parts
 from model.candidates import SCORES_AT_ONCE, history
 from model.config import RecommendConfig
 from model.data import TrainingSet
-from model.evaluate import choose_device, phase_folders
+from model.device import choose_device
+from model.evaluate import phase_folders
 from model.ranking import refuse_non_finite
 from model.scoring import Scorer, load_scorer
 from model.settings import parse, read_settings

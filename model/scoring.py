@@ -16,6 +16,8 @@ from model.config import NetworkConfig
 from model.data import TrainingSet
 from model.network import Network, build_network
 
+CPU = torch.device("cpu")
+
 
 class Scorer(Protocol):
     """Score every item of one domain."""
@@ -65,11 +67,11 @@ class NetworkScorer:
         return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device)
 
 
-def load_scorer(folder: str | Path, data: TrainingSet, device: str = "cpu") -> NetworkScorer:
+def load_scorer(folder: str | Path, data: TrainingSet, device: torch.device = CPU) -> NetworkScorer:
     """Read the best weights of a run's phase folder (OUT/pretrained or OUT/checkpoint)."""
     folder = Path(folder)
     if not (folder / MODEL).is_file():
-        raise UserError(f"{folder} holds no model.safetensors. Run `python -m model train` first.")
+        raise UserError(f"{folder} holds no {MODEL}. Run `python -m model train` first.")
     about = Folder(folder).config()
     check_shape(about, data, folder)
     cfg = NetworkConfig.model_validate(about["train"]["network"])
@@ -78,7 +80,7 @@ def load_scorer(folder: str | Path, data: TrainingSet, device: str = "cpu") -> N
         network.add_readers(len(data.domains))
     network.load_state_dict(load_tensors(folder / MODEL))
     network.to(device).eval()
-    return NetworkScorer(network, data, Sequences(data, cfg.max_length, torch.device(device)))
+    return NetworkScorer(network, data, Sequences(data, cfg.max_length, device))
 
 
 def check_shape(about: Mapping[str, Any], data: TrainingSet, folder: Path) -> None:

@@ -20,6 +20,7 @@ from model.checkpoint import MODEL, Folder, Progress
 from model.config import MACHINE, PhaseConfig, TrainConfig
 from model.cooccurrence import start_ids
 from model.data import TrainingSet
+from model.device import choose_device
 from model.finetune import Finetune
 from model.metrics import METRIC_NAMES, values
 from model.network import Network, build_network
@@ -58,7 +59,9 @@ def prepare(
     data: TrainingSet, cfg: TrainConfig, phase: Phase, folder: Path, pretrained: Path, tensorboard: Path | None = None
 ) -> "Loop":
     """Return the loop of one phase, before its first epoch; see `train`."""
-    device = choose_device(cfg)
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    device = choose_device(cfg.device)
     parallel.start(device)
     torch.manual_seed(_seed(cfg, phase))
     scopes = profile_scopes(data, cfg.aggregate)
@@ -102,15 +105,6 @@ def _machine(cfg: TrainConfig, device: torch.device) -> dict[str, Any]:
         "device": card, "processes": parallel.world(), "threads": torch.get_num_threads(), "compile": cfg.compile,
         "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
     }  # fmt: skip
-
-
-def choose_device(cfg: TrainConfig) -> torch.device:
-    """Return the device of the settings and set the CPU's threads."""
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
-    if cfg.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is 'cuda' but torch sees no GPU. Set [train] device = \"auto\".")
-    return torch.device("cuda" if cfg.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 class Loop:
