@@ -294,11 +294,12 @@ def _vectors(table: pa.Table, rows: Ints, height: int, where: str) -> tuple[Floa
 
 
 def _profiles(table: pa.Table, n_users: int, where: str) -> dict[str, Profiles]:
-    scopes = np.asarray(table["scope"].to_pylist(), dtype=object)
+    encoded = table["scope"].combine_chunks().dictionary_encode()
+    numbers = encoded.indices.to_numpy()
     profiles = {}
-    for scope in sorted(set(scopes)):
-        part = table.filter(pa.array(scopes == scope))
+    for number, scope in sorted(enumerate(encoded.dictionary.to_pylist()), key=lambda pair: pair[1]):
+        part = table.filter(pa.array(numbers == number))
         vectors, present = _vectors(part, _numbers(part, "user") - 1, n_users, f"{where}/profile_vectors")
         if present.any():
-            profiles[str(scope)] = Profiles(vectors, present)
+            profiles[scope] = Profiles(vectors, present)
     return profiles
