@@ -83,9 +83,9 @@ class Engines:
             from pipeline.llm.retrieval import Retrieval
 
             return Retrieval(items, item_embeddings, self._settings.enrich.exact_up_to)
-        from pipeline.answers import usable
+        from pipeline.answers import worth_keeping
 
-        return AskOnce(_AskAlone(self), memory, self._ask_again, usable)
+        return AskOnce(_AskAlone(self), memory, self._ask_again, worth_keeping)
 
     def close(self, patience: float = 15.0) -> None:
         """End what runs and free its memory; whoever is asked next starts again."""

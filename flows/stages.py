@@ -221,7 +221,7 @@ def _profile_domains(settings: Settings, engines: Engines) -> Stage:
 
     said = {"profile": said, "domains": described} | _order(settings) | _answerer(settings, engines)
     reads = ("items", "item_embeddings", "augmented_sequences")
-    return Stage("profile_domains", 2, reads, ("domain_profiles",), said, work)
+    return Stage("profile_domains", 3, reads, ("domain_profiles",), said, work)
 
 
 def _profile_users(settings: Settings, engines: Engines) -> Stage:
@@ -238,7 +238,7 @@ def _profile_users(settings: Settings, engines: Engines) -> Stage:
 
     reads = _reads(settings, "items", "domain_profiles")
     said = {"profile": said} | _answerer(settings, engines)
-    return Stage("profile_users", 2, reads, ("user_profiles",), said, work)
+    return Stage("profile_users", 3, reads, ("user_profiles",), said, work)
 
 
 def _embed_profiles(settings: Settings, engines: Engines) -> Stage:

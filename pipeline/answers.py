@@ -3,17 +3,26 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
 from data_lake.errors import UserError
-from pipeline.llm.generate import Generate, Request, prompt_hash
+from pipeline.llm.generate import Generate, Reply, Request, prompt_hash
 from pipeline.llm.tokens import BY_CHARACTERS, Tokens
 
 ASKED_TWICE = frozenset({"not_json", "schema", "cut", "empty", "repeated"})
 """What a second, tighter request may mend; other errors of a generator are not asked again here."""
+
+ENDS = (".", "!", "?", "…", "。")
+"""How a sentence ends."""
+
+TOO_LONG = "too_long"
+"""What an endpoint says of a prompt that no tokenizer here could measure."""
+
+LEFT_OUT = (2, 8, 32)
+"""Texts that are left out of such a prompt, from one request to the next."""
 
 
 class BadReply(Exception):
@@ -43,11 +52,20 @@ def ask(
     """Return one answer per place, in order; one for which `build` makes no request fails with `reason`, unasked.
 
     A request too long for the model loses one text after the other until it fits. A reply that is cut, empty, repeats
-    itself or breaks its schema is asked for once more, tighter.
+    itself or breaks its schema is asked for once more, tighter; one that an endpoint finds too long, with fewer texts.
     """
     answers = [Answer(None, None, (), reason)] * places
     for place, answer in _ask(generate, _fitted(range(places), False, build, tokens)):
         answers[place] = answer
+    for left_out in LEFT_OUT:
+        shorter = []
+        for place, answer in enumerate(answers):
+            if answer.reason == TOO_LONG and answer.request is not None:
+                request = build(place, False, left_out)
+                if request is not None and request.messages != answer.request.messages:
+                    shorter.append((place, request))
+        for place, answer in _ask(generate, shorter):
+            answers[place] = answer
     again = [place for place, answer in enumerate(answers) if answer.reason in ASKED_TWICE]
     for place, answer in _ask(generate, _fitted(again, True, build, tokens)):
         first = answers[place]
@@ -65,14 +83,19 @@ def ask(
 
 def _fitted(places: Iterable[int], tighter: bool, build: Build, tokens: Tokens) -> list[tuple[int, Request]]:
     """Return the requests of the places that have one, each short enough for the model."""
-    made = {place: request for place in places if (request := build(place, tighter, 0)) is not None}
+
+    def built(place: int, left_out: int) -> Request | None:
+        request = build(place, tighter, left_out)
+        return request and replace(request, tighter=tighter)
+
+    made = {place: request for place in places if (request := built(place, 0)) is not None}
     over, left_out = list(made), 0
     while over := [
         place for place, fits in zip(over, tokens.fits([made[place] for place in over]), strict=True) if not fits
     ]:
         left_out += 1
         for place in over:
-            shorter = build(place, tighter, left_out)
+            shorter = built(place, left_out)
             if shorter is not None and shorter.messages != made[place].messages:
                 made[place] = shorter
             elif tighter:  # the first reply's reason stands
@@ -112,7 +135,8 @@ def read_reply(text: str, request: Request) -> tuple[str, ...]:
     """Return the texts that a reply holds: the item descriptions, or the one profile.
 
     Raises BadReply: `not_json`; `schema` where it is another object than the request's schema asks for; `empty` where
-    a text is blank or there is none; `repeated` where two texts are the same.
+    a text is blank or there is none; `cut` where the schema ended a profile inside a sentence; `repeated` where two
+    texts are the same.
     """
     try:
         value = json.loads(text)
@@ -132,18 +156,27 @@ def read_reply(text: str, request: Request) -> tuple[str, ...]:
     clean = tuple(text.strip() for text in texts)
     if not clean or not all(clean):
         raise BadReply("empty")
+    if not many and len(texts[0]) == longest and not clean[0].endswith(ENDS):
+        raise BadReply("cut")
     if len(set(clean)) < len(clean):
         raise BadReply("repeated")
     return clean
 
 
-def usable(text: str, request: Request) -> bool:
-    """Say whether a reply's text can be read."""
+def worth_keeping(reply: Reply, request: Request) -> bool:
+    """Say whether a reply holds for later runs: a good one, and one after which the question is put in another way."""
+    _, reason = _read(reply, request)
+    return reason is None or (not request.tighter and reason in ASKED_TWICE | {TOO_LONG})
+
+
+def _read(reply: Reply, request: Request) -> tuple[tuple[str, ...], str | None]:
+    """Return the texts that a reply holds, or none and the reason."""
+    if reply.text is None or reply.error is not None:
+        return (), reply.error
     try:
-        read_reply(text, request)
-    except BadReply:
-        return False
-    return True
+        return read_reply(reply.text, request), None
+    except BadReply as bad:
+        return (), str(bad)
 
 
 def _ask(generate: Generate, asked: list[tuple[int, Request]]) -> list[tuple[int, Answer]]:
@@ -152,13 +185,7 @@ def _ask(generate: Generate, asked: list[tuple[int, Request]]) -> list[tuple[int
     replies = generate([request for _, request in asked]) if asked else []
     answers = []
     for (place, request), reply in zip(asked, replies, strict=True):
-        value: tuple[str, ...] = ()
-        reason = reply.error
-        if reply.text is not None and reason is None:
-            try:
-                value = read_reply(reply.text, request)
-            except BadReply as bad:
-                reason = str(bad)
+        value, reason = _read(reply, request)
         text = None if reply.text is None else reply.text.encode(errors="replace").decode()
         tokens = (reply.tokens_in, reply.tokens_out, reply.tokens_cached)
         answers.append((place, Answer(request, text, value, reason, *tokens)))

@@ -13,6 +13,7 @@ KEPT = pa.schema(
     [
         ("key", pa.string()),
         ("text", pa.string()),
+        ("error", pa.string()),
         ("tokens_in", pa.int32()),
         ("tokens_out", pa.int32()),
         ("tokens_cached", pa.int32()),
@@ -23,8 +24,8 @@ KEPT = pa.schema(
 class AskOnce:
     """A `Generate` that passes on only what the memory cannot answer.
 
-    A good reply is kept at once and comes back as it was, its tokens included; a failed one, or one whose text
-    `usable` refuses, is asked again next time.
+    A reply that `worth_keeping` accepts is kept at once and comes back as it was, its tokens included; another one
+    comes back in this run, and is asked again in the next.
     With `ask_again` what the memory held before is ignored, and each prompt is asked anew, once.
     `asked`, `reused`, `seconds_asking`, `tokens_in`, `tokens_out` and `tokens_cached` count what this object did:
     seconds and tokens only of what it asked, `reused` also where one prompt stood twice in a call.
@@ -35,15 +36,16 @@ class AskOnce:
         generate: Generate,
         memory: Memory,
         ask_again: bool = False,
-        usable: Callable[[str, Request], bool] = lambda text, request: True,
+        worth_keeping: Callable[[Reply, Request], bool] = lambda reply, request: reply.error is None,
     ) -> None:
         self.generate = generate
         self.memory = memory
-        self.usable = usable
+        self.worth_keeping = worth_keeping
         self.ask_again = ask_again
         self.seconds_asking = 0.0
         self.asked = self.reused = self.tokens_in = self.tokens_out = self.tokens_cached = 0
         self._renewed: set[str] = set()
+        self._not_kept: dict[str, Reply] = {}
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -66,21 +68,17 @@ class AskOnce:
         return [replies[key] for key in keys]
 
     def _held(self, keys: Sequence[str]) -> dict[str, Reply]:
-        if self.ask_again:
-            keys = [key for key in keys if key in self._renewed]
-        held = self.memory.get(keys)
-        return {row.pop("key"): Reply(**row) for row in held.to_pylist()}
+        held = self.memory.get([key for key in keys if key in self._renewed] if self.ask_again else keys)
+        replies = {row.pop("key"): Reply(**row) for row in held.to_pylist()}
+        return replies | {key: self._not_kept[key] for key in keys if key in self._not_kept}
 
     def _keep(self, replies: Mapping[str, Reply], requests: Mapping[str, Request]) -> None:
-        good = {
-            key: reply
-            for key, reply in replies.items()
-            if reply.error is None and reply.text is not None and self.usable(reply.text, requests[key])
-        }
-        rows = [{"key": key, **vars(reply)} for key, reply in good.items()]
+        kept = {key: reply for key, reply in replies.items() if self.worth_keeping(reply, requests[key])}
+        rows = [{"key": key, **vars(reply)} for key, reply in kept.items()]
         self.memory.put(pa.Table.from_pylist(rows, schema=KEPT))
+        self._not_kept |= {key: reply for key, reply in replies.items() if key not in kept}
         if self.ask_again:
-            self._renewed.update(good)
+            self._renewed.update(kept)
         self.tokens_in += sum(reply.tokens_in for reply in replies.values())
         self.tokens_out += sum(reply.tokens_out for reply in replies.values())
         self.tokens_cached += sum(reply.tokens_cached for reply in replies.values())

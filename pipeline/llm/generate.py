@@ -19,6 +19,7 @@ class Request:
     """A chat to answer in JSON of `schema`.
 
     `facts` is what the prompt was rendered from: `retrieval` answers from it, a language model never sees it.
+    `tighter` marks the second request of a question whose first reply could not be used; the model does not see it.
     """
 
     task: str
@@ -26,6 +27,7 @@ class Request:
     schema: Mapping[str, Any]
     max_tokens: int
     facts: Mapping[str, Any] = field(default_factory=dict)
+    tighter: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
+import pyarrow as pa
 import pytest
 
 from data_lake.memory import Memory
 from pipeline.llm.ask_once import AskOnce
-from pipeline.llm.generate import Reply, Request
+from pipeline.llm.generate import Reply, Request, prompt_hash
 
 
 class Oracle:
@@ -55,9 +56,12 @@ def test_a_later_run_asks_only_what_is_new_and_gets_the_same_replies(memory):
     assert (once.asked, once.reused, once.tokens_in) == (1, 2, 5)
 
 
-def test_a_reply_that_cannot_be_used_is_returned_but_not_kept(memory):
-    once = AskOnce(Oracle(), memory, usable=lambda text, request: text.startswith("A"))
+def test_a_reply_that_is_not_worth_keeping_is_returned_in_this_run_and_asked_again_in_the_next(memory):
+    oracle = Oracle()
+    once = AskOnce(oracle, memory, worth_keeping=lambda reply, request: reply.text.startswith("A"))
     assert texts(once(ask("a", "b"))) == ["A 1", "B 2"]
+    assert texts(once(ask("b", "a"))) == ["B 2", "A 1"]
+    assert oracle.asked == ["a", "b"]
     oracle = Oracle()
     AskOnce(oracle, memory)(ask("a", "b"))
     assert oracle.asked == ["b"]
@@ -69,6 +73,25 @@ def test_a_failed_reply_is_not_kept(memory):
     again = Oracle()
     assert texts(AskOnce(again, memory)(ask("a", "b"))) == ["A 1", "B 1"]
     assert again.asked == ["b"]
+
+
+def test_a_failed_reply_that_is_worth_keeping_comes_back_with_its_error(memory):
+    def keep(reply, request):
+        return True
+
+    first = AskOnce(Oracle(fails=["b"]), memory, worth_keeping=keep)(ask("b"))
+    again = Oracle()
+    assert AskOnce(again, memory, worth_keeping=keep)(ask("b")) == first == [Reply(None, "cut", 5, 9)]
+    assert again.asked == []
+
+
+def test_replies_of_an_earlier_version_without_errors_are_read(memory):
+    old = {"key": [prompt_hash(ask("a")[0], Oracle.identity)], "text": ["old"]}
+    memory.put(
+        pa.table(old | {name: pa.array([1], pa.int32()) for name in ("tokens_in", "tokens_out", "tokens_cached")})
+    )
+    AskOnce(Oracle(), memory)(ask("b"))
+    assert texts(AskOnce(Oracle(), memory)(ask("a", "b"))) == ["old", "B 1"]
 
 
 def test_another_model_is_asked_anew(memory):

@@ -3,8 +3,10 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from pipeline.answers import BadReply, ask, figures, read_reply, reply_columns
+from data_lake.memory import Memory
+from pipeline.answers import BadReply, ask, figures, read_reply, reply_columns, worth_keeping
 from pipeline.config import DomainConfig, EnrichConfig, ProfileConfig
+from pipeline.llm.ask_once import AskOnce
 from pipeline.llm.generate import Reply, Request
 from pipeline.prompts import items_schema, load_prompt, profile_schema, quoted, render
 
@@ -53,10 +55,68 @@ def test_a_good_reply_is_its_texts():
     assert read_reply('{"profile": "likes tea"}', request(schema=profile_schema(5))) == ("likes tea",)
 
 
+@pytest.mark.parametrize("text", ["likes tea and", "likes tea, an"])
+def test_a_profile_that_the_schema_ended_inside_a_sentence_is_cut(text):
+    schema = profile_schema(5)
+    schema["properties"]["profile"]["maxLength"] = len(text)
+    with pytest.raises(BadReply, match=r"^cut$"):
+        read_reply(json.dumps({"profile": text}), request(schema=schema))
+    whole = text[:-1] + "."
+    assert read_reply(json.dumps({"profile": whole}), request(schema=schema)) == (whole,)
+
+
+def test_a_prompt_that_an_endpoint_finds_too_long_is_asked_with_fewer_texts():
+    too_long, good = Reply(None, error="too_long"), Reply('{"items": ["tea"]}')
+    generate = Scripted(too_long, good, too_long, too_long, too_long, good)
+
+    def build(place, tighter, left_out):
+        texts = list("abcdefghijkl")[: (12, 1, 3)[place]]
+        return request("".join(texts[min(left_out, len(texts) - 1) :]))
+
+    answers = ask(generate, 3, build)
+    assert generate.asked == ["abcdefghijkl", "a", "abc", "cdefghijkl", "c", "ijkl"]
+    assert [answer.reason for answer in answers] == [None, None, "too_long"]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        Reply("no"), Reply('["tea"]'), Reply(None, error="cut"), Reply('{"items": []}'),
+        Reply('{"items": ["tea", "tea"]}'),
+    ],
+    ids=["not_json", "schema", "cut", "empty", "repeated"],
+)  # fmt: skip
+def test_what_a_tighter_request_may_mend_is_asked_for_once_more(first):
+    generate = Scripted(first, Reply('{"items": ["tea"]}'))
+    [answer] = ask(generate, 1, lambda place, tighter, left_out: request("tight" if tighter else "loose"))
+    assert (generate.asked, answer.value) == (["loose", "tight"], ("tea",))
+
+
+@pytest.mark.parametrize(("second", "asked_later"), [('{"items": ["tea"]}', []), ("no", ["tight"])])
+def test_a_later_run_goes_straight_to_the_tighter_request_and_asks_it_again_if_it_failed(tmp_path, second, asked_later):
+    def build(place, tighter, left_out):
+        return request("tight" if tighter else "loose")
+
+    first = Scripted(Reply("no"), Reply(second))
+    once = AskOnce(first, Memory(tmp_path), worth_keeping=worth_keeping)
+    before = ask(once, 1, build) + ask(once, 1, build)  # the second as in another shard of the run
+    assert first.asked == ["loose", "tight"]
+    later = Scripted(Reply(second))
+    assert ask(AskOnce(later, Memory(tmp_path), worth_keeping=worth_keeping), 1, build) == before[:1] == before[1:]
+    assert later.asked == asked_later
+
+
+def test_an_endpoints_failure_is_asked_again_in_a_later_run(tmp_path):
+    for reply in (Reply(None, error="http_503"), Reply('{"items": ["tea"]}')):
+        once = AskOnce(Scripted(reply), Memory(tmp_path), worth_keeping=worth_keeping)
+        [answer] = ask(once, 1, lambda place, tighter, left_out: request())
+    assert answer.value == ("tea",)
+
+
 def test_a_bad_reply_is_asked_for_once_more_and_an_engines_error_is_not():
     generate = Scripted(
         Reply('{"items": ["tea", "tea"]}', tokens_in=5, tokens_out=1),
-        Reply(None, error="too_long"),
+        Reply(None, error="http_500"),
         Reply(None, error="cut", tokens_in=7),
         Reply('{"items": ["tea"]}', tokens_in=6, tokens_out=2),
         Reply("no", tokens_in=8),
@@ -69,13 +129,13 @@ def test_a_bad_reply_is_asked_for_once_more_and_an_engines_error_is_not():
     answers = ask(generate, 4, build, reason="none")
     assert generate.asked == ["a", "b", "c", "tight 0", "tight 3"]
     assert [answer.value for answer in answers] == [("tea",), (), (), ()]
-    assert [answer.reason for answer in answers] == [None, "too_long", "none", "not_json"]
+    assert [answer.reason for answer in answers] == [None, "http_500", "none", "not_json"]
     assert [answer.tokens_in for answer in answers] == [11, 0, 0, 15]
     import pyarrow as pa
 
     table = pa.table(reply_columns(answers, generate.identity))
     assert table["prompt_hash"][2].as_py() == ""
-    failed = {"none": 1, "not_json": 1, "too_long": 1}
+    failed = {"http_500": 1, "none": 1, "not_json": 1}
     assert figures(table) == {"ok": 1, "failed": failed, "tokens_in": 26, "tokens_out": 3, "tokens_cached": 0}
 
 
