@@ -18,6 +18,7 @@ from flows.settings import Settings
 from flows.trainer import run_folder, run_model
 from model.config import MACHINE, TrainConfig
 from pipeline.config import DomainConfig
+from pipeline.prompts import load_prompt
 
 ENRICHMENT = (
     "represent", "generate_items", "ground", "insert", "profile_domains", "profile_users", "embed_profiles",
@@ -145,6 +146,8 @@ def _generate_items(settings: Settings, engines: Engines) -> Stage:
 
     reads = _reads(settings, "items", "representatives", *(("sequences",) if with_examples else ()))
     said = {"enrich": said, "domains": described} | _order(settings) | _answerer(settings, engines)
+    if with_examples:
+        said["example"] = load_prompt("example")
     return Stage("generate_items", 2, reads, ("generated_items",), said, work)
 
 
@@ -162,7 +165,8 @@ def _ground(settings: Settings, engines: Engines) -> Stage:
 
     def work(lake: Work) -> None:
         from pipeline.catalogue import Catalogue
-        from pipeline.ground import figures, ground, measure, recall
+        from pipeline.ground import figures, ground, measure
+        from pipeline.neighbours import recall
 
         catalogue, items = Catalogue.of(lake.read("item_embeddings")), lake.read("items")
         measures = measure(catalogue, cfg, _domains(lake, settings))
@@ -173,12 +177,14 @@ def _ground(settings: Settings, engines: Engines) -> Stage:
         def grounded(sequences: pa.Table) -> pa.Table:
             return ground(sequences, representatives, generated, items, catalogue, measures, embed, cfg)
 
-        make = _counting(lake, grounded, embed, lambda table: figures(table) | recall(measures))
+        make = _counting(
+            lake, grounded, embed, lambda table: figures(table) | recall(each.index for each in measures.values())
+        )
         lake.sharded("grounded_items", lake.read("sequences"), ("user_id",), make, settings.enrich.rows_per_shard)
         engines.close()
 
     reads = ("items", "sequences", "item_embeddings", "representatives", "generated_items")
-    return Stage("ground", 1, reads, ("grounded_items",), {"enrich": said} | _encoder(engines), work)
+    return Stage("ground", 2, reads, ("grounded_items",), {"enrich": said} | _encoder(engines), work)
 
 
 def _insert(settings: Settings, _engines: Engines) -> Stage:
@@ -375,6 +381,7 @@ def _answerer(settings: Settings, engines: Engines) -> dict[str, Any]:
     if generator == "retrieval":
         return {"generator": generator, "exact_up_to": settings.enrich.exact_up_to}
     known = {"generator": generator, "llm": dict(engines.llm.identity), "max_model_len": settings.llm.max_model_len}
+    known["tighter"] = load_prompt("tighter")
     return known | ({"tokenizer": engines.tokenizer} if generator == "openai" else {})
 
 

@@ -1,5 +1,6 @@
 """Find a catalogue item for each answer, and keep those that are faithful to the answer and relevant to the user."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,18 +40,25 @@ def measure(catalogue: Catalogue, cfg: EnrichConfig, domains: Sequence[str]) -> 
     measures = {}
     for domain in domains:
         items = catalogue.texts_of(domain)
-        sample = items
-        if len(items) > cfg.sample:
-            sample = np.sort(np.random.default_rng(cfg.seed).choice(items, cfg.sample, replace=False))
+        sample = _sample(items, catalogue, cfg)
         nearest = np.full(len(sample), -1.0)  # a domain of one item has no neighbours: every answer is faithful
         for block in _blocks(len(sample), len(items)):
             scores = catalogue.vectors[sample[block]] @ catalogue.vectors[items].T
             scores[items[None, :] == sample[block, None]] = -1
             nearest[block] = scores.max(axis=1)
         threshold = float(np.quantile(nearest, cfg.faithful_quantile)) if len(items) else 1.0
-        index = build(catalogue.vectors[items], cfg.exact_up_to) if len(items) > cfg.exact_up_to else None
+        index = build(catalogue.vectors[items], cfg.exact_up_to)
         measures[domain] = Measure(items, sample, round(threshold, DECIMALS), index)
     return measures
+
+
+def _sample(items: np.ndarray, catalogue: Catalogue, cfg: EnrichConfig) -> np.ndarray:
+    """Return `cfg.sample` of the rows, by the hash of seed and item: a new item takes the place of one at most."""
+    if len(items) <= cfg.sample:
+        return items
+    ids = catalogue.item_ids.take(pa.array(items)).to_pylist()
+    marks = [hashlib.sha256(f"{cfg.seed}\0{item_id}".encode()).digest() for item_id in ids]
+    return np.sort(items[sorted(range(len(items)), key=marks.__getitem__)[: cfg.sample]])
 
 
 def ground(
@@ -132,15 +140,6 @@ def figures(grounded: pa.Table) -> dict[str, Any]:
     """Return what a manifest tells: how many answers are kept, and how many are not, by reason."""
     dropped = Counter(reason for reason in grounded["reason"].to_pylist() if reason)
     return {"kept": grounded.num_rows - dropped.total(), "dropped": dict(sorted(dropped.items()))}
-
-
-def recall(measures: Mapping[str, Measure]) -> dict[str, Any]:
-    """Return how often an index was checked and had found the truly nearest since the last call; {} without one."""
-    indexes = [each.index for each in measures.values() if each.index is not None]
-    counts = {"checked": sum(each.checked for each in indexes), "found": sum(each.found for each in indexes)}
-    for each in indexes:
-        each.checked = each.found = 0
-    return {"neighbours": counts} if indexes else {}
 
 
 class _Lists:

@@ -28,8 +28,8 @@ SLOTS: dict[str, frozenset[str]] = {
 """The slots of each prompt; a text must use the one for the user's part, and may use the others."""
 
 _USERS_SLOT = {"generate_items": "titles", "profile_domain": "items", "profile_user": "profiles"}
-# What chat templates and tokenizers take for the end of a turn: <|im_end|>, </s>, <start_of_turn>, [INST], ...
-_CONTROL = re.compile(r"<|\[(?=/?[A-Z_]+\])")
+# What chat templates and tokenizers take for the end of a turn: <|im_end|>, </s>, <start_of_turn>, [INST], [gMASK], ...
+_CONTROL = re.compile(r"<|\[(?=/?[A-Za-z_]\w*\])")
 
 
 def load_prompt(name: str) -> str:
@@ -57,11 +57,12 @@ def check_prompt(name: str, text: str) -> str:
 def render(text: str, slots: Mapping[str, Any], tighter: bool = False, examples: str = "") -> tuple[Message, ...]:
     """Return the chat of a prompt; `tighter` adds the request to answer shorter that a failed reply earns.
 
-    `examples` are the same for many users, so they end the fixed instructions.
+    `examples` are the same for many users, so they come before the user's own part; what they show is not trusted, so
+    they do not stand among the instructions.
     """
     fixed, own = (Template(part).substitute(slots).strip() for part in text.split(DIVIDER))
     if examples:
-        fixed += "\n\n" + examples
+        own = examples + "\n\n" + own
     if tighter:
         own += "\n\n" + load_prompt("tighter").strip()
     return ({"role": "system", "content": fixed}, {"role": "user", "content": own})

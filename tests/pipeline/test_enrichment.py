@@ -24,9 +24,10 @@ from pipeline.embed_items import embed_items
 from pipeline.embed_profiles import embed_profiles, profiles_to_embed
 from pipeline.examples import kept_examples
 from pipeline.generate_items import generate_items, generation_rows, pairs_of
-from pipeline.ground import figures, ground, measure, recall
+from pipeline.ground import figures, ground, measure
 from pipeline.insert import insert
 from pipeline.llm.generate import Reply
+from pipeline.neighbours import recall
 from pipeline.profile_domains import profile_domains
 from pipeline.profile_users import profile_users, users_to_profile
 from pipeline.represent import budgets, represent
@@ -252,14 +253,32 @@ def test_an_item_of_the_shown_part_is_never_grounded_to():
     assert found(sequences.slice(0, 0)) == []
 
 
+def test_a_new_item_takes_the_place_of_one_sampled_item_at_most():
+    def sampled(count, seed=0):
+        vectors = np.random.default_rng(1).standard_normal((500, 4)).astype(np.float32)[:count]
+        ids = pa.array([f"f{number}" for number in range(count)])
+        catalogue = Catalogue(ids, np.full(count, "food"), vectors, np.ones(count, bool), "m", "r")
+        sample = measure(catalogue, EnrichConfig(sample=100, seed=seed), ["food"])["food"].sample
+        return set(catalogue.item_ids.take(pa.array(sample)).to_pylist())
+
+    before = sampled(400)
+    assert len(before) == 100
+    for count in (401, 402, 403):
+        after = sampled(count)
+        assert len(before - after) == len(after - before) <= 1
+        before = after
+    assert len(sampled(400, seed=1) & sampled(400)) < 50
+
+
 def test_an_index_grounds_to_the_same_items_and_tells_its_recall():
     answers = ["x 11", "x 1", "x 310", "x 119", "x 10", "x 31", "x 2", "x 50"]
     exact, *_ = grounded_by(answers, budget=9)
     by_index, *_, measures = grounded_by(answers, budget=9, exact_up_to=1)
     assert by_index == exact
-    assert recall(measures) == {"neighbours": {"checked": 8, "found": 8}}
-    assert recall(measures) == {"neighbours": {"checked": 0, "found": 0}}
-    assert recall(grounded_by(answers)[-1]) == {}
+    indexes = [each.index for each in measures.values()]
+    assert recall(indexes) == {"neighbours": {"checked": 8, "found": 8}}
+    assert recall(indexes) == {"neighbours": {"checked": 0, "found": 0}}
+    assert recall(each.index for each in grounded_by(answers)[-1].values()) == {}
 
 
 def test_where_the_user_holds_all_there_is_no_neighbour():
