@@ -45,6 +45,7 @@ by = "leave-one-out"       # or "time", with validation_days and test_days
 # answers = 10             # items that one prompt asks for
 # noise_filter = true
 # examples = 0             # users active in both domains that each prompt shows as examples
+# prompt = "my-prompt.md"  # a file; the one that it replaces is pipeline/prompts/generate_items.md
 
 [profile]
 # words = 50               # of a summary per user and domain

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from data_lake.config import Config
 from data_lake.errors import UserError
+from flows.text import WIDEST
 from model.config import EvaluateConfig, RecommendConfig, TrainConfig
 from pipeline.config import (
     DataConfig,
@@ -26,6 +27,11 @@ from pipeline.config import (
 DEFAULT_FILE = Path("edt.toml")
 DATASET = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """What the name of a dataset looks like, since a folder is called by it."""
+PROMPTS = frozenset({
+    ("enrich", "prompt"), ("profile", "domain_prompt"), ("profile", "user_prompt"), ("domains", "generate_prompt"),
+    ("domains", "profile_prompt"),
+})  # fmt: skip
+"""The settings, by their first section, that name a file with a prompt; what it holds is what they mean."""
 NAME = "NAME"
 """Stands for the part of a section's name that the user chooses, as in [domains.NAME]."""
 
@@ -63,7 +69,7 @@ class Settings(Config):
 
 
 def load_settings(path: str | Path = DEFAULT_FILE, overrides: Iterable[str] = ()) -> Settings:
-    """Read the settings file, apply `section.key=value` overrides, and make its paths absolute."""
+    """Read the settings file, apply `section.key=value` overrides, make its paths absolute, and read its prompts."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such settings file. Write one with `edt init`, or name it with --config.")
@@ -77,7 +83,8 @@ def load_settings(path: str | Path = DEFAULT_FILE, overrides: Iterable[str] = ()
     if isinstance(tree["lake"], dict):
         tree["lake"].setdefault("root", LakeConfig().root)
     try:
-        return Settings.model_validate(_absolute(tree, path.resolve().parent))
+        folder = path.resolve().parent
+        return Settings.model_validate(_absolute(_with_prompts(tree, folder), folder))
     except ValidationError as error:
         raise UserError("\n".join(f"{path}: {problem}" for problem in _problems(error))) from error
 
@@ -103,6 +110,27 @@ def _merge(tree: dict[str, Any], more: dict[str, Any], override: str) -> None:
             raise UserError(f"--set {override}: [{key}] is a section; set one of its keys.")
         else:
             tree[key] = value
+
+
+def _with_prompts(tree: dict[str, Any], folder: Path, path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the settings with the text of each file that a prompt's setting names in its place."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found[key] = _with_prompts(value, folder, (*path, key))
+        elif isinstance(value, str) and (*path[:1], key) in PROMPTS:
+            found[key] = _read_prompt(f"[{'.'.join(path)}] {key}", folder / Path(value).expanduser())
+        else:
+            found[key] = value
+    return found
+
+
+def _read_prompt(setting: str, file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip() + "\n"
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UserError(f"{setting}: {file} cannot be read as a prompt ({reason}). Name a text file.") from error
 
 
 def _absolute(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -151,7 +179,7 @@ def _problem(loc: tuple[str, ...], kind: str, message: str, value: Any) -> str:
     if kind == "missing":
         return f"{where} is missing. Set it."
     message = message.removeprefix("Value error, ")
-    shown = "" if isinstance(value, dict) else f", not {value!r}"
+    shown = "" if isinstance(value, dict) or len(repr(value)) > WIDEST else f", not {value!r}"
     return f"{where + ': ' if where else ''}{message[:1].lower()}{message[1:]}{shown}."
 
 

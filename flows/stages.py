@@ -380,8 +380,10 @@ def _answerer(settings: Settings, engines: Engines) -> dict[str, Any]:
     generator = settings.enrich.generator
     if generator == "retrieval":
         return {"generator": generator, "exact_up_to": settings.enrich.exact_up_to}
-    known = {"generator": generator, "llm": dict(engines.llm.identity), "max_model_len": settings.llm.max_model_len}
-    known["tighter"] = load_prompt("tighter")
+    known = {
+        "generator": generator, "llm": dict(engines.llm.identity), "max_model_len": settings.llm.max_model_len,
+        "tighter": load_prompt("tighter"),
+    }  # fmt: skip
     return known | ({"tokenizer": engines.tokenizer} if generator == "openai" else {})
 
 

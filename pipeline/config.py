@@ -172,6 +172,7 @@ class EnrichConfig(Config):
     """Tokens that a title may take in a prompt; four characters are one where the model's tokenizer is not known."""
     max_tokens: PositiveInt = 512
     prompt: str = load_prompt("generate_items")
+    """Its text; the settings file names a file that holds it. So for every prompt."""
     rows_per_shard: PositiveInt = 2000
 
     @field_validator("prompt")

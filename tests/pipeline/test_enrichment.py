@@ -187,6 +187,24 @@ def test_a_failed_reply_keeps_its_row_and_is_asked_again_for_fewer():
     assert "food 0" not in system
 
 
+def test_a_domains_own_prompt_reaches_the_requests_about_it_and_no_others():
+    items = items_table(food=[0], kitchen=[0], garden=[0])
+    to = ["kitchen", "garden"]
+    rows = pa.table({"user_id": ["u"] * 2, "from_domain": ["food"] * 2, "to_domain": to, "item_ids": [["food_0"]] * 2})
+    about = {"kitchen": DomainConfig(generate_prompt="Pots only.\n---\n$titles", profile_prompt="Cooks.\n---\n$items")}
+    generate = Answering()
+    generate_items(rows, items, generate, EnrichConfig(), about)
+    assert [request.messages[0]["content"] == "Pots only." for request in generate.requests] == [True, False]
+    augmented = sequences_table(u="kitchen_0 garden_0 food_0 food_0").append_column(
+        "synthetic", pa.array([[False] * 4])
+    )
+    clusters = pa.table({"item_id": ["kitchen_0", "garden_0"], "cluster": pa.array([0, 0], pa.int32())})
+    generate = Answering()
+    profile_domains(augmented, items, clusters, generate, ProfileConfig(), DOMAINS, about)
+    prompts = {request.facts["domain"]: request.messages[0]["content"] for request in generate.requests}
+    assert {domain: prompt == "Cooks." for domain, prompt in prompts.items()} == {"kitchen": True, "garden": False}
+
+
 def grounded_by(answers, noise_filter=True, budget=2, **settings):
     items = items_table(food=[0, 2, 50, 90], kitchen=[0, 10, 12, 30, 60, 120, 180])
     cfg = EnrichConfig(noise_filter=noise_filter, budget=budget, evidence=0.9, **settings)
