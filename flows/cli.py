@@ -33,8 +33,10 @@ Config = Annotated[Path, typer.Option("--config", "-c", help="The settings file.
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="A setting for this call.")]
 Only = Annotated[str | None, typer.Option("--only", metavar="STAGE", help="Make it from what is there, and stop.")]
 From = Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Forget it and all that follow.")]
+To = Annotated[str | None, typer.Option("--to", metavar="STAGE", help="Stop after it.")]
 Rerun = Annotated[list[str] | None, typer.Option("--rerun", metavar="STAGE", help="Forget it, and make it anew.")]
 Knobs = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A knob of the simulator.")]
+AskAgain = Annotated[bool, typer.Option("--ask-again", help="Use no reply that the lake holds.")]
 Json = Annotated[bool, typer.Option("--json", help="For scripts.")]
 
 
@@ -74,20 +76,23 @@ def show_plan(
     only: Only = None,
     from_: From = None,
     rerun: Rerun = None,
+    to: To = None,
     set_: Set = None,
+    ask_again: AskAgain = False,
     as_json: Json = False,
 ) -> None:
     """Say what a run would do and why, and what it would ask a language model."""
     settings = load_settings(config, set_ or ())
     lake = open_lake(settings)
-    steps = plan(lake, stages(settings, Engines(settings)), Choice(only, from_, tuple(rerun or ())))
-    from flows.forecast import forecast
+    steps = plan(lake, stages(settings, Engines(settings)), Choice(only, from_, tuple(rerun or ()), to))
+    from flows.forecast import forecast, total
 
-    asked = [asdict(each) for each in forecast(lake, settings, steps)]
+    found = forecast(lake, settings, steps, ask_again)
+    asked = [asdict(each) for each in found]
     by_stage = {each["stage"]: each for each in asked}
     _print_steps(steps, as_json, ("stage", "action", "rows", "seconds", "why"), {"asks": by_stage})
     if asked and not as_json:
-        print("\n" + text.table(asked, widest=200))
+        print("\n" + text.table([*asked, asdict(total(found))], widest=200))
 
 
 @app.command()
@@ -96,14 +101,15 @@ def run(
     only: Only = None,
     from_: From = None,
     rerun: Rerun = None,
+    to: To = None,
     set_: Set = None,
-    ask_again: Annotated[bool, typer.Option("--ask-again", help="Use no reply that the lake holds.")] = False,
+    ask_again: AskAgain = False,
 ) -> None:
     """Make what is missing or stale, from raw files to recommendations."""
     from flows.run import run
 
     try:
-        print(run(config, Choice(only, from_, tuple(rerun or ())), set_ or (), ask_again))
+        print(run(config, Choice(only, from_, tuple(rerun or ()), to), set_ or (), ask_again))
     except KeyboardInterrupt:
         again = f"edt run{_option(config, set_ or ())}"
         text.note(f"The run is stopped; what it finished is kept, and `{again}` goes on from there.")

@@ -25,11 +25,11 @@ ASKING = {
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a stage would ask. Where that is not known yet, `note` says after which stage it will be.
+    """What a stage would ask. Where that is not known yet, `note` says how it will be.
 
-    `prompts` are `new` and `reused` together; a reply that has to be asked for twice is counted once. Tokens and hours
-    are those of the new prompts: `tokens_in` measured by the tokenizer, or estimated where `note` says so; `tokens_out`
-    and `hours` by earlier replies and runs of the same model, where there are any.
+    `prompts` are `new` and `reused` together; a reply that will have to be asked for twice is counted once. Tokens and
+    hours are those of the new prompts: `tokens_in` measured by the tokenizer, or estimated where `note` says so;
+    `tokens_out` and `hours` by earlier replies and runs of the same model, where there are any.
     """
 
     stage: str
@@ -42,8 +42,28 @@ class Forecast:
     note: str = ""
 
 
-def forecast(lake: Lake, settings: Settings, steps: Sequence[Step]) -> list[Forecast]:
-    """Return one forecast per stage of the plan that is to ask a language model; the inputs in force are read."""
+UNASKED = frozenset({"no_items", "no_profiles"})
+"""Reasons of rows for which there was nothing to ask."""
+
+
+def total(forecasts: Sequence[Forecast]) -> Forecast:
+    """Return what the stages that are known would ask together."""
+    known = [each for each in forecasts if each.prompts is not None]
+
+    def together(name: str) -> Any:
+        figures = [getattr(each, name) for each in known]
+        return None if not known or None in figures else sum(figures)
+
+    names = ("prompts", "new", "reused", "tokens_in", "tokens_out", "hours")
+    note = "" if len(known) == len(forecasts) else f"of {len(known)} of {len(forecasts)} stages"
+    return Forecast("total", **{name: together(name) for name in names}, note=note)
+
+
+def forecast(lake: Lake, settings: Settings, steps: Sequence[Step], ask_again: bool = False) -> list[Forecast]:
+    """Return one forecast per stage of the plan that is to ask a language model; the inputs in force are read.
+
+    With `ask_again` no prompt counts as reused.
+    """
     if settings.enrich.generator not in ("vllm", "openai"):
         return []
     engines = _Listening(settings)
@@ -58,9 +78,9 @@ def forecast(lake: Lake, settings: Settings, steps: Sequence[Step]) -> list[Fore
         stage = on[step.stage]
         before = [maker[artifact] for artifact in stage.reads if artifact in maker]
         if before:
-            found.append(Forecast(step.stage, note=f"known after {max(before, key=STAGES.index)}"))
+            found.append(Forecast(step.stage, note=f"known after `edt run --to {max(before, key=STAGES.index)}`"))
             continue
-        listener = engines.listener = _Listener(engines, lake)
+        listener = engines.listener = _Listener(engines, lake, ask_again)
         stage.work(_Rehearsal(lake, stage, ""))
         found.append(_told(step.stage, listener, lake, settings))
     return found
@@ -78,14 +98,15 @@ def _told(stage: str, heard: "_Listener", lake: Lake, settings: Settings) -> For
     else:
         each = heard.most_tokens_out / max(heard.new, 1)
         notes.append("tokens out: at most, no earlier reply")
-    measured = next((run.figures for run in earlier if run.figures.get("asked")), None)
+    asked = sum(run.figures.get("asked", 0) for run in earlier)
     hours = None
     if not heard.new:
         hours = 0.0
-    elif measured is None:
+    elif not asked:
         notes.append("hours: no earlier run of this model")
-    else:
-        hours = heard.new * measured["seconds_asking"] / measured["asked"] / 3600
+    else:  # over all runs: one that asked little took its time to start
+        seconds = sum(run.figures.get("seconds_asking", 0.0) for run in earlier)
+        hours = heard.new * seconds / asked / 3600
     return Forecast(
         stage,
         heard.prompts,
@@ -108,15 +129,16 @@ def _earlier(lake: Lake, artifact: str, identity: Mapping[str, Any]) -> list[Man
 
 
 def _rows(run: Manifest) -> int:
-    rows: int = run.figures.get("ok", 0) + sum(run.figures.get("failed", {}).values())
-    return rows
+    """Return how many rows were asked for."""
+    failed: dict[str, int] = run.figures.get("failed", {})
+    return int(run.figures.get("ok", 0)) + sum(count for reason, count in failed.items() if reason not in UNASKED)
 
 
 class _Listener:
     """A `Generate` that counts what it is asked, answers what the lake remembers, and nothing else."""
 
-    def __init__(self, engines: Engines, lake: Lake) -> None:
-        self._engines, self._memory = engines, lake.memory("replies")
+    def __init__(self, engines: Engines, lake: Lake, ask_again: bool) -> None:
+        self._engines, self._memory, self._ask_again = engines, lake.memory("replies"), ask_again
         self._asked: set[str] = set()
         self.prompts = self.new = self.tokens_in = self.most_tokens_out = self.held = self.held_tokens_out = 0
 
@@ -126,7 +148,8 @@ class _Listener:
 
     def __call__(self, requests: Sequence[Request]) -> list[Reply]:
         keys = [prompt_hash(request, self.identity) for request in requests]
-        held = {row.pop("key"): Reply(**row) for row in self._memory.get(keys).to_pylist()}
+        known = [] if self._ask_again else self._memory.get(keys).to_pylist()
+        held = {row.pop("key"): Reply(**row) for row in known}
         new = {
             key: request
             for key, request in zip(keys, requests, strict=True)

@@ -50,6 +50,7 @@ def nightly(
     rerun: tuple[str, ...] = (),
     set_: tuple[str, ...] = (),
     ask_again: bool = False,
+    to: str | None = None,
 ) -> tuple[list[Manifest], int]:
     """Raw logs in; artifacts, a trained model, metrics and recommendations out.
 
@@ -60,6 +61,7 @@ def nightly(
         rerun: Forget these stages.
         set_: Settings that replace those of the file, each as `section.key=value`.
         ask_again: Ask the language model anew, also where the lake holds its reply.
+        to: Stop after this stage.
 
     Returns the records of the stages that ran, and how many were skipped.
     """
@@ -69,7 +71,7 @@ def nightly(
     with lake.lock(), Engines(settings, ask_again) as engines:
         on = stages(settings, engines)
         lake.clean(on)
-        for stage in Choice(only, from_, rerun).take(lake, on):
+        for stage in Choice(only, from_, rerun, to).take(lake, on):
             made = run_stage(stage, lake)
             if isinstance(made, Manifest):
                 ran.append(made)

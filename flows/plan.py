@@ -10,22 +10,28 @@ from flows.stages import STAGES
 
 @dataclass(frozen=True)
 class Choice:
-    """Which stages to make although they are fresh, or the only one to make at all."""
+    """Which stages to make although they are fresh, the only one to make at all, or the last one."""
 
     only: str | None = None
     from_: str | None = None
     rerun: tuple[str, ...] = ()
+    to: str | None = None
 
     def check(self, stages: Sequence[Stage]) -> None:
         """Raise `UserError` for a name that is no stage, is off, or for choices that contradict each other."""
         if sum(map(bool, (self.only, self.from_, self.rerun))) > 1:
             raise UserError("--only, --from and --rerun exclude each other. Give one of them.")
+        if self.only and self.to:
+            raise UserError("--only and --to exclude each other. Give one of them.")
         running = [stage.name for stage in stages]
-        for name in (self.only, self.from_, *self.rerun):
+        for name in (self.only, self.from_, *self.rerun, self.to):
             if name and name not in STAGES:
                 raise UserError(f"{name!r} is no stage. The stages are {', '.join(STAGES)}.")
             if name and name not in running:
                 raise UserError(f"Stage {name} is off with these settings. Set [enrich] generator to turn it on.")
+        for name in (self.from_, *self.rerun):
+            if name and self.beyond(name):
+                raise UserError(f"Stage {name} comes after --to {self.to}. Name a later stage there.")
 
     def take(self, lake: Lake, stages: Sequence[Stage]) -> list[Stage]:
         """Forget what is to be made anew, and return the stages to go through, in order."""
@@ -33,10 +39,16 @@ class Choice:
         for stage in reversed(stages):
             if self.forgets(stage.name):
                 lake.forget(stage)
-        return [stage for stage in stages if self.only in (None, stage.name)]
+        return [stage for stage in stages if self.only in (None, stage.name) and not self.beyond(stage.name)]
+
+    def beyond(self, stage: str) -> bool:
+        """Say whether the stage comes after the last one to make."""
+        return self.to is not None and STAGES.index(stage) > STAGES.index(self.to)
 
     def forgets(self, stage: str) -> bool:
         """Say whether the stage is made anew whatever the lake holds of it."""
+        if self.beyond(stage):
+            return False
         if self.from_:
             return STAGES.index(stage) >= STAGES.index(self.from_)
         return stage in self.rerun
@@ -93,6 +105,8 @@ def _step(lake: Lake, stage: Stage, choice: Choice, remade: dict[str, str]) -> S
         raise UserError(f"--only {stage.name}: its input {', '.join(state.blocked)} is missing. Make that first.")
     if choice.only not in (None, stage.name):
         action, why = "skip", f"only {choice.only} is asked for"
+    elif choice.beyond(stage.name):
+        action, why = "skip", f"it comes after {choice.to}"
     elif choice.forgets(stage.name):
         action, why = "run", "asked to be made anew"
     elif kind == "fresh" and cause:

@@ -27,11 +27,11 @@ def run(config: Path, choice: Choice, overrides: Sequence[str] = (), ask_again: 
     on = stages(settings, Engines(settings))
     to_make = [step for step in plan(lake, on, choice) if step.action == "run"]
     if not to_make:
-        what = f"{choice.only} is" if choice.only else "every stage is"
+        what = f"{choice.only} is" if choice.only else f"every stage{f' up to {choice.to}' if choice.to else ''} is"
         return f"Nothing to do: {what} fresh ({time.monotonic() - started:.1f} s). --rerun STAGE makes one anew."
     for stage in on:
         missing = [path for path in stage.sources if not path.is_file()]
-        if missing and choice.only in (None, stage.name):
+        if missing and choice.only in (None, stage.name) and not choice.beyond(stage.name):
             raise UserError(f"{missing[0]}: no such file. Correct [data] in {config}.")
     note("Stale: " + ", ".join(f"{step.stage} ({step.why})" if step is to_make[0] else step.stage for step in to_make))
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the server gets every line
@@ -40,7 +40,9 @@ def run(config: Path, choice: Choice, overrides: Sequence[str] = (), ask_again: 
             prefect_server("--no-scheduler", "--no-ui")
             from flows.nightly import nightly
 
-            ran, skipped = nightly(config, choice.only, choice.from_, choice.rerun, tuple(overrides), ask_again)
+            ran, skipped = nightly(
+                config, choice.only, choice.from_, choice.rerun, tuple(overrides), ask_again, choice.to
+            )
     except UserError as error:
         raise RunFailed(str(error)) from error
     return summary(lake, ran, skipped, time.monotonic() - started, config)

@@ -44,6 +44,16 @@ def test_what_changes_no_result_makes_nothing_stale(finished, override):
     assert actions(finished, override) == {"skip": list(STAGES)}
 
 
+def test_what_comes_after_the_last_stage_asked_for_is_left_alone(finished):
+    choice = Choice(from_="ground", to="profile_domains")
+    found = actions(finished, "train.finetune.epochs=2", choice=choice)
+    assert found == {
+        "run": ["ground", "insert", "profile_domains"],
+        "skip": [name for name in STAGES if name not in ("ground", "insert", "profile_domains")],
+    }
+    assert steps(finished, choice=choice)["pretrain"].why == "it comes after profile_domains"
+
+
 def test_without_a_generator_the_enrichment_is_off(finished):
     found = actions(finished, "enrich.generator=none")
     assert found["off"] == list(STAGES[3:10])
@@ -78,6 +88,9 @@ def test_a_spoiled_artifact_is_stale_at_once_or_on_verification(place):
     [
         (Choice(only="nope"), "'nope' is no stage"),
         (Choice(only="split", from_="ingest"), "exclude each other"),
+        (Choice(only="split", to="ground"), "--only and --to exclude each other"),
+        (Choice(to="nope"), "'nope' is no stage"),
+        (Choice(from_="ground", to="split"), "Stage ground comes after --to split"),
         (Choice(rerun=("split", "nope")), "'nope' is no stage"),
     ],
 )

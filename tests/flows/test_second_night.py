@@ -8,9 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import polars as pl
 import pytest
 
+from benchmarks.generation import EMBEDDED
 from flows.engines import Engines
-from flows.forecast import ASKING, forecast
-from flows.plan import plan
+from flows.forecast import ASKING, Forecast, _Listener, forecast, total
+from flows.plan import Choice, plan
 from flows.settings import load_settings
 from flows.stages import stages
 from pipeline.simulate import SimulateConfig
@@ -145,9 +146,9 @@ def nights(new_place, tmp_path_factory, model, by_endpoint):
 
 def test_before_anything_is_made_the_plan_says_after_which_stage_it_will_know(nights):
     assert {name: each.note for name, each in nights["before"].items()} == {
-        "generate_items": "known after represent",
-        "profile_domains": "known after insert",
-        "profile_users": "known after profile_domains",
+        "generate_items": "known after `edt run --to represent`",
+        "profile_domains": "known after `edt run --to insert`",
+        "profile_users": "known after `edt run --to profile_domains`",
     }
 
 
@@ -184,6 +185,59 @@ def test_the_plan_told_exactly_what_was_asked(nights, stage):
     assert forecast.note == "tokens in: four characters a token"
 
 
+def test_hours_are_told_by_the_rate_of_all_runs_and_tokens_by_the_rows_that_were_asked(nights, by_endpoint):
+    place = nights["place"]
+    forecast = told(place, (*by_endpoint, "profile.words=40"))["profile_domains"]
+    runs = [nights[night]["profile_domains"] for night in ("first", "second")]
+    rate = sum(run["seconds_asking"] for run in runs) / sum(run["asked"] for run in runs)
+    assert forecast.hours == pytest.approx(forecast.new * rate / 3600)
+    assert runs[1]["failed"]["no_items"] > 0
+    assert forecast.tokens_out == pytest.approx(forecast.new * runs[1]["tokens_out"] / runs[1]["ok"], abs=1)
+
+
+def test_asking_again_counts_every_prompt_as_new(nights, by_endpoint):
+    settings = load_settings(nights["place"].config, by_endpoint)
+    lake = nights["place"].lake
+    steps = plan(lake, stages(settings, Engines(settings)), Choice(rerun=("generate_items",)))
+    [held], [again] = (
+        [each for each in forecast(lake, settings, steps, ask_again) if each.stage == "generate_items"]
+        for ask_again in (False, True)
+    )
+    assert (held.new, held.reused) == (0, held.prompts)
+    assert (again.new, again.reused) == (again.prompts, 0)
+    assert again.prompts > held.prompts / 2
+
+
+def test_the_total_adds_up_what_is_known():
+    each = Forecast("generate_items", 10, 4, 6, 100, 40, 0.5), Forecast("profile_domains", 20, 20, 0, 300, 60, None)
+    assert total(each) == Forecast("total", 30, 24, 6, 400, 100, None)
+    assert total([each[0], Forecast("profile_users", note="later")]) == Forecast(
+        "total", 10, 4, 6, 100, 40, 0.5, "of 1 of 2 stages"
+    )
+
+
+def test_tokens_are_counted_by_the_models_own_tokenizer(nights, monkeypatch):
+    from transformers import AutoTokenizer
+
+    requests = []
+    listen = _Listener.__call__
+
+    def hear(self, asked):
+        requests.extend(asked)
+        return listen(self, asked)
+
+    monkeypatch.setattr(_Listener, "__call__", hear)
+    by_model = ("enrich.generator=vllm", "llm.model=edt-tiny", "llm.max_model_len=2048")
+    forecast = told(nights["place"], by_model)["generate_items"]
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    prompts = {json.dumps(request.messages): list(request.messages) for request in requests}
+    lengths = [
+        len(tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=False))
+        for messages in prompts.values()
+    ]
+    assert (forecast.new, forecast.tokens_in) == (len(prompts), sum(lengths))
+
+
 def test_the_plan_is_honest_about_what_is_stale_before_a_stage(nights):
     assert nights["forecasts"]["profile_users"].note.startswith("known after")
 
@@ -197,7 +251,7 @@ def test_the_command_line_shows_what_would_be_asked(nights, by_endpoint):
     asks = steps["profile_domains"]["asks"]
     assert asks["new"] + asks["reused"] == asks["prompts"]
     assert asks["new"] > asks["reused"] >= 0  # the same few items make the same prompt
-    assert steps["profile_users"]["asks"]["note"] == "known after profile_domains"
+    assert steps["profile_users"]["asks"]["note"] == "known after `edt run --to profile_domains`"
     assert steps["generate_items"]["asks"] is None
 
 
