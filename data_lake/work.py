@@ -105,6 +105,14 @@ class Work:
         else:
             self.write(artifact, empty(schema))
 
+    def forget_shards(self, doomed: Callable[[pa.Table], bool]) -> None:
+        """Remove the finished shards that are `doomed`, so that the next run makes them anew."""
+        for artifact in self._stage.makes:
+            for path in (self._lake.home / artifact / f"{SHARDS}{self._fingerprint}").glob("*.parquet"):
+                shard = _read_shard(path)
+                if shard is not None and doomed(shard):
+                    path.unlink()
+
     def _join(self, artifact: str, paths: Sequence[Path]) -> None:
         """Write the shards as the artifact, one after the other: all of them need not fit into memory."""
         known = self._output(artifact)

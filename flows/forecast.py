@@ -13,6 +13,7 @@ from flows.engines import Engines
 from flows.plan import Step
 from flows.settings import Settings
 from flows.stages import STAGES, stages
+from pipeline.failures import UNASKED
 from pipeline.llm.generate import Generate, Reply, Request, prompt_hash
 
 ASKING = {
@@ -40,10 +41,6 @@ class Forecast:
     tokens_out: int | None = None
     hours: float | None = None
     note: str = ""
-
-
-UNASKED = frozenset({"no_items", "no_profiles"})
-"""Reasons of rows for which there was nothing to ask."""
 
 
 def total(forecasts: Sequence[Forecast]) -> Forecast:

@@ -15,6 +15,7 @@ from data_lake.errors import UserError
 from data_lake.lake import Lake, Stage, Work
 from flows.engines import Engines
 from flows.settings import Settings
+from flows.text import harmless
 from flows.trainer import run_folder, run_model
 from model.config import MACHINE, TrainConfig
 from pipeline.config import DomainConfig
@@ -125,7 +126,6 @@ def _generate_items(settings: Settings, engines: Engines) -> Stage:
     about, described = _about(settings, "describe", "generate_prompt")
 
     def work(lake: Work) -> None:
-        from pipeline.answers import figures
         from pipeline.examples import kept_examples
         from pipeline.generate_items import generate_items, generation_rows, pairs_of
 
@@ -140,7 +140,7 @@ def _generate_items(settings: Settings, engines: Engines) -> Stage:
         def answers(part: pa.Table) -> pa.Table:
             return generate_items(part, items, generate, cfg, about, engines.tokens, examples)
 
-        make = _counting(lake, answers, generate, figures)
+        make = _asking(lake, "generate_items", settings, engines, answers, generate)
         keys = ("user_id", "from_domain", "to_domain")
         lake.sharded("generated_items", rows, keys, make, settings.enrich.rows_per_shard)
 
@@ -208,7 +208,6 @@ def _profile_domains(settings: Settings, engines: Engines) -> Stage:
     about, described = _about(settings, "describe", "profile_prompt")
 
     def work(lake: Work) -> None:
-        from pipeline.answers import figures
         from pipeline.catalogue import Catalogue
         from pipeline.clusters import assign_clusters, kept_centres
         from pipeline.profile_domains import profile_domains
@@ -221,7 +220,7 @@ def _profile_domains(settings: Settings, engines: Engines) -> Stage:
         def profiles(augmented: pa.Table) -> pa.Table:
             return profile_domains(augmented, items, clusters, generate, cfg, domains, about, engines.tokens)
 
-        make = _counting(lake, profiles, generate, figures)
+        make = _asking(lake, "profile_domains", settings, engines, profiles, generate)
         users = lake.read("augmented_sequences")
         lake.sharded("domain_profiles", users, ("user_id",), make, settings.profile.rows_per_shard)
 
@@ -234,11 +233,14 @@ def _profile_users(settings: Settings, engines: Engines) -> Stage:
     cfg, said = _part(settings.profile, "words", "user_words", "max_tokens", "user_prompt")
 
     def work(lake: Work) -> None:
-        from pipeline.answers import figures
         from pipeline.profile_users import profile_users, users_to_profile
 
         generate = _generator(lake, settings, engines, lake.read("items"))
-        make = _counting(lake, lambda rows: profile_users(rows, generate, cfg, engines.tokens), generate, figures)
+
+        def profiles(users: pa.Table) -> pa.Table:
+            return profile_users(users, generate, cfg, engines.tokens)
+
+        make = _asking(lake, "profile_users", settings, engines, profiles, generate)
         rows = users_to_profile(lake.read("domain_profiles"))
         lake.sharded("user_profiles", rows, ("user_id",), make, settings.profile.rows_per_shard)
 
@@ -395,6 +397,42 @@ def _reads(settings: Settings, *artifacts: str) -> tuple[str, ...]:
 def _generator(lake: Work, settings: Settings, engines: Engines, items: pa.Table) -> Any:
     vectors = lake.read("item_embeddings") if settings.enrich.generator == "retrieval" else None
     return engines.generate(lake.memory("replies"), items, vectors)
+
+
+def _asking(
+    lake: Work,
+    stage: str,
+    settings: Settings,
+    engines: Engines,
+    make: Callable[[pa.Table], pa.Table],
+    generate: Any,
+) -> Callable[[pa.Table], pa.Table]:
+    """Return `make` so that it counts (see `_counting`), and ends the stage where a language model fails too often.
+
+    Then no shard with a failed row is kept: the next run asks for these rows again.
+    """
+    from pipeline.answers import figures
+    from pipeline.failures import Failures, failed
+
+    if settings.enrich.generator == "retrieval":
+        return _counting(lake, make, generate, figures)
+    failures = Failures(settings.llm.max_failed)
+
+    def make_and_judge(rows: pa.Table) -> pa.Table:
+        table = make(rows)
+        failures.add(table)
+        if failures.too_many:
+            lake.forget_shards(lambda shard: bool(failed(shard)))
+            words = harmless(getattr(engines.llm, "last_words", ""))
+            raise UserError(
+                f"{stage}: {failures}, more than [llm] max_failed = {failures.allowed} allows."
+                + (f' The endpoint\'s last words: "{words}".' if words else "")
+                + " Mend the cause or raise max_failed, and run again: good replies are kept, and only the failed "
+                "ones are asked again."
+            )
+        return table
+
+    return _counting(lake, make_and_judge, generate, figures)
 
 
 def _counting(

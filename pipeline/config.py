@@ -246,6 +246,9 @@ class LLMConfig(Config):
     """Memory for the key-value cache where there is no GPU."""
     enforce_eager: bool | None = None
     """Skip compilation and CUDA graphs; null: on a CPU only, where they cost a minute and win little."""
+    max_failed: float = Field(0.2, ge=0, le=1)
+    """Share of the rows asked so far, from the twentieth on, above which failed ones stop a stage. Good replies are
+    kept: the next run asks for the failed ones only."""
 
 
 class OpenAIConfig(Config):

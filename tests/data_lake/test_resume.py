@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -157,3 +158,24 @@ def test_a_kill_while_replacing_leaves_the_old_artifact_in_force(lake: Lake) -> 
     killed(lake, newer + "die_at_call(files.os, 'replace', 1)\nlake.run(newer)")
     assert lake.path("items") == before
     assert lake.read("items").num_rows == 1
+
+
+def test_a_forgotten_shard_is_made_again_and_no_other(lake: Lake, items: Callable[..., pa.Table]) -> None:
+    made: list[str] = []
+
+    def work(work: Work) -> None:
+        def make(chunk: pa.Table) -> pa.Table:
+            [title] = chunk["title"].to_pylist()
+            if title == "salt" and len(made) == 2:
+                work.forget_shards(lambda shard: shard["title"].to_pylist() == ["tea"])
+                raise RuntimeError("stop")
+            made.append(title)
+            return chunk
+
+        work.sharded("items", items("rice", "tea", "salt"), ["item_id"], make, rows_per_shard=1)
+
+    stage = Stage("ingest", 1, (), ("items",), {}, work)
+    with pytest.raises(RuntimeError):
+        lake.run(stage)
+    assert lake.run(stage).figures == {"shards": 3, "shards_resumed": 1}
+    assert made == ["rice", "tea", "tea", "salt"]

@@ -38,7 +38,14 @@ def test_a_setting_of_one_phase_leaves_the_other_alone(finished):
 
 @pytest.mark.parametrize(
     "override",
-    ["enrich.rows_per_shard=7", "embed.batch_size=8", "lake.keep=9", "train.processes=2", "evaluate.batch_size=3"],
+    [
+        "enrich.rows_per_shard=7",
+        "embed.batch_size=8",
+        "lake.keep=9",
+        "train.processes=2",
+        "evaluate.batch_size=3",
+        "llm.max_failed=0.5",
+    ],
 )
 def test_what_changes_no_result_makes_nothing_stale(finished, override):
     assert actions(finished, override) == {"skip": list(STAGES)}

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from benchmarks.generation import EMBEDDED
+from data_lake.errors import UserError
 from flows.engines import Engines
 from flows.forecast import ASKING, Forecast, _Listener, forecast, total
 from flows.plan import Choice, plan
@@ -37,9 +38,10 @@ class Model(BaseHTTPRequestHandler):
             "choices": [{"message": {"content": json.dumps(value)}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": len(words), "completion_tokens": 10},
         }
-        text = json.dumps(answer).encode()
         self.server.prompts.append(json.dumps(body["messages"]))
-        self.send_response(200)
+        refused = self.server.refuses(prompt)
+        text = json.dumps({"error": {"message": "no such \x1b[2J grammar"}} if refused else answer).encode()
+        self.send_response(400 if refused else 200)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
@@ -52,6 +54,7 @@ class Model(BaseHTTPRequestHandler):
 def model():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Model)
     server.daemon_threads, server.prompts, server.bad = True, [], False
+    server.refuses = lambda prompt: False
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     yield server
     server.shutdown()
@@ -263,3 +266,31 @@ def test_no_key_reaches_the_lake(nights, by_endpoint, monkeypatch):
     assert not [path for path in files if b"s3cret-of-mine" in path.read_bytes()]
     assert place.lake.manifest("generated_items").settings["llm"]["model"] == "words"
     assert "127.0.0.1" not in json.dumps(place.lake.manifest("generated_items").settings)
+
+
+def test_a_stage_of_which_too_many_replies_fail_stops_and_the_next_run_asks_for_those_only(
+    place, model, by_endpoint, monkeypatch
+):
+    choice = {"only": "generate_items", "set_": by_endpoint}
+    monkeypatch.setattr(model, "refuses", lambda prompt: len(prompt) % 2 == 0)
+    model.prompts.clear()
+    before = place.contents()
+    with pytest.raises(UserError, match=r"generate_items: \d+ of \d+ asked rows failed \(http_400: \d+\)"):
+        place.run(**choice)
+    refused = {prompt for prompt in model.prompts if len(prompt) % 2 == 0}
+    good = set(model.prompts) - refused
+    assert refused
+    assert good
+    assert place.contents() == before  # nothing of it is published
+    monkeypatch.setattr(model, "refuses", lambda prompt: False)
+    model.prompts.clear()
+    assert place.run(**choice) == ["generate_items"]
+    assert refused <= set(model.prompts)
+    assert not good & set(model.prompts)
+    assert set(place.lake.read("generated_items")["status"].to_pylist()) == {"ok"}
+
+
+def test_with_more_failures_allowed_the_stage_is_made_and_keeps_their_rows(place, model, by_endpoint, monkeypatch):
+    monkeypatch.setattr(model, "refuses", lambda prompt: len(prompt) % 2 == 0)
+    place.run(only="generate_items", set_=(*by_endpoint, "llm.max_failed=1.0"))
+    assert set(place.lake.read("generated_items")["reason"].to_pylist()) == {None, "http_400"}

@@ -1,0 +1,38 @@
+"""Tell when too many requests of a stage fail."""
+
+from collections import Counter
+
+import pyarrow as pa
+
+ENOUGH = 20
+"""Asked rows below which a share says nothing."""
+UNASKED = frozenset({"no_items", "no_profiles", "not_asked"})
+"""Reasons of rows for which no request was sent."""
+
+
+def failed(replies: pa.Table) -> Counter[str]:
+    """Return how many rows of an artifact of replies were asked and failed, by reason."""
+    return Counter(reason for reason in replies["reason"].to_pylist() if reason and reason not in UNASKED)
+
+
+class Failures:
+    """The asked rows of a stage, counted shard by shard, and those of them that failed."""
+
+    def __init__(self, allowed: float) -> None:
+        self.allowed, self.asked = allowed, 0
+        self.reasons: Counter[str] = Counter()
+
+    def add(self, replies: pa.Table) -> None:
+        """Count one shard."""
+        self.asked += sum(reason not in UNASKED for reason in replies["reason"].to_pylist())
+        self.reasons += failed(replies)
+
+    @property
+    def too_many(self) -> bool:
+        """Whether a larger share than allowed has failed, of at least `ENOUGH` rows."""
+        return self.asked >= ENOUGH and self.reasons.total() > self.allowed * self.asked
+
+    def __str__(self) -> str:
+        """Such as "27 of 30 asked rows failed (http_400: 25, cut: 2)", with the three most frequent reasons."""
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in self.reasons.most_common(3))
+        return f"{self.reasons.total():,} of {self.asked:,} asked rows failed ({reasons})"
