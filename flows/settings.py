@@ -32,6 +32,8 @@ PROMPTS = frozenset({
     ("domains", "profile_prompt"),
 })  # fmt: skip
 """The settings, by their first section, that name a file with a prompt; what it holds is what they mean."""
+SECRETS = frozenset({"key_variable"})
+"""Settings into which a person may have put a secret by mistake: no error shows what they are."""
 NAME = "NAME"
 """Stands for the part of a section's name that the user chooses, as in [domains.NAME]."""
 
@@ -179,7 +181,8 @@ def _problem(loc: tuple[str, ...], kind: str, message: str, value: Any) -> str:
     if kind == "missing":
         return f"{where} is missing. Set it."
     message = message.removeprefix("Value error, ")
-    shown = "" if isinstance(value, dict) or len(repr(value)) > WIDEST else f", not {value!r}"
+    hidden = isinstance(value, dict) or len(repr(value)) > WIDEST or key in SECRETS
+    shown = "" if hidden else f", not {value!r}"
     return f"{where + ': ' if where else ''}{message[:1].lower()}{message[1:]}{shown}."
 
 

@@ -256,14 +256,16 @@ class OpenAIConfig(Config):
 
     base_url: str = ""
     """Such as "http://127.0.0.1:8000/v1"."""
-    key_variable: str = "OPENAI_API_KEY"
+    key_variable: str = Field("OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     """The environment variable that holds the key; where it is not set none is sent."""
     concurrency: PositiveInt = 32
     """Requests under way at a time."""
     timeout: float = Field(300.0, gt=0)
     """Seconds to wait for an answer."""
-    retries: NonNegativeInt = 6
-    """Tries after the first where the endpoint is busy or fails; the pause doubles from half a second to a minute."""
+    retries: NonNegativeInt = 12
+    """Tries after the first where the endpoint is busy or fails. The pause before each is that of its Retry-After, at
+    most a minute, or else doubles from half a second to a minute, less up to a half by chance: with 12, 3 to 6 minutes
+    in all. An endpoint that has not answered yet and cannot be reached is tried 7 times, 15 to 32 seconds."""
     tokenizer: str = ""
     """A folder with the model's tokenizer, to cut prompts by its tokens; empty: four characters are a token."""
     extra_body: dict[str, Any] = Field(default_factory=dict)

@@ -5,6 +5,8 @@ import random
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -16,6 +18,10 @@ from pipeline.llm.generate import Reply, Request
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds
 TRY_AGAIN = frozenset({408, 409, 429})
 """Statuses after which the same request may succeed, beside all from 500 on."""
+FIRST_RETRIES = 6
+"""Tries after the first, at most 31.5 seconds, to reach an endpoint that has not answered yet: the URL may be wrong."""
+WORDS = 200
+"""Characters that are kept of what the endpoint says of a request that it refuses."""
 
 
 class OpenAI:
@@ -23,7 +29,10 @@ class OpenAI:
 
     A request that is refused, or still fails after the last try, is a reply with its reason: "too_long", "cut",
     "timeout", "connection", "http_503", .... An endpoint that cannot be reached, refuses the key or does not know the
-    model would fail every request, so it raises a UserError.
+    model would fail every request, so it raises a UserError. Once a request has used up its tries while the endpoint
+    answered no other, each further one is tried once, until one is answered.
+
+    `last_words` is what the endpoint said, in one line, of the last request that it refused or failed.
     """
 
     def __init__(self, llm: LLMConfig, cfg: OpenAIConfig) -> None:
@@ -31,8 +40,11 @@ class OpenAI:
             raise UserError("[llm] model is empty: set it to the name under which the endpoint serves the model.")
         _check_url(cfg.base_url)
         self.llm, self.cfg = llm, cfg
+        self.last_words = ""
+        self._answered = 0
+        self._down_since = -1  # the endpoint is down while this equals `_answered`
         self._client: httpx.Client | None = None
-        self._starting = threading.Lock()
+        self._lock = threading.Lock()
         self._stopping = threading.Event()
 
     @property
@@ -73,35 +85,42 @@ class OpenAI:
 
     def _ask(self, request: Request) -> Reply:
         client, body, stopping = self._open(), self._body(request), self._stopping
+        answered_before = self._answered
         for attempt in range(self.cfg.retries + 1):
-            last = attempt == self.cfg.retries
-            asked_to_wait = None
+            used_up = attempt == self.cfg.retries
+            last = used_up or self._down_since == self._answered
+            words, asked_to_wait = "", None
             try:
                 response = client.post("chat/completions", json=body)
             except httpx.ConnectError as error:
-                if last:
+                if last or (attempt >= FIRST_RETRIES and not self._answered):
                     raise UserError(
                         f"[openai] base_url {self.cfg.base_url} cannot be reached ({error}). Start the server "
                         "or correct the URL; finished shards are kept."
                     ) from error
+                reason = "connection"
             except httpx.TimeoutException:
-                if last:
-                    return Reply(None, "timeout")
+                reason = "timeout"
             except httpx.TransportError:
-                if last:
-                    return Reply(None, "connection")
+                reason = "connection"
             else:
                 if response.status_code not in TRY_AGAIN and response.status_code < 500:
+                    with self._lock:
+                        self._answered += 1
                     return self._read(response)
-                if last:
-                    return Reply(None, f"http_{response.status_code}")
+                reason, words = f"http_{response.status_code}", _words(response)
                 asked_to_wait = response.headers.get("retry-after")
+            if used_up and self._answered == answered_before:
+                self._down_since = answered_before
+            if last:
+                self.last_words = words or self.last_words
+                return Reply(None, reason)
             if stopping.wait(_pause(attempt, asked_to_wait)):
                 break
         return Reply(None, "stopped")
 
     def _open(self) -> httpx.Client:
-        with self._starting:
+        with self._lock:
             if self._client is None:
                 key = os.environ.get(self.cfg.key_variable, "").strip()
                 many = self.cfg.concurrency
@@ -130,9 +149,10 @@ class OpenAI:
     def _read(self, response: httpx.Response) -> Reply:
         status, place = response.status_code, self.cfg.base_url
         if status in (401, 403):
+            named = self.cfg.key_variable  # not shown where it is none: it may be the key itself
             raise UserError(
                 f"[openai] base_url {place} refuses the key ({status}). Put a valid one into the environment variable "
-                f"{self.cfg.key_variable}."
+                + (f"{named}." if named in os.environ else "that key_variable names: it is not set.")
             )
         if status == 404:
             raise UserError(
@@ -140,7 +160,10 @@ class OpenAI:
                 "[llm] model or the URL."
             )
         if status != 200:
-            return Reply(None, "too_long" if "context length" in response.text else f"http_{status}")
+            if "context length" in response.text:
+                return Reply(None, "too_long")
+            self.last_words = _words(response)
+            return Reply(None, f"http_{status}")
         try:
             answer = response.json()
             choice, usage = answer["choices"][0], answer.get("usage") or {}
@@ -156,11 +179,34 @@ class OpenAI:
 
 def _pause(attempt: int, asked_to_wait: str | None) -> float:
     """Return seconds to wait: what the server asks for, else twice as long each time; both spread."""
-    try:
-        wait = max(float(asked_to_wait or ""), 0.0)
-    except ValueError:  # none, or a date
+    wait = _seconds(asked_to_wait or "")
+    if wait is None:
         return random.uniform(0.5, 1) * min(FIRST_WAIT * 2**attempt, LONGEST_WAIT)
     return min(wait, LONGEST_WAIT) * random.uniform(1, 1.2)
+
+
+def _seconds(retry_after: str) -> float | None:
+    """Read Retry-After: a number of seconds, or a date; None where it is neither."""
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        date = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+
+
+def _words(response: httpx.Response) -> str:
+    """Return what the endpoint says is wrong: the message of OpenAI's error, else the body; without the key."""
+    try:
+        said = response.json()["error"]["message"]
+    except (ValueError, LookupError, TypeError):
+        said = response.text
+    text = " ".join(str(said).split())
+    key = response.request.headers.get("Authorization", "").removeprefix("Bearer ")
+    return (text.replace(key, "[key]") if key else text)[:WORDS]
 
 
 def _check_url(url: str) -> None:

@@ -39,7 +39,7 @@ class Model(BaseHTTPRequestHandler):
             "usage": {"prompt_tokens": len(words), "completion_tokens": 10},
         }
         self.server.prompts.append(json.dumps(body["messages"]))
-        refused = self.server.refuses(prompt)
+        refused = self.server.refuses(self.server.prompts[-1])
         text = json.dumps({"error": {"message": "no such \x1b[2J grammar"}} if refused else answer).encode()
         self.send_response(400 if refused else 200)
         self.send_header("Content-Length", str(len(text)))

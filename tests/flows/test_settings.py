@@ -18,6 +18,12 @@ def write(tmp_path: Path):
     return write
 
 
+def test_a_key_in_place_of_the_name_of_its_variable_is_not_shown(write):
+    with pytest.raises(UserError, match=r"\[openai\] key_variable: string should match pattern") as raised:
+        write(LEAST + '[openai]\nkey_variable = "sk-s3cret"\n')
+    assert "s3cret" not in str(raised.value)
+
+
 def test_paths_are_relative_to_the_settings_file(write, tmp_path):
     settings = write(LEAST)
     assert settings.data.interactions == tmp_path / "a.csv"

@@ -1,6 +1,8 @@
 import json
 import threading
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -22,7 +24,7 @@ class Endpoint(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.scripts, self.seen, self.headers = {}, [], []
         self.times, self.busy, self.busiest, self.lock = [], 0, 0, threading.Lock()
-        self.finish, self.usual_delay = "stop", 0.0
+        self.finish, self.usual_delay, self.says = "stop", 0.0, "context length"
 
     def handle_error(self, *_):
         """A client that stopped waiting is no news."""
@@ -50,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
             end.busy -= 1
         usage = {"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
         choice = {"message": {"content": json.dumps({"items": [prompt]})}, "finish_reason": end.finish}
-        answer = {"choices": [choice], "usage": usage} if status == 200 else {"error": {"message": "context length"}}
+        answer = {"choices": [choice], "usage": usage} if status == 200 else {"error": {"message": end.says}}
         text = json.dumps(answer).encode()
         self.send_response(status)
         for name, value in {"Content-Length": str(len(text)), **headers}.items():
@@ -141,8 +143,30 @@ def test_pauses_double_up_to_a_minute_and_are_spread():
     pauses = [[module._pause(attempt, None) for _ in range(50)] for attempt in (0, 1, 20)]
     for low, high, some in ((0.25, 0.5, pauses[0]), (0.5, 1.0, pauses[1]), (30, 60, pauses[2])):
         assert low <= min(some) < max(some) <= high
-    assert module._pause(0, "Wed, 21 Oct 2026 07:28:00 GMT") <= 0.5
     assert module._pause(0, "100000") <= 72
+    assert module._pause(0, "soon") <= 0.5
+
+
+def test_the_endpoint_may_say_by_a_date_how_long_to_wait():
+    in_a_while = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
+    assert 18 < module._pause(0, in_a_while) <= 24
+    assert module._pause(9, "Wed, 21 Oct 2015 07:28:00 GMT") == 0
+
+
+def test_the_last_words_of_an_endpoint_that_refuses_are_kept_without_the_key(endpoint, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "s3cret")
+    endpoint.scripts, endpoint.says = {"rice": fail(422)}, "no grammar\nfor s3cret " + "x" * 500
+    generate = openai(endpoint.url)
+    assert generate(ask("rice"))[0].error == "http_422"
+    assert generate.last_words == ("no grammar for [key] " + "x" * 500)[:200]
+
+
+def test_once_an_endpoint_is_down_each_further_request_is_tried_once(endpoint):
+    endpoint.scripts = {name: fail(503, 9) for name in ("a", "b", "d")} | {"c": []}
+    generate = openai(endpoint.url, retries=3, concurrency=1)
+    replies = generate(ask("a", "b", "c", "d"))
+    assert [reply.error for reply in replies] == ["http_503", "http_503", None, "http_503"]
+    assert [body["messages"][0]["content"] for body in endpoint.seen] == [*"aaaa", "b", "c", *"dddd"]
 
 
 def test_an_answer_that_does_not_come_in_time_is_a_failed_reply(endpoint):
