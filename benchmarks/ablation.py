@@ -1,14 +1,17 @@
 """Train the whole method and the method without each of its parts; compare them, paired over users and seeds.
 
-    python -m benchmarks.ablation                                  # the sample world, enriched without a language model
+    python -m benchmarks.ablation                                  # the sample world as `edt sample` sets it up
     python -m benchmarks.ablation --users 500 --epochs 3 --seeds 2
     python -m benchmarks.ablation --config edt.toml                # a dataset of one's own, with its generator
 
-A difference is that of the variant to the whole method: negative where the part helps. Its interval resamples users,
-each averaged over the seeds first. An interrupted command goes on where it stood.
+`edt sample` takes edt-tiny where vLLM is installed, else `retrieval`, which harms there. A variant that the settings
+make impossible, or that they are already, is left out. A difference is that of the variant to the whole method: negative
+where the part helps. Its interval resamples users, each averaged over the seeds first. An interrupted command goes on
+where it stood.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +19,10 @@ import pyarrow as pa
 
 from benchmarks.runs import about, runs, train_config, training_set
 from benchmarks.sample_world import world_file
+from data_lake.errors import UserError
 from data_lake.schemas import TEST
-from flows.settings import load_settings
+from flows.settings import Settings, load_settings
+from flows.text import note
 from model.candidates import find_targets
 from model.compare import paired
 from model.data import TrainingSet
@@ -31,6 +36,7 @@ VARIANTS = {
     "without profiles": NO_ALIGN,
     "without any enrichment": ("enrich.generator=none",),
     "gate for LLM merge": ("train.aggregate=gate",),
+    "without domain heads": ("train.network.domain_heads=false",),
     "without id vectors": ("train.network.item_id=false",),
     "id vectors from random": ("train.network.id_start=random",),
     "without text vectors": ("train.network.item_text=false",),
@@ -46,7 +52,7 @@ GROUPS = ("all", "scarce-domain")
 SHOWN = ("HR@10", "NDCG@10")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Make what is missing, then print a line per variant, group and metric."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="settings of a dataset (default: the sample world)")
@@ -58,7 +64,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=[*VARIANTS, WITHOUT_PHASE_2], metavar="NAME")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.preset=paper")
     parser.add_argument("--out", type=Path, default=Path("ablation"))
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     unknown = set(given.variants) - {*VARIANTS, WITHOUT_PHASE_2}
     if unknown:
         known = ", ".join([*VARIANTS, WITHOUT_PHASE_2])
@@ -66,26 +72,35 @@ def main() -> None:
 
     config = given.config or world_file(given.out, SimulateConfig(users=given.users, items=given.items))
     epochs = [f"train.{phase}.epochs={given.epochs}" for phase in ("pretrain", "finetune") if given.epochs]
-    generator = ["enrich.generator=retrieval"] if given.config is None else []
-    common = [*generator, *given.set, *epochs, f"lake.root={(given.out / 'store').resolve()}", "lake.keep=20"]
+    common = [*given.set, *epochs, f"lake.root={(given.out / 'store').resolve()}", "lake.keep=20"]
+    whole_settings = load_settings(config, common)
+    variants = {}
+    for name in given.variants:
+        try:
+            variants[name] = load_settings(config, [*common, *VARIANTS.get(name, ())])
+        except UserError as error:
+            note(f"{name} is left out: {error}")
+            continue
+        if name != WITHOUT_PHASE_2 and variants[name] == whole_settings:
+            note(f"{name} is left out: the settings are so already")
+            del variants[name]
 
-    def ranks(*overrides: str) -> tuple[TrainingSet, list[pa.Table]]:
-        settings = load_settings(config, [*common, *overrides])
+    def ranks(settings: Settings) -> tuple[TrainingSet, list[pa.Table]]:
         folder = training_set(settings)
         data = TrainingSet.load(folder)
         made = runs(folder, data.digest, train_config(settings), range(given.seeds), given.out)
         return data, [run.ranks for run in made]
 
-    data, whole = ranks()
+    data, whole = ranks(whole_settings)
     targets = find_targets(data, TEST)
     ids = np.array(data.user_ids.take(pa.array(targets.users)).to_pylist())
     members = {name: ids[is_in] for name, is_in in groups(data, targets).items() if name in GROUPS}
     print(f"{config}\n{about(data)}")
     print(f"test, {given.protocol}, mean of {given.seeds} seeds {' '.join([*given.set, *epochs])}")
     print(f"{'':<24} {'targets':<14} {'metric':<8} {'whole':>7} {'variant':>8} {'difference':>11}  95 % interval")
-    for name in given.variants:
+    for name, settings in variants.items():
         phase = "pretrain" if name == WITHOUT_PHASE_2 else "finetune"
-        variant = whole if name == WITHOUT_PHASE_2 else ranks(*VARIANTS[name])[1]
+        variant = whole if name == WITHOUT_PHASE_2 else ranks(settings)[1]
         for group, users in members.items():
             if not len(users):
                 continue

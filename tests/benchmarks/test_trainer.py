@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from benchmarks import ablation
 from benchmarks.ablation import VARIANTS
 from benchmarks.growth import write_world
 from benchmarks.quality import table
@@ -58,6 +59,20 @@ def test_every_variant_of_the_ablation_changes_the_settings(tmp_path: Path) -> N
         variant = load_settings(tmp_path / "edt.toml", overrides)
         assert variant not in seen
         seen.append(variant)
+
+
+def test_the_ablation_compares_what_the_settings_allow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["enrich.generator=none", "train.network.hidden=8", "train.network.item_id=false", "train.threads=1"]
+    variants = ["without text vectors", "without id vectors", "without trends", "without phase 2"]
+    size = ["--users", "60", "--items", "40", "--epochs", "1", "--seeds", "1", "--out", str(tmp_path)]
+    ablation.main([*size, "--variants", *variants, *(word for each in small for word in ("--set", each))])
+    printed = capsys.readouterr()
+    assert "without text vectors is left out: " in printed.err
+    assert "without id vectors is left out: the settings are so already" in printed.err
+    lines = [line for line in printed.out.splitlines() if line.startswith("without ")]
+    assert [" ".join(line.split()[:2]) for line in lines] == ["without trends"] * 4 + ["without phase"] * 4
+    whole, variant, difference = (float(word) for word in lines[0].split()[4:7])
+    assert difference == pytest.approx(variant - whole, abs=1.1e-4)
 
 
 def test_times_to_a_figure_count_training_only() -> None:
