@@ -88,7 +88,7 @@ def load_settings(path: str | Path = DEFAULT_FILE, overrides: Iterable[str] = ()
         folder = path.resolve().parent
         return Settings.model_validate(_absolute(_with_prompts(tree, folder), folder))
     except ValidationError as error:
-        raise UserError("\n".join(f"{path}: {problem}" for problem in _problems(error))) from error
+        raise UserError("\n".join(f"{path}: {problem}" for problem in _problems(error))) from None  # it shows inputs
 
 
 def parse_override(override: str) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def _generate_items(settings: Settings, engines: Engines) -> Stage:
     said = {"enrich": said, "domains": described} | _order(settings) | _answerer(settings, engines)
     if with_examples:
         said["example"] = load_prompt("example")
-    return Stage("generate_items", 2, reads, ("generated_items",), said, work)
+    return Stage("generate_items", 3, reads, ("generated_items",), said, work)
 
 
 def _ground(settings: Settings, engines: Engines) -> Stage:
@@ -226,7 +226,7 @@ def _profile_domains(settings: Settings, engines: Engines) -> Stage:
 
     said = {"profile": said, "domains": described} | _order(settings) | _answerer(settings, engines)
     reads = ("items", "item_embeddings", "augmented_sequences")
-    return Stage("profile_domains", 3, reads, ("domain_profiles",), said, work)
+    return Stage("profile_domains", 4, reads, ("domain_profiles",), said, work)
 
 
 def _profile_users(settings: Settings, engines: Engines) -> Stage:

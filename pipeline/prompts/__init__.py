@@ -19,7 +19,10 @@ from pipeline.llm.generate import Message
 DIVIDER = "\n---\n"
 ANSWER_CHARACTERS = 120
 """The longest item description that the reply schema allows."""
+NAME_CHARACTERS = 60
+"""The longest name of a domain that a prompt shows."""
 
+_WORD = re.compile(rf"[\w-]{{1,{NAME_CHARACTERS}}}")
 SLOTS: dict[str, frozenset[str]] = {
     "generate_items": frozenset({"from_domain", "to_domain", "answers", "titles"}),
     "profile_domain": frozenset({"domain", "words", "items"}),
@@ -83,9 +86,13 @@ def quoted(text: str, characters: int) -> str:
 
 
 def named(domain: str, about: Mapping[str, Any]) -> str:
-    """Return how a prompt speaks of a domain: its name, with the settings' description where `about` has one."""
+    """Return how a prompt speaks of a domain: its name, with the settings' description where `about` has one.
+
+    A name comes from the data: one that is not a single short word is quoted as titles are.
+    """
+    name = domain if _WORD.fullmatch(domain) else quoted(domain, NAME_CHARACTERS)
     describe = about[domain].describe if domain in about else ""
-    return f"{domain} ({describe})" if describe else domain
+    return f"{name} ({describe})" if describe else name
 
 
 def items_schema(answers: int, characters: int = ANSWER_CHARACTERS) -> dict[str, Any]:

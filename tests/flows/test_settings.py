@@ -1,4 +1,5 @@
 import re
+import traceback
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,10 @@ def write(tmp_path: Path):
 
 
 def test_a_key_in_place_of_the_name_of_its_variable_is_not_shown(write):
+    key = "sk-s3cret"
     with pytest.raises(UserError, match=r"\[openai\] key_variable: string should match pattern") as raised:
-        write(LEAST + '[openai]\nkey_variable = "sk-s3cret"\n')
-    assert "s3cret" not in str(raised.value)
+        write(LEAST + f'[openai]\nkey_variable = "{key}"\n')
+    assert key not in "".join(traceback.format_exception(raised.value))  # a flow logs it whole
 
 
 def test_paths_are_relative_to_the_settings_file(write, tmp_path):

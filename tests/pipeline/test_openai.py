@@ -1,8 +1,7 @@
 import json
 import threading
 import time
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -24,7 +23,8 @@ class Endpoint(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.scripts, self.seen, self.headers = {}, [], []
         self.times, self.busy, self.busiest, self.lock = [], 0, 0, threading.Lock()
-        self.finish, self.usual_delay, self.says = "stop", 0.0, "context length"
+        self.finish, self.usual_delay = "stop", 0.0
+        self.refusal = json.dumps({"error": {"message": "context length"}})
 
     def handle_error(self, *_):
         """A client that stopped waiting is no news."""
@@ -52,8 +52,7 @@ class Handler(BaseHTTPRequestHandler):
             end.busy -= 1
         usage = {"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
         choice = {"message": {"content": json.dumps({"items": [prompt]})}, "finish_reason": end.finish}
-        answer = {"choices": [choice], "usage": usage} if status == 200 else {"error": {"message": end.says}}
-        text = json.dumps(answer).encode()
+        text = (json.dumps({"choices": [choice], "usage": usage}) if status == 200 else end.refusal).encode()
         self.send_response(status)
         for name, value in {"Content-Length": str(len(text)), **headers}.items():
             self.send_header(name, value)
@@ -143,30 +142,54 @@ def test_pauses_double_up_to_a_minute_and_are_spread():
     pauses = [[module._pause(attempt, None) for _ in range(50)] for attempt in (0, 1, 20)]
     for low, high, some in ((0.25, 0.5, pauses[0]), (0.5, 1.0, pauses[1]), (30, 60, pauses[2])):
         assert low <= min(some) < max(some) <= high
-    assert module._pause(0, "100000") <= 72
-    assert module._pause(0, "soon") <= 0.5
+    for odd in ("", "soon", "Wed, 99 Oct 2026 07:28:00 GMT"):
+        assert 0.25 <= module._pause(0, odd) <= 0.5
 
 
-def test_the_endpoint_may_say_by_a_date_how_long_to_wait():
-    in_a_while = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
-    assert 18 < module._pause(0, in_a_while) <= 24
-    assert module._pause(9, "Wed, 21 Oct 2015 07:28:00 GMT") == 0
+@pytest.mark.parametrize(
+    ("ahead", "low", "high"), [(-3600, 0, 0), (30, 28, 36), (3600, 60, 72)], ids=["past", "soon", "late"]
+)
+def test_the_endpoint_may_say_how_long_to_wait_by_a_date(ahead, low, high):
+    for retry_after in (formatdate(time.time() + ahead, usegmt=True), formatdate(time.time() + ahead)):  # GMT, -0000
+        assert low <= module._pause(0, retry_after) <= high
 
 
-def test_the_last_words_of_an_endpoint_that_refuses_are_kept_without_the_key(endpoint, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "s3cret")
-    endpoint.scripts, endpoint.says = {"rice": fail(422)}, "no grammar\nfor s3cret " + "x" * 500
-    generate = openai(endpoint.url)
-    assert generate(ask("rice"))[0].error == "http_422"
-    assert generate.last_words == ("no grammar for [key] " + "x" * 500)[:200]
+@pytest.mark.parametrize(
+    ("retry_after", "low", "high"), [("-5", 0, 0), ("nan", 0, 0), ("10", 10, 12), ("100000", 60, 72), ("inf", 60, 72)]
+)
+def test_what_the_endpoint_asks_for_is_waited_up_to_a_minute(retry_after, low, high):
+    assert low <= module._pause(0, retry_after) <= high
 
 
-def test_once_an_endpoint_is_down_each_further_request_is_tried_once(endpoint):
-    endpoint.scripts = {name: fail(503, 9) for name in ("a", "b", "d")} | {"c": []}
-    generate = openai(endpoint.url, retries=3, concurrency=1)
-    replies = generate(ask("a", "b", "c", "d"))
-    assert [reply.error for reply in replies] == ["http_503", "http_503", None, "http_503"]
-    assert [body["messages"][0]["content"] for body in endpoint.seen] == [*"aaaa", "b", "c", *"dddd"]
+def test_by_default_a_request_outlasts_a_restart_of_three_minutes(monkeypatch):
+    least, most = (sum(_pauses(monkeypatch, share)) for share in (0.5, 1))
+    assert (least, most) == (181.75, 363.5)
+
+
+def _pauses(monkeypatch, share):
+    monkeypatch.setattr(module.random, "uniform", lambda low, high: share)
+    return [module._pause(attempt, None) for attempt in range(OpenAIConfig().retries)]
+
+
+def test_an_endpoint_that_is_down_costs_one_request_its_tries_and_all_others_one(endpoint):
+    endpoint.scripts = {"a": fail(503, 9), "b": fail(503, 9), "c": fail(503, 9)}
+    replies = openai(endpoint.url, concurrency=1, retries=3)(ask("a", "b", "c"))
+    assert [reply.error for reply in replies] == ["http_503"] * 3
+    assert [body["messages"][0]["content"] for body in endpoint.seen] == [*"aaaa", "b", "c"]
+
+
+def test_an_endpoint_that_is_up_again_is_waited_for_again(endpoint):
+    endpoint.scripts = {"a": fail(503, 9), "b": fail(503, 9), "d": fail(503, 2)}
+    replies = openai(endpoint.url, concurrency=1, retries=3)(ask("a", "b", "c", "d"))
+    assert [reply.error for reply in replies] == ["http_503", "http_503", None, None]
+
+
+def test_a_request_that_fails_while_others_are_answered_says_nothing_of_the_endpoint(endpoint):
+    endpoint.scripts = {"a": fail(500, 9), "x": fail(503, 2)}
+    endpoint.usual_delay = 0.01
+    prompts = ["a", *(f"b{number}" for number in range(40)), "x"]
+    replies = openai(endpoint.url, concurrency=2, retries=3)(ask(*prompts))
+    assert [prompt for prompt, reply in zip(prompts, replies, strict=True) if reply.error] == ["a"]
 
 
 def test_an_answer_that_does_not_come_in_time_is_a_failed_reply(endpoint):
@@ -180,6 +203,27 @@ def test_a_request_that_is_refused_is_not_sent_again(endpoint):
     replies = openai(endpoint.url)(ask("long", "odd"))
     assert [reply.error for reply in replies] == ["too_long", "too_long"]  # both speak of the context length
     assert len(endpoint.seen) == 2
+
+
+@pytest.mark.parametrize("status", [400, 503])
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ('{"error": {"message": "no such\\n grammar"}}', "no such grammar"),
+        ('{"detail": "bad"}', '{"detail": "bad"}'),
+        ("[1]", "[1]"),
+        ("<html>" + "x" * 300, "<html>" + "x" * 194),
+        ('{"error": {"message": "who is s3cret?"}}', "who is [key]?"),
+    ],
+)
+def test_what_the_endpoint_says_of_a_refusal_is_kept_in_one_short_line_without_the_key(
+    endpoint, monkeypatch, status, body, words
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "s3cret")
+    endpoint.scripts, endpoint.refusal = {"rice": fail(status)}, body
+    generate = openai(endpoint.url, retries=0)
+    assert generate(ask("rice", "tea"))[0].error == f"http_{status}"
+    assert generate.last_words == words
 
 
 @pytest.mark.parametrize(("finish", "reason"), [("length", "cut"), ("content_filter", "content_filter")])
@@ -227,3 +271,31 @@ def test_the_identity_is_the_model_and_its_sampling_wherever_it_is_served():
     }  # fmt: skip
     assert here != openai("http://one/v1").identity
     assert here != openai("http://one/v1", llm={"revision": "Qwen3-8B of May"}, extra_body={"top_k": 1}).identity
+
+
+@pytest.mark.parametrize("key", ["s3cret", "hf_s3cret"])
+def test_a_key_in_the_place_of_its_variable_is_not_shown(endpoint, key):
+    endpoint.scripts = {"rice": fail(401)}
+    with pytest.raises(UserError, match="that key_variable names: it is not set") as raised:
+        openai(endpoint.url, key_variable=key)(ask("rice"))
+    assert "s3cret" not in str(raised.value)
+
+
+def test_an_endpoint_that_never_answered_is_given_up_sooner(monkeypatch):
+    waits = []
+    monkeypatch.setattr(module, "_pause", lambda attempt, asked: waits.append(attempt) or 0)
+    with pytest.raises(UserError, match="cannot be reached"):
+        openai("http://127.0.0.1:9/v1")(ask("rice"))
+    assert waits == [0, 1, 2, 3, 4, 5]
+
+
+def test_an_endpoint_that_answered_before_is_waited_for_with_every_try(endpoint, monkeypatch):
+    generate, waits = openai(endpoint.url, retries=9), []
+    generate(ask("rice"))
+    generate.close()
+    endpoint.shutdown()
+    endpoint.server_close()
+    monkeypatch.setattr(module, "_pause", lambda attempt, asked: waits.append(attempt) or 0)
+    with pytest.raises(UserError, match="cannot be reached"):
+        generate(ask("tea"))
+    assert waits == list(range(9))
