@@ -81,7 +81,12 @@ def show_plan(
     ask_again: AskAgain = False,
     as_json: Json = False,
 ) -> None:
-    """Say what a run would do and why, and what it would ask a language model."""
+    """Say what a run would do and why, and what it would ask a language model.
+
+    With --json: a list with one object per stage, of stage, state, action, why, rows, seconds and asks. asks is null
+    for a stage that asks nothing, else an object of stage, prompts, new, reused, tokens_in, tokens_out, hours and
+    note; what is not known yet is null.
+    """
     settings = load_settings(config, set_ or ())
     lake = open_lake(settings)
     steps = plan(lake, stages(settings, Engines(settings)), Choice(only, from_, tuple(rerun or ()), to))

@@ -55,19 +55,10 @@ def ask(
     itself or breaks its schema is asked for once more, tighter; one that an endpoint finds too long, with fewer texts.
     """
     answers = [Answer(None, None, (), reason)] * places
-    for place, answer in _ask(generate, _fitted(range(places), False, build, tokens)):
+    for place, answer in _asked(generate, range(places), False, build, tokens).items():
         answers[place] = answer
-    for left_out in LEFT_OUT:
-        shorter = []
-        for place, answer in enumerate(answers):
-            if answer.reason == TOO_LONG and answer.request is not None:
-                request = build(place, False, left_out)
-                if request is not None and request.messages != answer.request.messages:
-                    shorter.append((place, request))
-        for place, answer in _ask(generate, shorter):
-            answers[place] = answer
     again = [place for place, answer in enumerate(answers) if answer.reason in ASKED_TWICE]
-    for place, answer in _ask(generate, _fitted(again, True, build, tokens)):
+    for place, answer in _asked(generate, again, True, build, tokens).items():
         first = answers[place]
         answers[place] = Answer(
             answer.request,
@@ -81,13 +72,29 @@ def ask(
     return answers
 
 
-def _fitted(places: Iterable[int], tighter: bool, build: Build, tokens: Tokens) -> list[tuple[int, Request]]:
-    """Return the requests of the places that have one, each short enough for the model."""
+def _asked(generate: Generate, places: Iterable[int], tighter: bool, build: Build, tokens: Tokens) -> dict[int, Answer]:
+    """Return the answers of the places that have a request; one too long for an endpoint loses texts."""
 
     def built(place: int, left_out: int) -> Request | None:
         request = build(place, tighter, left_out)
         return request and replace(request, tighter=tighter)
 
+    answers = dict(_ask(generate, _fitted(places, tighter, built, tokens)))
+    for left_out in LEFT_OUT:
+        shorter = []
+        for place, answer in answers.items():
+            if answer.reason == TOO_LONG and answer.request is not None:
+                request = built(place, left_out)
+                if request is not None and request.messages != answer.request.messages:
+                    shorter.append((place, request))
+        answers |= _ask(generate, shorter)
+    return answers
+
+
+def _fitted(
+    places: Iterable[int], tighter: bool, built: Callable[[int, int], Request | None], tokens: Tokens
+) -> list[tuple[int, Request]]:
+    """Return the requests of the places that have one, each short enough for the model."""
     made = {place: request for place in places if (request := built(place, 0)) is not None}
     over, left_out = list(made), 0
     while over := [
@@ -164,9 +171,12 @@ def read_reply(text: str, request: Request) -> tuple[str, ...]:
 
 
 def worth_keeping(reply: Reply, request: Request) -> bool:
-    """Say whether a reply holds for later runs: a good one, and one after which the question is put in another way."""
+    """Say whether a reply holds for later runs: a good one, and a bad one that a tighter request follows.
+
+    What is too long is for the endpoint to say each time: it may be started with a longer context.
+    """
     _, reason = _read(reply, request)
-    return reason is None or (not request.tighter and reason in ASKED_TWICE | {TOO_LONG})
+    return reason is None or (not request.tighter and reason in ASKED_TWICE)
 
 
 def _read(reply: Reply, request: Request) -> tuple[tuple[str, ...], str | None]:

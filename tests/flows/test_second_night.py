@@ -7,6 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import polars as pl
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.sorting import LogSort
 
 from benchmarks.generation import EMBEDDED
 from data_lake.errors import UserError
@@ -39,8 +41,8 @@ class Model(BaseHTTPRequestHandler):
             "usage": {"prompt_tokens": len(words), "completion_tokens": 10},
         }
         self.server.prompts.append(json.dumps(body["messages"]))
-        refused = self.server.refuses(self.server.prompts[-1])
-        text = json.dumps({"error": {"message": "no such \x1b[2J grammar"}} if refused else answer).encode()
+        refused, key = self.server.refuses(self.server.prompts[-1]), self.headers.get("Authorization")
+        text = json.dumps({"error": {"message": f"no such \x1b[2J grammar for {key}"}} if refused else answer).encode()
         self.send_response(400 if refused else 200)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
@@ -251,7 +253,9 @@ def test_the_command_line_shows_what_would_be_asked(nights, by_endpoint):
     shown = place.edt("plan", *options)
     assert "tokens_in" in shown.stdout, shown.stderr
     steps = {step["stage"]: step for step in json.loads(place.edt("plan", "--json", *options).stdout)}
+    assert list(steps["profile_domains"]) == ["stage", "state", "action", "why", "rows", "seconds", "asks"]
     asks = steps["profile_domains"]["asks"]
+    assert list(asks) == ["stage", "prompts", "new", "reused", "tokens_in", "tokens_out", "hours", "note"]
     assert asks["new"] + asks["reused"] == asks["prompts"]
     assert asks["new"] > asks["reused"] >= 0  # the same few items make the same prompt
     assert steps["profile_users"]["asks"]["note"] == "known after `edt run --to profile_domains`"
@@ -266,6 +270,22 @@ def test_no_key_reaches_the_lake(nights, by_endpoint, monkeypatch):
     assert not [path for path in files if b"s3cret-of-mine" in path.read_bytes()]
     assert place.lake.manifest("generated_items").settings["llm"]["model"] == "words"
     assert "127.0.0.1" not in json.dumps(place.lake.manifest("generated_items").settings)
+
+
+def test_no_key_reaches_what_a_run_says_or_logs_even_where_the_endpoint_repeats_it(
+    place, model, by_endpoint, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "s3cret-of-mine")
+    monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "DEBUG")
+    monkeypatch.setattr(model, "refuses", lambda prompt: True)
+    options = [word for override in by_endpoint for word in ("--set", override)]
+    done = place.edt("run", "--only", "generate_items", *options)
+    assert done.returncode == 1
+    assert "grammar for Bearer [key]" in done.stderr
+    with get_client(sync_client=True) as client:
+        logged = "\n".join(log.message for log in client.read_logs(sort=LogSort.TIMESTAMP_DESC))
+    assert "grammar for Bearer [key]" in logged
+    assert "s3cret-of-mine" not in done.stdout + done.stderr + logged
 
 
 def test_a_stage_of_which_too_many_replies_fail_stops_and_the_next_run_asks_for_those_only(

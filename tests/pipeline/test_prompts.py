@@ -78,6 +78,19 @@ def test_a_prompt_that_an_endpoint_finds_too_long_is_asked_with_fewer_texts():
     assert [answer.reason for answer in answers] == [None, None, "too_long"]
 
 
+def test_the_tighter_request_of_a_prompt_that_was_too_long_loses_texts_too():
+    generate = Scripted(
+        *(Reply(None, error=error) for error in ("too_long", "cut", "too_long")), Reply('{"items": ["tea"]}')
+    )
+
+    def build(place, tighter, left_out):
+        return request(("tight " if tighter else "") + "abcd"[left_out:])
+
+    [answer] = ask(generate, 1, build)
+    assert generate.asked == ["abcd", "cd", "tight abcd", "tight cd"]
+    assert answer.value == ("tea",)
+
+
 @pytest.mark.parametrize(
     "first",
     [
@@ -106,8 +119,9 @@ def test_a_later_run_goes_straight_to_the_tighter_request_and_asks_it_again_if_i
     assert later.asked == asked_later
 
 
-def test_an_endpoints_failure_is_asked_again_in_a_later_run(tmp_path):
-    for reply in (Reply(None, error="http_503"), Reply('{"items": ["tea"]}')):
+@pytest.mark.parametrize("error", ["http_503", "timeout", "too_long"])
+def test_an_endpoints_failure_is_asked_again_in_a_later_run(tmp_path, error):
+    for reply in (Reply(None, error=error), Reply('{"items": ["tea"]}')):
         once = AskOnce(Scripted(reply), Memory(tmp_path), worth_keeping=worth_keeping)
         [answer] = ask(once, 1, lambda place, tighter, left_out: request())
     assert answer.value == ("tea",)
