@@ -89,5 +89,5 @@ def check_shape(about: Mapping[str, Any], data: TrainingSet, folder: Path) -> No
     for name, value in shape.items():
         if about[name] != value:
             raise UserError(f"{folder} was trained with {name} = {about[name]}, the data has {value}. Train again.")
-    if about["catalogue"] != data.catalogue:
+    if about.get("catalogue") != data.catalogue:  # an earlier version did not write it
         raise UserError(f"{folder} was trained with other items than those of the data. Train again.")
