@@ -142,8 +142,8 @@ def read_reply(text: str, request: Request) -> tuple[str, ...]:
     """Return the texts that a reply holds: the item descriptions, or the one profile.
 
     Raises BadReply: `not_json`; `schema` where it is another object than the request's schema asks for; `empty` where
-    a text is blank or there is none; `cut` where the schema ended a profile inside a sentence; `repeated` where two
-    texts are the same.
+    a text is blank or there is none; `cut` where the schema ended a profile inside a sentence, unless it is the second
+    one, which is better than none; `repeated` where two texts are the same.
     """
     try:
         value = json.loads(text)
@@ -163,7 +163,7 @@ def read_reply(text: str, request: Request) -> tuple[str, ...]:
     clean = tuple(text.strip() for text in texts)
     if not clean or not all(clean):
         raise BadReply("empty")
-    if not many and len(texts[0]) == longest and not clean[0].endswith(ENDS):
+    if not many and not request.tighter and len(texts[0]) == longest and not clean[0].endswith(ENDS):
         raise BadReply("cut")
     if len(set(clean)) < len(clean):
         raise BadReply("repeated")

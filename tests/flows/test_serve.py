@@ -91,8 +91,15 @@ def test_a_worker_makes_the_run_that_the_deployment_file_schedules(place, tmp_pa
     with (tmp_path / "log").open("wb") as log:
         worker = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
     try:
-        run = place.python("-m", "prefect", "deployment", "run", "nightly/nightly", "--watch", "--watch-timeout", "120")
-        assert run.returncode == 0, run.stdout + (tmp_path / "log").read_text()
+        run = place.python("-m", "prefect", "deployment", "run", "nightly/nightly")
+        assert run.returncode == 0, run.stdout
+        wait_for(
+            lambda: [
+                each for each in ask(url, "/flow_runs/filter")
+                if each["deployment_id"] == deployment["id"] and each["state_type"] == "COMPLETED"
+            ],
+            240, tmp_path / "log",
+        )  # fmt: skip
     finally:
         worker.send_signal(signal.SIGINT)
         worker.wait(60)

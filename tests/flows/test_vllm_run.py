@@ -9,7 +9,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed")
 def by_vllm(tiny_llm):
     """Settings for a language model of random weights: it keeps to the schema and says nothing."""
     model = ("enrich.generator=vllm", f"llm.model={tiny_llm}", "llm.max_model_len=4000")
-    return (*model, "enrich.answers=2", "profile.words=20", "profile.user_words=20")
+    return (*model, "llm.max_failed=1.0", "enrich.answers=2", "profile.words=20", "profile.user_words=20")
 
 
 def answers(rows):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
@@ -63,6 +64,8 @@ def test_a_profile_that_the_schema_ended_inside_a_sentence_is_cut(text):
         read_reply(json.dumps({"profile": text}), request(schema=schema))
     whole = text[:-1] + "."
     assert read_reply(json.dumps({"profile": whole}), request(schema=schema)) == (whole,)
+    second = replace(request(schema=schema), tighter=True)  # better than none
+    assert read_reply(json.dumps({"profile": text}), second) == (text,)
 
 
 def test_a_prompt_that_an_endpoint_finds_too_long_is_asked_with_fewer_texts():
