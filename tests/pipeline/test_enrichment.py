@@ -288,8 +288,8 @@ def test_an_item_of_the_shown_part_is_never_grounded_to():
 
 def test_a_new_item_takes_the_place_of_one_sampled_item_at_most():
     def sampled(count, seed=0):
-        vectors = np.random.default_rng(1).standard_normal((500, 4)).astype(np.float32)[:count]
-        ids = pa.array([f"f{number}" for number in range(count)])
+        vectors = np.random.default_rng(1).standard_normal((count, 4)).astype(np.float32)
+        ids = pa.array([f"f{number}" for number in reversed(range(count))])  # a new item comes first: all rows move
         catalogue = Catalogue(ids, np.full(count, "food"), vectors, np.ones(count, bool), "m", "r")
         sample = measure(catalogue, EnrichConfig(sample=100, seed=seed), ["food"])["food"].sample
         return set(catalogue.item_ids.take(pa.array(sample)).to_pylist())
