@@ -1,0 +1,110 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.catalogue import Catalogue
+from pipeline.config import EnrichConfig
+from pipeline.generate_items import generate_items, generation_rows
+from pipeline.ground import figures, ground, measure
+from pipeline.neighbours import recall
+from pipeline.represent import represent
+from tests.pipeline.worlds import Angles, Answering, embedded, grounded_by, items_table, rows_of, sequences_table
+
+
+def test_answers_are_kept_or_dropped_for_the_first_reason_that_applies():
+    # shown: food_0, food_2; the train action kitchen_12 is withheld, so it may be found
+    table, *_ = grounded_by(
+        ["x 11", "x 1", "x 310", "x 119", "x 10", "x 31"], faithful_quantile=0.3, relevant_quantile=0.3
+    )
+    # nearest neighbours in kitchen: 10 2 2 18 30 60 60 degrees; the threshold lies between 60 and 30
+    assert rows_of(table, "answer", "item_id", "reason") == [
+        ("x 11", "kitchen_10", "duplicate"),
+        ("x 1", "kitchen_0", None),
+        ("x 310", "kitchen_0", "unfaithful"),
+        ("x 119", "kitchen_120", "irrelevant"),
+        ("x 10", "kitchen_10", None),
+        ("x 31", "kitchen_30", "over_budget"),
+    ]
+    assert figures(table) == {
+        "kept": 2,
+        "dropped": {"duplicate": 1, "irrelevant": 1, "over_budget": 1, "unfaithful": 1},
+    }
+    relevance = {row["item_id"]: row["relevance"] for row in table.to_pylist()}
+    assert relevance["kitchen_10"] == pytest.approx(np.cos(np.radians(8)), abs=1e-5)  # from food_2
+    cosines = np.cos(np.radians([60, 60, 30, 18, 10, 2, 2]))
+    assert table["faithfulness_threshold"][0].as_py() == pytest.approx(np.quantile(cosines, 0.3), abs=1e-5)
+    relevant = np.quantile(np.cos(np.radians([0, 8, 10, 28, 58, 118, 178])), 0.3)
+    assert table["relevance_threshold"][0].as_py() == pytest.approx(relevant, abs=1e-5)
+
+
+def test_without_the_noise_filter_only_duplicates_and_the_budget_count():
+    table, *_ = grounded_by(["x 310", "x 119"], noise_filter=False)
+    assert table["kept"].to_pylist() == [True, True]
+
+
+def test_an_item_of_the_shown_part_is_never_grounded_to():
+    items = items_table(food=[0], kitchen=[0, 40])
+    sequences = sequences_table(
+        u="food_0 food_0 food_0 kitchen_0 food_0 food_0 food_0", v="food_0 food_0 food_0 food_0 food_0"
+    )
+    cfg, catalogue = EnrichConfig(noise_filter=False), embedded(items)
+    representatives = represent(sequences, catalogue, cfg, ("food", "kitchen"))
+    generate = Answering(lambda facts: ["x 1"])
+    generated = generate_items(generation_rows(representatives, cfg, ("food", "kitchen")), items, generate, cfg, {})
+    measures = measure(catalogue, cfg, ("food", "kitchen"))
+
+    def found(sequences):
+        table = ground(sequences, representatives, generated, items, catalogue, measures, Angles(), cfg)
+        return rows_of(table, "user_id", "item_id")
+
+    assert found(sequences) == [("u", "kitchen_40"), ("v", "kitchen_0")]
+    assert found(sequences.slice(1)) == [("v", "kitchen_0")]
+    assert found(sequences.slice(0, 0)) == []
+
+
+def test_a_new_item_takes_the_place_of_one_sampled_item_at_most():
+    def sampled(count, seed=0):
+        vectors = np.random.default_rng(1).standard_normal((count, 4)).astype(np.float32)
+        ids = pa.array([f"f{number}" for number in reversed(range(count))])  # a new item comes first: all rows move
+        catalogue = Catalogue(ids, np.full(count, "food"), vectors, np.ones(count, bool), "m", "r")
+        sample = measure(catalogue, EnrichConfig(sample=100, seed=seed), ["food"])["food"].sample
+        return set(catalogue.item_ids.take(pa.array(sample)).to_pylist())
+
+    before = sampled(400)
+    assert len(before) == 100
+    for count in (401, 402, 403):
+        after = sampled(count)
+        assert len(before - after) == len(after - before) <= 1
+        before = after
+    assert len(sampled(400, seed=1) & sampled(400)) < 50
+
+
+def test_an_index_grounds_to_the_same_items_and_tells_its_recall():
+    answers = ["x 11", "x 1", "x 310", "x 119", "x 10", "x 31", "x 2", "x 50"]
+    exact, *_ = grounded_by(answers, budget=9)
+    by_index, *_, measures = grounded_by(answers, budget=9, exact_up_to=1)
+    assert by_index == exact
+    indexes = [each.index for each in measures.values()]
+    assert recall(indexes) == {"neighbours": {"checked": 8, "found": 8}}
+    assert recall(indexes) == {"neighbours": {"checked": 0, "found": 0}}
+    assert recall(each.index for each in grounded_by(answers)[-1].values()) == {}
+
+
+def test_where_the_user_holds_all_there_is_no_neighbour():
+    items = items_table(food=[0], kitchen=[0])
+    sequences = sequences_table(u="food_0 food_0 food_0 kitchen_0 food_0 food_0 food_0")
+    cfg, catalogue = EnrichConfig(), embedded(items)
+    representatives = represent(sequences, catalogue, cfg, ("food", "kitchen"))
+    rows = generation_rows(representatives, cfg, ("food", "kitchen"))
+    generated = generate_items(rows, items, Answering(), cfg, {})
+    table = ground(
+        sequences,
+        representatives,
+        generated,
+        items,
+        catalogue,
+        measure(catalogue, cfg, ("food", "kitchen")),
+        Angles(),
+        cfg,
+    )
+    assert rows_of(table, "item_id", "faithfulness", "kept", "reason") == [(None, None, False, "no_neighbour")]

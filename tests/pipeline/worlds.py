@@ -1,0 +1,112 @@
+"""Small worlds for the enrichment stages, and stand-ins for the encoder, the generator and the memory."""
+
+import json
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+
+from data_lake.schemas import ITEM_EMBEDDINGS, ITEMS, SEQUENCES
+from data_lake.tables import check
+from pipeline.catalogue import Catalogue
+from pipeline.config import EnrichConfig
+from pipeline.embed_items import embed_items
+from pipeline.generate_items import generate_items, generation_rows
+from pipeline.ground import ground, measure
+from pipeline.llm.generate import Reply
+from pipeline.represent import represent
+
+DOMAINS = ("food", "kitchen", "garden")
+
+
+class Angles:
+    """Encodes a text that ends in a number as the direction of that many degrees; other texts by their letters."""
+
+    model, revision = "angles", "1"
+
+    def __init__(self):
+        self.texts = []
+
+    def __call__(self, texts):
+        self.texts += texts
+        last = [text.split()[-1] for text in texts]
+        degrees = [
+            float(word) if word.isdigit() else sum(map(ord, text)) for word, text in zip(last, texts, strict=True)
+        ]
+        radians = np.radians(np.array(degrees, dtype=np.float64).reshape(-1))
+        return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
+
+
+class Answering:
+    """A generator that keeps what it was asked and answers items by a function of the facts."""
+
+    def __init__(self, items=lambda facts: [f"{facts['to']} 10"]):
+        self.items, self.requests, self.identity = items, [], {"model": "answering"}
+
+    def __call__(self, requests):
+        self.requests += requests
+        return [
+            Reply(json.dumps({"items": self.items(request.facts)}))
+            if request.task == "generate_items"
+            else Reply(json.dumps({"profile": f"{request.task} {len(request.messages[1]['content'])}"}))
+            for request in requests
+        ]
+
+
+class Kept:
+    """A memory of one column in a dict."""
+
+    def __init__(self, column="centres"):
+        self.column, self.rows = column, {}
+
+    def get(self, keys):
+        known = [key for key in keys if key in self.rows]
+        return pa.table({"key": known, self.column: [self.rows[key] for key in known]})
+
+    def put(self, table):
+        self.rows |= {row["key"]: row[self.column] for row in table.to_pylist()}
+
+
+def items_table(**degrees):
+    """Items `food_10` of the domain before the underscore; a degree of None has no text."""
+    ids = [f"{domain}_{degree}" for domain, all_ in degrees.items() for degree in all_]
+    domains = [domain for domain, all_ in degrees.items() for _ in all_]
+    texts = [None if degree is None else f"{domain} {degree}" for domain, all_ in degrees.items() for degree in all_]
+    return pa.table([ids, domains, texts, texts], schema=ITEMS.tables[""])
+
+
+def sequences_table(**users):
+    """Sequences of train items; a user's last two actions are validation and test."""
+    rows = []
+    for user, text in users.items():
+        ids = text.split()
+        times = [datetime.fromtimestamp(1000 + i, UTC) for i in range(len(ids))]
+        splits = ["train"] * (len(ids) - 2) + ["validation", "test"]
+        rows.append({
+            "user_id": user, "item_ids": ids, "domains": [i.split("_")[0] for i in ids], "timestamps": times,
+            "splits": splits,
+        })  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=SEQUENCES.tables[""])
+
+
+def embedded(items):
+    return Catalogue.of(check(embed_items(items, Angles()), ITEM_EMBEDDINGS))
+
+
+def rows_of(table, *columns):
+    return list(zip(*(table[column].to_pylist() for column in columns), strict=True))
+
+
+def grounded_by(answers, noise_filter=True, budget=2, **settings):
+    items = items_table(food=[0, 2, 50, 90], kitchen=[0, 10, 12, 30, 60, 120, 180])
+    cfg = EnrichConfig(noise_filter=noise_filter, budget=budget, evidence=0.9, **settings)
+    sequences = sequences_table(
+        u="food_0 food_0 food_2 food_0 food_0 food_0 food_0 food_0 food_0 kitchen_12 food_90 kitchen_30 kitchen_60"
+    )
+    catalogue = embedded(items)
+    representatives = represent(sequences, catalogue, cfg, ("food", "kitchen"))
+    generate = Answering(lambda facts: answers)
+    generated = generate_items(generation_rows(representatives, cfg, ("food", "kitchen")), items, generate, cfg, {})
+    measures = measure(catalogue, cfg, ("food", "kitchen"))
+    table = ground(sequences, representatives, generated, items, catalogue, measures, Angles(), cfg)
+    return table, sequences, catalogue, cfg, measures
