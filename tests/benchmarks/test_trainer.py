@@ -63,16 +63,60 @@ def test_every_variant_of_the_ablation_changes_the_settings(tmp_path: Path) -> N
 
 def test_the_ablation_compares_what_the_settings_allow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["enrich.generator=none", "train.network.hidden=8", "train.network.item_id=false", "train.threads=1"]
+    fast = [f"train.{phase}.learning_rate=0.05" for phase in ("pretrain", "finetune")]  # so that one epoch tells
     variants = ["without text vectors", "without id vectors", "without trends", "without phase 2"]
-    size = ["--users", "60", "--items", "40", "--epochs", "1", "--seeds", "1", "--out", str(tmp_path)]
-    ablation.main([*size, "--variants", *variants, *(word for each in small for word in ("--set", each))])
-    printed = capsys.readouterr()
-    assert "without text vectors is left out: " in printed.err
-    assert "without id vectors is left out: the settings are so already" in printed.err
-    lines = [line for line in printed.out.splitlines() if line.startswith("without ")]
+    ablate(tmp_path, [*small, *fast], variants)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("without ")]
     assert [" ".join(line.split()[:2]) for line in lines] == ["without trends"] * 4 + ["without phase"] * 4
-    whole, variant, difference = (float(word) for word in lines[0].split()[4:7])
-    assert difference == pytest.approx(variant - whole, abs=1.1e-4)
+    without_trends, without_phase_2 = (
+        [float(word) for word in line.split("NDCG@10")[1].split()[:3]] for line in (lines[1], lines[5])
+    )
+    assert without_trends[0] == without_phase_2[0]
+    for whole, variant, difference in (without_trends, without_phase_2):
+        assert difference == pytest.approx(variant - whole, abs=1.1e-4)
+        assert abs(difference) > 1e-3
+
+
+def ablate(out: Path, settings: list[str], variants: list[str]) -> None:
+    """Run the ablation on a tiny world under `out`, which holds its settings in 60-40-0/edt.toml."""
+    size = ["--users", "60", "--items", "40", "--epochs", "1", "--seeds", "1", "--out", str(out)]
+    ablation.main([*size, "--variants", *variants, *(word for each in settings for word in ("--set", each))])
+
+
+class Begun(Exception):
+    """The first stage would run now."""
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """Stop before the first stage, and hold the settings that it would run with."""
+    held: list[Settings] = []
+
+    def begin(settings: Settings) -> Path:
+        held.append(settings)
+        raise Begun
+
+    monkeypatch.setattr(ablation, "training_set", begin)
+    return held
+
+
+def test_the_ablation_leaves_variants_out_before_it_begins(
+    tmp_path: Path, begun: list[Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Begun):
+        ablate(tmp_path, ["train.preset=paper"], ["without profiles", "without text vectors", "without id vectors"])
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("without text vectors is left out: ")
+    assert first.endswith("item_text and item_id cannot both be off: an item would have no vector.")
+    assert second == "without id vectors is left out: the settings are so already"
+
+
+def test_the_ablation_enriches_the_sample_world_as_it_is_set_up(tmp_path: Path, begun: list[Settings]) -> None:
+    with pytest.raises(Begun):
+        ablate(tmp_path, [], ["without phase 2"])
+    sample = load_settings(tmp_path / "60-40-0" / "edt.toml")
+    [whole] = begun
+    assert (whole.enrich, whole.llm, whole.train.loss) == (sample.enrich, sample.llm, sample.train.loss)
 
 
 def test_times_to_a_figure_count_training_only() -> None:
