@@ -22,7 +22,7 @@ TOO_LONG = "too_long"
 """What an endpoint says of a prompt that no tokenizer here could measure."""
 
 LEFT_OUT = (2, 8, 32)
-"""Texts that are left out of such a prompt, from one request to the next."""
+"""Texts that such a prompt loses, besides those that it had lost already, from one request to the next."""
 
 
 class BadReply(Exception):
@@ -79,12 +79,13 @@ def _asked(generate: Generate, places: Iterable[int], tighter: bool, build: Buil
         request = build(place, tighter, left_out)
         return request and replace(request, tighter=tighter)
 
-    answers = dict(_ask(generate, _fitted(places, tighter, built, tokens)))
-    for left_out in LEFT_OUT:
+    made, lost = _fitted(places, tighter, built, tokens)
+    answers = dict(_ask(generate, list(made.items())))
+    for more in LEFT_OUT:
         shorter = []
         for place, answer in answers.items():
             if answer.reason == TOO_LONG and answer.request is not None:
-                request = built(place, left_out)
+                request = built(place, lost[place] + more)
                 if request is not None and request.messages != answer.request.messages:
                     shorter.append((place, request))
         answers |= _ask(generate, shorter)
@@ -93,9 +94,10 @@ def _asked(generate: Generate, places: Iterable[int], tighter: bool, build: Buil
 
 def _fitted(
     places: Iterable[int], tighter: bool, built: Callable[[int, int], Request | None], tokens: Tokens
-) -> list[tuple[int, Request]]:
-    """Return the requests of the places that have one, each short enough for the model."""
+) -> tuple[dict[int, Request], dict[int, int]]:
+    """Return the request of each place that has one, short enough for the model, and how many texts it lost."""
     made = {place: request for place in places if (request := built(place, 0)) is not None}
+    lost = dict.fromkeys(made, 0)
     over, left_out = list(made), 0
     while over := [
         place for place, fits in zip(over, tokens.fits([made[place] for place in over]), strict=True) if not fits
@@ -104,7 +106,7 @@ def _fitted(
         for place in over:
             shorter = built(place, left_out)
             if shorter is not None and shorter.messages != made[place].messages:
-                made[place] = shorter
+                made[place], lost[place] = shorter, left_out
             elif tighter:  # the first reply's reason stands
                 del made[place]
             else:
@@ -114,7 +116,7 @@ def _fitted(
                     "not fit into [llm] max_model_len. Raise it, or lower max_tokens or title_tokens."
                 )
         over = [place for place in over if place in made]
-    return list(made.items())
+    return made, lost
 
 
 def reply_columns(answers: Sequence[Answer], identity: Mapping[str, Any]) -> dict[str, pa.Array]:

@@ -81,6 +81,22 @@ def test_a_prompt_that_an_endpoint_finds_too_long_is_asked_with_fewer_texts():
     assert [answer.reason for answer in answers] == [None, None, "too_long"]
 
 
+class FiveTexts:
+    """A tokenizer by whose count five texts fit."""
+
+    def fits(self, requests):
+        return [len(request.messages[1]["content"]) <= 5 for request in requests]
+
+
+def test_a_prompt_that_fits_by_our_tokenizer_but_not_the_endpoints_is_never_asked_with_more_texts():
+    too_long, good = Reply(None, error="too_long"), Reply('{"items": ["tea"]}')
+    generate = Scripted(too_long, good)
+    texts = "abcdefghijkl"
+    [answer] = ask(generate, 1, lambda place, tighter, left_out: request(texts[min(left_out, 11) :]), FiveTexts())
+    assert generate.asked == ["hijkl", "jkl"]
+    assert answer.value == ("tea",)
+
+
 def test_the_tighter_request_of_a_prompt_that_was_too_long_loses_texts_too():
     generate = Scripted(
         *(Reply(None, error=error) for error in ("too_long", "cut", "too_long")), Reply('{"items": ["tea"]}')
