@@ -24,7 +24,7 @@ CHANGED = 2
 
 
 class Model(BaseHTTPRequestHandler):
-    """Answers each prompt from its own words, always alike; on a bad night each fifth one by an empty text at first."""
+    """Answers each prompt from its own words, always alike; on a bad night each fifth one empty or cut at first."""
 
     protocol_version = "HTTP/1.1"
 
@@ -33,11 +33,12 @@ class Model(BaseHTTPRequestHandler):
         schema, prompt = body["response_format"]["json_schema"]["schema"], body["messages"][-1]["content"]
         words = prompt.replace('"', " ").split()
         items = list(dict.fromkeys(" ".join(words[i : i + 2]) for i in range(4, len(words) - 1, 3)))[:3]
-        if self.server.bad and "Answer briefly" not in prompt and zlib.crc32(prompt.encode()) % 5 == 0:
-            items, words = [""], [""]
+        mark, cut = zlib.crc32(prompt.encode()), False
+        if self.server.bad and "Answer briefly" not in prompt and mark % 5 == 0:
+            items, words, cut = [""], [""], mark % 2 == 0
         value = {"items": items or ["tea"]} if "items" in schema["properties"] else {"profile": " ".join(words[:9])}
         answer = {
-            "choices": [{"message": {"content": json.dumps(value)}, "finish_reason": "stop"}],
+            "choices": [{"message": {"content": json.dumps(value)}, "finish_reason": "length" if cut else "stop"}],
             "usage": {"prompt_tokens": len(words), "completion_tokens": 10},
         }
         self.server.prompts.append(json.dumps(body["messages"]))

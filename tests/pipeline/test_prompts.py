@@ -62,10 +62,19 @@ def test_a_profile_that_the_schema_ended_inside_a_sentence_is_cut(text):
     schema["properties"]["profile"]["maxLength"] = len(text)
     with pytest.raises(BadReply, match=r"^cut$"):
         read_reply(json.dumps({"profile": text}), request(schema=schema))
-    whole = text[:-1] + "."
-    assert read_reply(json.dumps({"profile": whole}), request(schema=schema)) == (whole,)
     second = replace(request(schema=schema), tighter=True)  # better than none
     assert read_reply(json.dumps({"profile": text}), second) == (text,)
+
+
+@pytest.mark.parametrize("end", [".", "!", "?", "…", "。"])
+def test_a_profile_as_long_as_the_schema_allows_is_good_where_its_sentence_ends(end):
+    text, schema = f"likes tea{end}", profile_schema(5)
+    schema["properties"]["profile"]["maxLength"] = len(text)
+    assert read_reply(json.dumps({"profile": text}), request(schema=schema)) == (text,)
+
+
+def test_an_item_as_long_as_the_schema_allows_is_good():
+    assert read_reply('{"items": ["green teas"]}', request()) == ("green teas",)
 
 
 def test_a_prompt_that_an_endpoint_finds_too_long_is_asked_with_fewer_texts():
