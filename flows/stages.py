@@ -226,7 +226,7 @@ def _profile_domains(settings: Settings, engines: Engines) -> Stage:
 
     said = {"profile": said, "domains": described} | _order(settings) | _answerer(settings, engines)
     reads = ("items", "item_embeddings", "augmented_sequences")
-    return Stage("profile_domains", 4, reads, ("domain_profiles",), said, work)
+    return Stage("profile_domains", 5, reads, ("domain_profiles",), said, work)
 
 
 def _profile_users(settings: Settings, engines: Engines) -> Stage:
@@ -246,7 +246,7 @@ def _profile_users(settings: Settings, engines: Engines) -> Stage:
 
     reads = _reads(settings, "items", "domain_profiles")
     said = {"profile": said} | _answerer(settings, engines)
-    return Stage("profile_users", 3, reads, ("user_profiles",), said, work)
+    return Stage("profile_users", 4, reads, ("user_profiles",), said, work)
 
 
 def _embed_profiles(settings: Settings, engines: Engines) -> Stage:
