@@ -50,6 +50,8 @@ def test_status_tells_how_each_stage_stands(finished):
         (("path", "nope"), 2, "There is no artifact 'nope'"),
         (("run", "--set", "trian.seed=1"), 2, "the nearest known one is [train]"),
         (("run", "--only", "nope"), 2, "'nope' is no stage"),
+        (("run", "--to", "nope"), 2, "'nope' is no stage"),
+        (("plan", "--only", "split", "--to", "split"), 2, "--only and --to exclude each other"),
         (("run", "--bogus"), 2, "No such option"),
         (
             ("init", "--interactions", "interactions.csv", "--items", "items.csv", "--dataset", "a b", "--out", "x"),
@@ -82,6 +84,18 @@ def test_init_writes_settings_that_a_plan_can_read_and_keeps_what_is_there(finis
     refused = finished.edt("init", *files, "--out", str(out))
     assert (refused.returncode, out.read_text()) == (2, before)
     assert "--force" in refused.stderr
+
+
+def test_a_run_stops_after_the_stage_it_is_told(place):
+    told = ("--to", "profile_domains", "--set", "profile.words=40", "--set", "train.finetune.epochs=2")
+    planned = {step["stage"]: step["action"] for step in json.loads(place.edt("plan", "--json", *told).stdout)}
+    assert [stage for stage, action in planned.items() if action != "skip"] == ["profile_domains"]
+    before = place.lake.manifest("checkpoint").fingerprint
+    done = place.edt("run", *told)
+    assert done.returncode == 0, done.stderr
+    assert place.lake.manifest("domain_profiles").settings["profile"]["words"] == 40
+    assert place.lake.manifest("checkpoint").fingerprint == before
+    assert place.edt("run", *told).stdout.startswith("Nothing to do: every stage up to profile_domains is fresh")
 
 
 def test_sample_writes_two_files_and_settings_and_can_be_called_again(finished, tmp_path):

@@ -23,6 +23,18 @@ def test_from_makes_the_stage_and_all_that_follow(place):
     assert place.contents() == before
 
 
+def test_to_makes_what_is_stale_up_to_the_stage_and_stops(place):
+    changed = ("profile.words=40", "train.finetune.epochs=2")
+    assert place.run(to="profile_domains", set_=changed) == ["profile_domains"]
+
+
+def test_from_with_to_makes_the_stages_between_and_forgets_none_after_them(place):
+    before = place.contents()
+    assert place.run(from_="represent", to="generate_items") == ["represent", "generate_items"]
+    assert place.contents() == before
+    assert place.run() == []
+
+
 def test_only_makes_one_stage_from_what_is_in_force(place):
     changed = ("recommend.top=3", "evaluate.resamples=30")
     assert place.run(only="recommend", set_=changed) == ["recommend"]
