@@ -116,7 +116,8 @@ def run(
     try:
         print(run(config, Choice(only, from_, tuple(rerun or ()), to), set_ or (), ask_again))
     except KeyboardInterrupt:
-        again = f"edt run{_option(config, set_ or ())}"
+        last = f" --only {only}" if only else f" --to {to}" if to else ""
+        again = f"edt run{last}{_option(config, set_ or ())}"
         text.note(f"The run is stopped; what it finished is kept, and `{again}` goes on from there.")
         raise typer.Exit(130) from None
 

@@ -214,12 +214,17 @@ def test_prefect_neither_reports_use_nor_speaks_of_it_in_a_terminal(finished, tm
     assert 'Write five fields, for example "0 2 * * *".' in said
 
 
-def kill_when(place, ready, how=signal.SIGKILL, environment=None) -> int:
+def kill_when(place, ready, how=signal.SIGKILL, environment=None, options=()) -> int:
     """Start `edt run`, signal its process group once `ready()` holds, and return its exit code."""
     environment = environment or place.environment()
     with open(place.folder / "log", "wb") as log:
         run = subprocess.Popen(
-            place.command("run"), cwd=place.folder, env=environment, stdout=log, stderr=log, start_new_session=True
+            place.command("run", *options),
+            cwd=place.folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         deadline = time.monotonic() + 120
@@ -251,9 +256,15 @@ def test_a_run_killed_in_generation_and_in_training_ends_as_if_it_had_not_been(f
 
 
 @pytest.mark.parametrize(
-    ("forgotten", "busy"), [(("item_embeddings", "memory"), "pipeline.embedding"), (("pretrained",), "model train")]
+    ("forgotten", "busy", "options"),
+    [
+        (("item_embeddings", "memory"), "pipeline.embedding", ("--to", "represent")),
+        (("pretrained",), "model train", ("--only", "pretrain")),
+    ],
 )
-def test_ctrl_c_ends_a_run_and_its_own_server_with_a_sentence_and_leaves_no_process(place, tmp_path, forgotten, busy):
+def test_ctrl_c_ends_a_run_and_its_own_server_with_a_sentence_and_leaves_no_process(
+    place, tmp_path, forgotten, busy, options
+):
     """As a terminal sends it: to the run and to all that shares its process group."""
     for name in forgotten:
         shutil.rmtree(place.lake.home / name)
@@ -264,10 +275,12 @@ def test_ctrl_c_ends_a_run_and_its_own_server_with_a_sentence_and_leaves_no_proc
         lambda: any(busy in command for command in commands(home)),
         signal.SIGINT,
         environment | {"PREFECT_HOME": str(home)},
+        options,
     )
     log = (place.folder / "log").read_text()
     assert code == 130, log
-    assert log.splitlines()[-1] == "The run is stopped; what it finished is kept, and `edt run` goes on from there."
+    again = " ".join(("edt run", *options))
+    assert log.splitlines()[-1] == f"The run is stopped; what it finished is kept, and `{again}` goes on from there."
     assert "Traceback" not in log
     deadline = time.monotonic() + 5  # one that had only just been started ends a moment after us
     while left := commands(home):
