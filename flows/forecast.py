@@ -59,7 +59,7 @@ def total(forecasts: Sequence[Forecast]) -> Forecast:
 def forecast(lake: Lake, settings: Settings, steps: Sequence[Step], ask_again: bool = False) -> list[Forecast]:
     """Return one forecast per stage of the plan that is to ask a language model; the inputs in force are read.
 
-    With `ask_again` no prompt counts as reused.
+    With `ask_again` no reply of the lake counts, and `reused` is of prompts that stand twice.
     """
     if settings.enrich.generator not in ("vllm", "openai"):
         return []

@@ -31,7 +31,7 @@ def run(config: Path, choice: Choice, overrides: Sequence[str] = (), ask_again: 
         return f"Nothing to do: {what} fresh ({time.monotonic() - started:.1f} s). --rerun STAGE makes one anew."
     for stage in on:
         missing = [path for path in stage.sources if not path.is_file()]
-        if missing and choice.only in (None, stage.name) and not choice.beyond(stage.name):
+        if missing and choice.only in (None, stage.name):
             raise UserError(f"{missing[0]}: no such file. Correct [data] in {config}.")
     note("Stale: " + ", ".join(f"{step.stage} ({step.why})" if step is to_make[0] else step.stage for step in to_make))
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the server gets every line

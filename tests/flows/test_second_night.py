@@ -214,6 +214,16 @@ def test_asking_again_counts_every_prompt_as_new(nights, by_endpoint):
     assert again.prompts > held.prompts / 2
 
 
+def test_the_plan_of_the_command_line_can_count_every_prompt_as_new(nights, by_endpoint):
+    options = ["--rerun", "profile_domains", *(word for override in by_endpoint for word in ("--set", override))]
+    held, again = (
+        {step["stage"]: step["asks"] for step in json.loads(nights["place"].edt("plan", "--json", *more).stdout)}
+        for more in (options, [*options, "--ask-again"])
+    )
+    assert held["profile_domains"]["new"] == 0
+    assert again["profile_domains"]["new"] == len(nights["hashes"][1]["domain_profiles"])
+
+
 def test_the_total_adds_up_what_is_known():
     each = Forecast("generate_items", 10, 4, 6, 100, 40, 0.5), Forecast("profile_domains", 20, 20, 0, 300, 60, None)
     assert total(each) == Forecast("total", 30, 24, 6, 400, 100, None)
