@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_lake.errors import UserError
-from pipeline.llm.generate import Generate, Reply, Request, prompt_hash
+from pipeline.llm.generate import TOO_LONG, Generate, Reply, Request, prompt_hash
 from pipeline.llm.tokens import BY_CHARACTERS, Tokens
 
 ASKED_TWICE = frozenset({"not_json", "schema", "cut", "empty", "repeated"})
@@ -18,11 +18,8 @@ ASKED_TWICE = frozenset({"not_json", "schema", "cut", "empty", "repeated"})
 ENDS = (".", "!", "?", "…", "。")
 """How a sentence ends."""
 
-TOO_LONG = "too_long"
-"""What an endpoint says of a prompt that no tokenizer here could measure."""
-
 LEFT_OUT = (2, 8, 32)
-"""Texts that such a prompt loses, besides those that it had lost already, from one request to the next."""
+"""Texts that a prompt too long for an endpoint loses from one request to the next, besides those lost before."""
 
 
 class BadReply(Exception):

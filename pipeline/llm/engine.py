@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from pipeline.llm.generate import TOO_LONG
 from pipeline.worker import Link
 
-TOO_LONG = "too_long"
 CUT = "cut"
 
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypedDict
 
+TOO_LONG = "too_long"
+"""The error of a reply to a prompt that does not fit into the model's context."""
+
 
 class Message(TypedDict):
     """One turn of a chat."""

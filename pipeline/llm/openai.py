@@ -13,7 +13,7 @@ import httpx
 
 from data_lake.errors import UserError
 from pipeline.config import LLMConfig, OpenAIConfig
-from pipeline.llm.generate import Reply, Request
+from pipeline.llm.generate import TOO_LONG, Reply, Request
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds
 TRY_AGAIN = frozenset({408, 409, 429})
@@ -161,7 +161,7 @@ class OpenAI:
             )
         if status != 200:
             if "context length" in response.text:
-                return Reply(None, "too_long")
+                return Reply(None, TOO_LONG)
             self.last_words = _words(response)
             return Reply(None, f"http_{status}")
         try:
