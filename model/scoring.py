@@ -60,7 +60,7 @@ class NetworkScorer:
         scores = query @ self.keys.T  # (B, M)
         if self.lately is not None:
             assert self.network.trends is not None
-            scores += self.lately[self.network.trends.moments_of(self.data, users, cuts).to(self.device)]
+            scores += self.lately[self.network.trends.moments_of(self.data, users, cuts)]
         return scores.div_(self.network.cfg.temperature)
 
     def _tensor(self, numbers: NDArray[np.int64]) -> Tensor:

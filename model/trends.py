@@ -70,12 +70,13 @@ class Trends(nn.Module):
 
         Where nothing comes after what is read, it is now; else, where the split is by time, the end of training.
         """
+        device = self.edges.device
         last = data.offsets[users] + cuts - 1
-        moments = torch.bucketize(torch.from_numpy(data.times[last.clip(min=0)]), self.edges.cpu(), right=True)
+        moments = self.moments(torch.from_numpy(data.times[last.clip(min=0)]).to(device))
         if self.by_time:
             moments.fill_(self.end_of_training)
-        moments[torch.from_numpy(cuts == 0)] = 0
-        moments[torch.from_numpy(cuts == data.lengths[users])] = self.now
+        moments[torch.from_numpy(cuts == 0).to(device)] = 0
+        moments[torch.from_numpy(cuts == data.lengths[users]).to(device)] = self.now
         return moments
 
     def forward(self, items: Tensor, domain: int) -> Tensor:
