@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.batches import Sequences
+from model.batches import Batch, Sequences
 from model.config import TrainConfig
 from model.data import TrainingSet
 from model.finetune import Finetune
@@ -32,10 +32,19 @@ def with_network(cfg: TrainConfig, **network: Any) -> TrainConfig:
     return cfg.model_copy(update={"network": cfg.network.model_copy(update=network)})
 
 
+class Drawn(Objective):
+    """An objective whose negatives are given."""
+
+    drawn: list[Tensor]
+
+    def draw(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
+        return self.drawn
+
+
 def next_item(network: Network, data: TrainingSet, cfg: TrainConfig, users: list[int], drawn: list[Tensor]) -> float:
     """Return phase 1's next-item loss with these negatives."""
-    objective = Objective(data, cfg, CPU)
-    objective.draw = lambda batch, generator: drawn  # type: ignore[method-assign]
+    objective = Drawn(data, cfg, CPU)
+    objective.drawn = drawn
     batch = Sequences(data, cfg.network.max_length, CPU).batch(torch.tensor(users), cfg.loss)
     return pretrain_terms(network, objective, batch, torch.Generator()).next_item.item()
 
