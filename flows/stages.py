@@ -4,7 +4,6 @@ A stage's configuration holds only the settings that it names, all others at the
 fingerprint cannot change the result.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,9 +12,9 @@ import pyarrow as pa
 from data_lake.config import Config
 from data_lake.errors import UserError
 from data_lake.lake import Lake, Stage, Work
+from flows.counting import asking, counting
 from flows.engines import Engines
 from flows.settings import Settings
-from flows.text import harmless
 from flows.trainer import run_folder, run_model
 from model.config import MACHINE, TrainConfig
 from pipeline.config import DomainConfig
@@ -35,7 +34,6 @@ CANDIDATES_SEED = 0
 """Of the evaluation's candidates: the same for every model and every run."""
 
 C = TypeVar("C", bound=Config)
-Figures = dict[str, Any]
 
 
 def open_lake(settings: Settings) -> Lake:
@@ -98,7 +96,7 @@ def _embed_items(settings: Settings, engines: Engines) -> Stage:
         from pipeline.embed_items import embed_items
 
         embed = engines.embed(lake.memory("vectors"))
-        make = _counting(lake, lambda rows: embed_items(rows, embed), embed)
+        make = counting(lake, lambda rows: embed_items(rows, embed), embed)
         lake.sharded("item_embeddings", lake.read("items"), ("item_id",), make, settings.embed.rows_per_shard)
         engines.close()
 
@@ -140,7 +138,7 @@ def _generate_items(settings: Settings, engines: Engines) -> Stage:
         def answers(part: pa.Table) -> pa.Table:
             return generate_items(part, items, generate, cfg, about, engines.tokens, examples)
 
-        make = _asking(lake, "generate_items", settings, engines, answers, generate)
+        make = asking(lake, "generate_items", settings, engines, answers, generate)
         keys = ("user_id", "from_domain", "to_domain")
         lake.sharded("generated_items", rows, keys, make, settings.enrich.rows_per_shard)
 
@@ -177,7 +175,7 @@ def _ground(settings: Settings, engines: Engines) -> Stage:
         def grounded(sequences: pa.Table) -> pa.Table:
             return ground(sequences, representatives, generated, items, catalogue, measures, embed, cfg)
 
-        make = _counting(
+        make = counting(
             lake, grounded, embed, lambda table: figures(table) | recall(each.index for each in measures.values())
         )
         lake.sharded("grounded_items", lake.read("sequences"), ("user_id",), make, settings.enrich.rows_per_shard)
@@ -220,7 +218,7 @@ def _profile_domains(settings: Settings, engines: Engines) -> Stage:
         def profiles(augmented: pa.Table) -> pa.Table:
             return profile_domains(augmented, items, clusters, generate, cfg, domains, about, engines.tokens)
 
-        make = _asking(lake, "profile_domains", settings, engines, profiles, generate)
+        make = asking(lake, "profile_domains", settings, engines, profiles, generate)
         users = lake.read("augmented_sequences")
         lake.sharded("domain_profiles", users, ("user_id",), make, settings.profile.rows_per_shard)
 
@@ -240,7 +238,7 @@ def _profile_users(settings: Settings, engines: Engines) -> Stage:
         def profiles(users: pa.Table) -> pa.Table:
             return profile_users(users, generate, cfg, engines.tokens)
 
-        make = _asking(lake, "profile_users", settings, engines, profiles, generate)
+        make = asking(lake, "profile_users", settings, engines, profiles, generate)
         rows = users_to_profile(lake.read("domain_profiles"))
         lake.sharded("user_profiles", rows, ("user_id",), make, settings.profile.rows_per_shard)
 
@@ -254,7 +252,7 @@ def _embed_profiles(settings: Settings, engines: Engines) -> Stage:
         from pipeline.embed_profiles import embed_profiles, profiles_to_embed
 
         embed = engines.embed(lake.memory("vectors"))
-        make = _counting(lake, lambda rows: embed_profiles(rows, embed), embed)
+        make = counting(lake, lambda rows: embed_profiles(rows, embed), embed)
         rows = profiles_to_embed(lake.read("domain_profiles"), lake.read("user_profiles"))
         lake.sharded("profile_embeddings", rows, ("user_id", "scope"), make, settings.embed.rows_per_shard)
         engines.close()
@@ -397,60 +395,3 @@ def _reads(settings: Settings, *artifacts: str) -> tuple[str, ...]:
 def _generator(lake: Work, settings: Settings, engines: Engines, items: pa.Table) -> Any:
     vectors = lake.read("item_embeddings") if settings.enrich.generator == "retrieval" else None
     return engines.generate(lake.memory("replies"), items, vectors)
-
-
-def _asking(
-    lake: Work,
-    stage: str,
-    settings: Settings,
-    engines: Engines,
-    make: Callable[[pa.Table], pa.Table],
-    generate: Any,
-) -> Callable[[pa.Table], pa.Table]:
-    """Return `make` so that it counts (see `_counting`), and ends the stage where a language model fails too often.
-
-    Then no shard with a failed row is kept: the next run asks for these rows again.
-    """
-    from pipeline.answers import figures
-    from pipeline.failures import Failures, failed
-
-    if settings.enrich.generator == "retrieval":
-        return _counting(lake, make, generate, figures)
-    failures = Failures(settings.llm.max_failed)
-
-    def make_and_judge(rows: pa.Table) -> pa.Table:
-        table = make(rows)
-        failures.add(table)
-        if failures.too_many:
-            lake.forget_shards(lambda shard: bool(failed(shard)))
-            words = harmless(getattr(engines.llm, "last_words", ""))
-            raise UserError(
-                f"{stage}: {failures}, more than [llm] max_failed = {failures.allowed} allows."
-                + (f' The endpoint\'s last words: "{words}".' if words else "")
-                + " Mend the cause or raise max_failed, and run again: good replies are kept, and only the failed "
-                "ones are asked again."
-            )
-        return table
-
-    return _counting(lake, make_and_judge, generate, figures)
-
-
-def _counting(
-    lake: Work,
-    make: Callable[[pa.Table], pa.Table],
-    asked: Any,
-    figures: Callable[[pa.Table], Figures] = lambda table: {},
-) -> Callable[[pa.Table], pa.Table]:
-    """Return `make` so that it counts, for each shard, its figures, what a memory saved asking for, and the recall."""
-
-    def counts() -> dict[str, float]:
-        return {name: getattr(asked, name) for name in ("asked", "reused", "seconds_asking") if hasattr(asked, name)}
-
-    def make_and_count(rows: pa.Table) -> pa.Table:
-        before = counts()
-        table = make(rows)
-        recall = asked.recall() if hasattr(asked, "recall") else {}
-        lake.count(**figures(table), **recall, **{name: count - before[name] for name, count in counts().items()})
-        return table
-
-    return make_and_count
