@@ -294,7 +294,7 @@ def _pretrain(settings: Settings, engines: Engines) -> Stage:
         run_model("train", "--phase", "pretrain", *folders, config=cfg, processes=settings.train.processes)
 
     said = {"train": cfg.model_dump(mode="json", exclude={"finetune", *MACHINE})}
-    return Stage("pretrain", 5, ("training_set",), ("pretrained",), said, work)
+    return Stage("pretrain", 6, ("training_set",), ("pretrained",), said, work)
 
 
 def _finetune(settings: Settings, engines: Engines) -> Stage:
@@ -307,7 +307,7 @@ def _finetune(settings: Settings, engines: Engines) -> Stage:
         run_model("train", "--phase", "finetune", *folders, config=cfg, processes=settings.train.processes)
 
     said = {"train": cfg.model_dump(mode="json", exclude={"pretrain", *MACHINE})}
-    return Stage("finetune", 5, ("training_set", "pretrained"), ("checkpoint",), said, work)
+    return Stage("finetune", 6, ("training_set", "pretrained"), ("checkpoint",), said, work)
 
 
 def _evaluate(settings: Settings, engines: Engines) -> Stage:

@@ -14,5 +14,7 @@ What differs from SASRec (Kang and McAuley, 2018), and where; each has its switc
   (`batches.Sequences.batch`);
 - states are pulled to the users' profiles (`losses.align`);
 - phase 2 freezes all that and trains a reader per domain (`network.DomainReader`, `finetune.py`);
+- dropout is drawn faster on CPU (`dropout.py`), and rows that carry a gradient are read by `F.embedding`, whose
+  gradient is summed in one order on any number of threads, not by an index;
 - the vectors of items are stepped only where a batch reads them, with dense AdamW's result (`rows.py`).
 """

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from model.batches import Windows
 from model.config import NetworkConfig
 from model.data import TrainingSet
+from model.dropout import causal_attention, dropout
 from model.rows import LazyRows
 from model.trends import Trends
 
@@ -101,11 +102,11 @@ class Block(nn.Module):
         b, n, d = states.shape
         heads = self.to_heads(self.attention_norm(states)).view(b, n, 3, self.heads, d // self.heads)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, heads, L, D / heads)
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=drop, is_causal=True)
+        mixed = causal_attention(query, key, value, drop)
         mixed = self.from_heads(mixed.transpose(1, 2).reshape(b, n, d))  # (B, L, D)
-        states = states + F.dropout(mixed, drop)
-        inner = F.dropout(F.gelu(self.widen(self.feedforward_norm(states))), drop)
-        return states + F.dropout(self.narrow(inner), drop)
+        states = states + dropout(mixed, drop)
+        inner = dropout(F.gelu(self.widen(self.feedforward_norm(states))), drop)
+        return states + dropout(self.narrow(inner), drop)
 
 
 class DomainReader(nn.Module):
@@ -122,13 +123,13 @@ class DomainReader(nn.Module):
         self.down = nn.Linear(cfg.hidden, cfg.bottleneck)
         self.up = nn.Linear(cfg.bottleneck, cfg.hidden)
         self.head = _identity(cfg.hidden)
-        self.dropout = nn.Dropout(cfg.bottleneck_dropout)
+        self.dropout = cfg.bottleneck_dropout
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
     def forward(self, states: Tensor) -> Tensor:
         """states: (..., D) of the frozen transformer. Returns (..., D)."""
-        adapted = states + self.dropout(self.up(F.gelu(self.down(states))))
+        adapted = states + dropout(self.up(F.gelu(self.down(states))), self.dropout if self.training else 0.0)
         read: Tensor = self.head(adapted)
         return read
 
@@ -201,7 +202,7 @@ class Network(nn.Module):
         states = inputs + positions(windows.places)
         if self.synthetic_mark is not None:
             states = states + windows.synthetic.unsqueeze(-1) * self.synthetic_mark
-        states = F.dropout(states, self.cfg.input_dropout, training=self.blocks.training)
+        states = dropout(states, self.cfg.input_dropout if self.blocks.training else 0.0)
         for block in self.blocks:
             states = block(states)
         normed: Tensor = self.norm(states)
@@ -217,7 +218,7 @@ class Network(nn.Module):
         """
         query = inputs.new_zeros((len(row), inputs.shape[-1]))
         if shared:
-            states = self.read(inputs, windows, self.positions)[row, step]  # (P, D)
+            states = at_steps(self.read(inputs, windows, self.positions), row, step)  # (P, D)
             query = query + self.scaled(self.by_domain(states, wanted))
         for number, reader in enumerate(self.readers):
             mine = (wanted == number).nonzero().squeeze(1)
@@ -248,7 +249,7 @@ class Network(nn.Module):
         part_inputs = inputs.gather(1, order.unsqueeze(-1).expand(-1, -1, inputs.shape[-1]))  # (B, M, D)
         states = self.read(part_inputs, part, reader.positions)  # (B, M, D)
         seen = count[row, step]  # (P,)
-        read: Tensor = reader(states[row, (seen - 1).clamp(min=0)])
+        read: Tensor = reader(at_steps(states, row, (seen - 1).clamp(min=0)))
         return (reader.weight * self.scaled(read)).masked_fill((seen == 0).unsqueeze(-1), 0.0)
 
     @torch.no_grad()
@@ -264,6 +265,11 @@ class Network(nn.Module):
     def scaled(self, vectors: Tensor) -> Tensor:
         """States and items as scores see them: unit vectors for cosines, unchanged for dot products."""
         return F.normalize(vectors, dim=-1) if self.cfg.score == "cosine" else vectors
+
+
+def at_steps(states: Tensor, row: Tensor, step: Tensor) -> Tensor:
+    """states: (B, L, D). row, step: (P,). Returns (P, D)."""
+    return F.embedding(row * states.shape[1] + step, states.flatten(0, 1))
 
 
 def build_network(cfg: NetworkConfig, data: TrainingSet, profile_size: int) -> Network:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from model import losses, parallel
 from model.batches import Batch
@@ -48,7 +49,7 @@ class Scores:
 
     def own(self, items: Tensor) -> Tensor:
         """items: (P,). Returns (P,), the score of each prediction's own item."""
-        scores = (self.query * self.keys[self.at[items]]).sum(1)
+        scores = (self.query * F.embedding(self.at[items], self.keys)).sum(1)
         if self.trends is not None:
             scores = scores + self.trends.each(items, self.trends.moments(self.time), self.domain)
         return scores / self.temperature
@@ -63,7 +64,7 @@ class Scores:
 
         The scores are query @ keys.T + lately[moments].
         """
-        query, keys = self.query / self.temperature, self.keys[self.at[items]]
+        query, keys = self.query / self.temperature, F.embedding(self.at[items], self.keys)
         if self.trends is None:
             return query, keys, query.new_zeros((1, len(items))), torch.zeros_like(self.time)
         return query, keys, self.trends(items, self.domain) / self.temperature, self.trends.moments(self.time)
@@ -121,7 +122,8 @@ class Objective:
         for domain in range(len(self.domain_items)):
             mine = (self.item_domain[batch.target] == domain).nonzero().squeeze(1)
             negative = drawn[0][mine] if self.cfg.next_item == "bce" else drawn[domain]
-            scores = Scores(query[mine], keys, items.at, network.trends, batch.time[mine], domain, self.temperature)
+            asked, time = F.embedding(mine, query), batch.time[mine]
+            scores = Scores(asked, keys, items.at, network.trends, time, domain, self.temperature)
             loss = loss + self._domain_loss(scores, batch.target[mine], negative, batch.weight[mine])
         return loss
 

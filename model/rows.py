@@ -61,10 +61,9 @@ class LazyRows:
 
     def settle(self) -> None:
         """Pay every row what it is owed, so that `weight` is what dense AdamW would hold."""
-        for start in range(0, len(self.weight), ROWS_AT_ONCE):
-            part = slice(start, start + ROWS_AT_ONCE)
+        for part in torch.split(torch.arange(len(self.weight), device=self.weight.device), ROWS_AT_ONCE):
             for table, paid in zip((self.weight, self.mean, self.square), self._paid(part), strict=True):
-                table[part] = paid
+                table.index_copy_(0, part, paid)
         self._restart()
 
     def state(self) -> dict[str, Tensor]:
@@ -95,14 +94,16 @@ class LazyRows:
         self._keep = torch.cat([self._keep * shrink, owed.new_ones(1)])
         self._fade = torch.cat([fade, owed.new_ones(1)])
 
-    def _paid(self, numbers: Tensor | slice) -> tuple[Tensor, Tensor, Tensor]:
+    def _paid(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return rows, means and squares (K, D) as dense AdamW would hold them now."""
         b1, b2 = self.betas
-        rows, mean, square = self.weight[numbers], self.mean[numbers], self.square[numbers]
+        rows, mean, square = (table[numbers] for table in (self.weight, self.mean, self.square))
         stood = self.last[numbers]  # (K,)
         missed = (self.steps - self._base - stood).double()[:, None]  # (K, 1)
         epsilon = self.epsilon * (1 - b2 ** (stood + self._base).double()[:, None]).sqrt()
         floor = torch.finfo(rows.dtype).tiny  # of a row that never had a gradient
-        unit = mean / (square.sqrt() + epsilon.to(rows.dtype)).clamp(min=floor)
-        rows = rows * self._keep[stood, None].to(rows.dtype) - self._owed[stood, None].to(rows.dtype) * unit
-        return rows, mean * (b1**missed).to(rows.dtype), square * (b2**missed).to(rows.dtype)
+        unit = square.sqrt().add_(epsilon.to(rows.dtype)).clamp_(min=floor)
+        torch.div(mean, unit, out=unit)
+        rows.mul_(self._keep[stood, None].to(rows.dtype))
+        rows.addcmul_(self._owed[stood, None].to(rows.dtype), unit, value=-1.0)
+        return rows, mean.mul_((b1**missed).to(rows.dtype)), square.mul_((b2**missed).to(rows.dtype))

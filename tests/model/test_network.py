@@ -276,3 +276,24 @@ def test_products_in_half_precision_train_the_readers(tiny: TrainingSet, small: 
     with torch.autocast("cpu", torch.bfloat16):
         loss = terms(network, tiny, cfg, "finetune", [0, 1, 2]).next_item
     assert bool(loss.isfinite())
+
+
+@pytest.mark.parametrize("loss", ["softmax", "bce"])
+def test_several_threads_repeat_a_gradient_bit_for_bit(tiny: TrainingSet, small: TrainConfig, loss: str) -> None:
+    wide = small.network.model_copy(update={"hidden": 256})
+    cfg = small.model_copy(update={"network": wide, "loss": small.loss.model_copy(update={"next_item": loss})})
+    network = build(tiny, cfg)
+
+    def gradient() -> Tensor:
+        network.zero_grad()
+        terms(network, tiny, cfg, "pretrain", 20 * list(range(40))).next_item.backward()  # type: ignore[no-untyped-call]
+        assert network.item_vectors.ids is not None
+        assert network.item_vectors.ids.weight.grad is not None
+        return network.item_vectors.ids.weight.grad.clone()
+
+    torch.set_num_threads(2)
+    try:
+        first = gradient()
+        assert all(gradient().equal(first) for _ in range(3))
+    finally:
+        torch.set_num_threads(1)
