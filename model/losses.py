@@ -1,75 +1,77 @@
 """The losses: next item among the target domain's items, and states against profiles.
 
-Letters used in this file: P predictions, N negatives, M items of a domain, T moments, B users, D hidden size.
+Letters used in this file: P predictions, N other items, T moments, B users, D hidden size.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 SCORES_AT_ONCE = 2**22
-"""Scores that the exact softmax computes at once: 16 MiB, a few times over."""
+"""Scores that the softmax holds at once: 16 MiB, a few times over."""
 
 
-def sampled_softmax(own: Tensor, others: Tensor, expected: Tensor, is_hit: Tensor, weight: Tensor) -> Tensor:
-    """Softmax of each target among shared negatives, corrected for how they were drawn (Bengio and Senecal, 2008).
+class Others(NamedTuple):
+    """The items that targets compete with. Their scores are query @ keys.T + added[moments]."""
 
-    own: (P,) scores of the targets. others: (P, N) scores of the negatives. expected: (N,) how often the draw yields
-    that item on average; its logarithm is taken off the negatives' scores, never off the target's. is_hit: (P, N) bool,
-    the negative is the target. weight: (P,). Returns the weighted sum.
-    """
-    others = (others - expected.log()).masked_fill(is_hit, -torch.inf)
-    losses = torch.logsumexp(torch.cat([own[:, None], others], dim=1).float(), dim=1) - own.float()  # (P,)
-    return (losses * weight).sum()
+    numbers: Tensor  # (N,) of the items; a target is no competitor of its own
+    query: Tensor  # (P, D)
+    keys: Tensor  # (N, D)
+    added: Tensor  # (T, N) to the score of each item at each moment
+    moments: Tensor  # (P,) rows of `added`
 
 
-class _ExactSoftmax(torch.autograd.Function):
-    """Cross-entropy over all items that never holds more than a slice of the scores.
+class _Softmax(torch.autograd.Function):
+    """Cross-entropy that never holds more than a slice of the scores.
 
     The gradients are made together with the loss, slice by slice, so that nothing is computed twice.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, items: Tensor, lately: Tensor, moments: Tensor, target: Tensor, weight: Tensor
-    ) -> Tensor:
-        query_grad, items_grad, lately_grad = torch.empty_like(query), torch.zeros_like(items), torch.zeros_like(lately)
+        ctx: Any, own: Tensor, target: Tensor, weight: Tensor, numbers: Tensor, query: Tensor, keys: Tensor,
+        added: Tensor, moments: Tensor,
+    ) -> Tensor:  # fmt: skip
+        query_grad, keys_grad, added_grad = torch.empty_like(query), torch.zeros_like(keys), torch.zeros_like(added)
+        own, own_grad = own.float(), torch.empty_like(own)
+        numbers, target = numbers.int(), target.int()
         total = query.new_zeros((), dtype=torch.float32)
-        rows = max(1, SCORES_AT_ONCE // len(items))
+        rows = max(1, SCORES_AT_ONCE // len(keys))
         for start in range(0, len(query), rows):
             part = slice(start, start + rows)
-            scores = (query[part] @ items.T).float().add_(lately[moments[part]])  # (p, M)
-            own = scores.gather(1, target[part, None])  # (p, 1)
-            norm = torch.logsumexp(scores, dim=1, keepdim=True)
-            total += ((norm - own).squeeze(1) * weight[part]).sum()
-            slope = scores.sub_(norm).exp_()
-            slope.scatter_add_(1, target[part, None], -torch.ones_like(own))
-            slope = slope.mul_(weight[part, None])
-            if ctx.needs_input_grad[2]:
-                lately_grad.index_add_(0, moments[part], slope)
+            scores = (query[part] @ keys.T).float()  # (p, N)
+            scores += added[moments[part]] if len(added) > 1 else added
+            scores.masked_fill_(numbers == target[part, None], -torch.inf)
+            top = torch.maximum(scores.amax(1), own[part])  # (p,)
+            odds, own_odds = scores.sub_(top[:, None]).exp_(), (own[part] - top).exp()
+            norm = odds.sum(1) + own_odds
+            total += ((top - own[part] + norm.log()) * weight[part]).sum()
+            own_grad[part] = (own_odds / norm - 1) * weight[part]
+            slope = odds.mul_((weight[part] / norm)[:, None])
+            if ctx.needs_input_grad[6]:
+                added_grad.index_add_(0, moments[part], slope)
             slope = slope.to(query.dtype)
-            query_grad[part] = slope @ items
-            items_grad += slope.T @ query[part]
-        ctx.save_for_backward(query_grad, items_grad, lately_grad)
+            query_grad[part] = slope @ keys
+            keys_grad += slope.T @ query[part]
+        ctx.save_for_backward(own_grad, query_grad, keys_grad, added_grad)
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query_grad, items_grad, lately_grad = ctx.saved_tensors
-        return query_grad * grads[0], items_grad * grads[0], lately_grad * grads[0], None, None, None
+        own, query, keys, added = (grad * grads[0] for grad in ctx.saved_tensors)
+        return own, None, None, None, query, keys, added, None
 
 
-def exact_softmax(
-    query: Tensor, items: Tensor, lately: Tensor, moments: Tensor, target: Tensor, weight: Tensor
-) -> Tensor:
-    """Softmax of each target among all items of its domain.
+def softmax(own: Tensor, target: Tensor, others: Others, weight: Tensor) -> Tensor:
+    """Softmax of each target among itself and the others.
 
-    A score is query @ item + lately[moment]. query: (P, D). items: (M, D). lately: (T, M). moments: (P,) rows of
-    `lately`. target: (P,) rows of `items`. weight: (P,). Returns the weighted sum.
+    own: (P,) scores of the targets. target: (P,) item numbers. weight: (P,). Returns the weighted sum. Where the others
+    are drawn, the log of how often the draw yields each on average is to be taken off their scores, never off the
+    target's (Bengio and Senecal, 2008).
     """
-    total: Tensor = _ExactSoftmax.apply(query, items, lately, moments, target, weight)  # type: ignore[no-untyped-call]
+    total: Tensor = _Softmax.apply(own, target, weight, *others)  # type: ignore[no-untyped-call]
     return total
 
 

@@ -54,20 +54,13 @@ class Scores:
             scores = scores + self.trends.each(items, self.trends.moments(self.time), self.domain)
         return scores / self.temperature
 
-    def all(self, items: Tensor) -> Tensor:
-        """items: (N,). Returns (P, N)."""
-        query, keys, lately, moments = self.parts(items)
-        return query @ keys.T + lately[moments] if self.trends is not None else query @ keys.T
-
-    def parts(self, items: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """items: (N,). Returns query (P, D), keys (N, D), lately (T, N), moments (P,).
-
-        The scores are query @ keys.T + lately[moments].
-        """
+    def others(self, items: Tensor) -> losses.Others:
+        """items: (N,). Returns what gives the scores of all of them at each prediction."""
         query, keys = self.query / self.temperature, F.embedding(self.at[items], self.keys)
         if self.trends is None:
-            return query, keys, query.new_zeros((1, len(items))), torch.zeros_like(self.time)
-        return query, keys, self.trends(items, self.domain) / self.temperature, self.trends.moments(self.time)
+            return losses.Others(items, query, keys, query.new_zeros((1, len(items))), torch.zeros_like(self.time))
+        added, moments = self.trends(items, self.domain) / self.temperature, self.trends.moments(self.time)
+        return losses.Others(items, query, keys, added, moments)
 
 
 class Objective:
@@ -131,11 +124,11 @@ class Objective:
         """target, weight: (P,). negative: (N,), for the binary loss (P,). Returns the weighted sum of losses."""
         if self.cfg.next_item == "bce":
             return losses.binary(scores.own(target), scores.own(negative), negative == target, weight)
-        if self._exact(scores.domain):
-            return losses.exact_softmax(*scores.parts(negative), self.column[target], weight)
-        expected = self.shares[scores.domain][self.column[negative]] * len(negative)  # (N,)
-        is_hit = negative == target[:, None]  # (P, N)
-        return losses.sampled_softmax(scores.own(target), scores.all(negative), expected, is_hit, weight)
+        others = scores.others(negative)
+        if not self._exact(scores.domain):
+            expected = self.shares[scores.domain][self.column[negative]] * len(negative)  # (N,)
+            others = others._replace(added=others.added - expected.log())
+        return losses.softmax(scores.own(target), target, others, weight)
 
     def align(self, network: Network, states: Tensor, users: Tensor) -> Tensor:
         """states: (B, D) of `users`. Returns the align term over the users with a profile, of all processes."""

@@ -14,55 +14,62 @@ def softmax_by_hand(right: float, others: list[float]) -> float:
     return math.log(math.exp(right) + sum(map(math.exp, others))) - right
 
 
-def test_sampled_softmax_takes_log_q_off_negatives_only_and_masks_hits() -> None:
-    own = torch.tensor([0.5, 2.0])
-    others = torch.tensor([[1.0, 0.0], [2.0, 2.0]])
-    expected = torch.tensor([0.5, 2.0])
-    is_hit = torch.tensor([[False, False], [False, True]])
-    weight = torch.tensor([1.0, 3.0])
-    first = softmax_by_hand(0.5, [1 - math.log(0.5), 0 - math.log(2.0)])
-    second = softmax_by_hand(2.0, [2 - math.log(0.5)])
-    loss = losses.sampled_softmax(own, others, expected, is_hit, weight)
-    assert float(loss) == pytest.approx(first + 3 * second, rel=1e-6)
+def test_softmax_by_hand_leaves_out_an_other_that_is_the_target() -> None:
+    others = losses.Others(
+        numbers=torch.tensor([7, 9]),
+        query=torch.tensor([[1.0, 0.0], [0.0, 2.0]]),
+        keys=torch.tensor([[1.0, 1.0], [0.0, 1.0]]),  # scores [[1, 0], [2, 2]]
+        added=torch.tensor([[0.0, 0.0], [0.5, -0.5]]),
+        moments=torch.tensor([0, 1]),
+    )
+    loss = losses.softmax(torch.tensor([0.5, 2.0]), torch.tensor([5, 9]), others, torch.tensor([1.0, 3.0]))
+    by_hand = softmax_by_hand(0.5, [1.0, 0.0]) + 3 * softmax_by_hand(2.0, [2.5])
+    assert float(loss) == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_a_target_without_competitors_costs_nothing() -> None:
+    alone = losses.Others(torch.tensor([4]), torch.ones(1, 2), torch.ones(1, 2), torch.zeros(1, 1), torch.tensor([0]))
+    assert float(losses.softmax(torch.tensor([3.0]), torch.tensor([4]), alone, torch.ones(1))) == 0.0
+
+
+def test_scores_of_any_size_give_a_finite_loss() -> None:
+    large = losses.Others(
+        torch.tensor([1, 2]), torch.eye(2) * 1e4, torch.eye(2), torch.zeros(1, 2), torch.zeros(2).long()
+    )
+    loss = losses.softmax(torch.tensor([2e4, 0.0]), torch.tensor([5, 6]), large, torch.ones(2))
+    assert float(loss) == pytest.approx(1e4)
 
 
 TARGET, AT = torch.tensor([0, 3, 3, 8, 1]), torch.tensor([1, 0, 2, 2, 1])
 
 
-def drawn_parts() -> tuple[Tensor, Tensor, Tensor]:
-    """Return query (5, 4), items (9, 4) and what 3 moments add (3, 9)."""
+def drawn_parts(moments: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return query (5, 4), items (9, 4) and what the moments add (moments, 9)."""
     generator = torch.Generator().manual_seed(1)
-    parts = (torch.randn(shape, generator=generator) for shape in ((5, 4), (9, 4), (3, 9)))
-    query, items, lately = (part.requires_grad_() for part in parts)
-    return query, items, lately
+    parts = (torch.randn(shape, generator=generator) for shape in ((5, 4), (9, 4), (moments, 9)))
+    query, items, added = (part.requires_grad_() for part in parts)
+    return query, items, added
 
 
-def test_sampled_softmax_over_every_item_once_is_the_exact_one() -> None:
-    query, items, lately = drawn_parts()
-    scores, weight = query @ items.T + lately[AT], torch.linspace(0.1, 1, 5)
-    own, is_hit = scores.gather(1, TARGET[:, None]).squeeze(1), torch.arange(9) == TARGET[:, None]
-    sampled = losses.sampled_softmax(own, scores, torch.ones(9), is_hit, weight)
-    exact = losses.exact_softmax(query, items, lately, AT, TARGET, weight)
-    assert sampled.item() == pytest.approx(exact.item(), rel=1e-6)
-
-
+@pytest.mark.parametrize("moments", [1, 3])
 @pytest.mark.parametrize("at_once", [1, 20, 10**6])
-def test_exact_softmax_and_its_gradients_are_those_of_cross_entropy(
-    at_once: int, monkeypatch: pytest.MonkeyPatch
+def test_softmax_over_all_items_and_its_gradients_are_those_of_cross_entropy(
+    at_once: int, moments: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses, "SCORES_AT_ONCE", at_once)
-    weight = torch.linspace(0.1, 1, 5)
-    query, items, lately = drawn_parts()
-    loss = losses.exact_softmax(query, items, lately, AT, TARGET, weight)
+    weight, at = torch.linspace(0.1, 1, 5), AT.clamp(max=moments - 1)
+    query, items, added = drawn_parts(moments)
+    own = (query * items[TARGET]).sum(1) + added[at, TARGET]
+    loss = losses.softmax(own, TARGET, losses.Others(torch.arange(9), query, items, added, at), weight)
     (2 * loss).backward()
-    plain_query, plain_items, plain_lately = drawn_parts()
-    scores = plain_query @ plain_items.T + plain_lately[AT]
+    plain_query, plain_items, plain_added = drawn_parts(moments)
+    scores = plain_query @ plain_items.T + plain_added[at]
     plain = (F.cross_entropy(scores, TARGET, reduction="none") * weight).sum()
     (2 * plain).backward()
     torch.testing.assert_close(loss, plain)
     torch.testing.assert_close(query.grad, plain_query.grad)
     torch.testing.assert_close(items.grad, plain_items.grad)
-    torch.testing.assert_close(lately.grad, plain_lately.grad)
+    torch.testing.assert_close(added.grad, plain_added.grad)
 
 
 def test_binary_loss_leaves_out_a_negative_that_is_the_target() -> None:
