@@ -1,6 +1,6 @@
 """Dropout, alone and inside attention; on CPU from random numbers of 16 bits.
 
-PyTorch draws a CPU's dropout element by element on one thread, which takes a third of a training step.
+PyTorch draws the dropout of a CPU element by element on one thread, a sixth of the time of a training step.
 
 Letters used in this file: B sequences, H heads, L positions, E size of a head.
 """
