@@ -1,6 +1,6 @@
 """The standalone two-phase trainer: reads a training set's Parquet, writes weights, metrics and recommendations.
 
-What differs from SASRec (Kang and McAuley, 2018), and where; each has its switch in `config.py`:
+What differs from SASRec (Kang and McAuley, 2018), and where; each part of the method has its switch in `config.py`:
 
 - an item's vector is its adapted text, centred over the catalogue, plus a vector of its own (`network.ItemVectors`),
   which starts from the factorised co-occurrence of items (`cooccurrence.py`);
@@ -13,8 +13,12 @@ What differs from SASRec (Kang and McAuley, 2018), and where; each has its switc
 - the loss is a softmax over shared negatives or all items (`losses.py`), and old targets count less
   (`batches.Sequences.batch`);
 - states are pulled to the users' profiles (`losses.align`);
-- phase 2 freezes all that and trains a reader per domain (`network.DomainReader`, `finetune.py`);
-- dropout is drawn faster on CPU (`dropout.py`), and rows that carry a gradient are read by `F.embedding`, whose
-  gradient is summed in one order on any number of threads, not by an index;
+- phase 2 freezes all that and trains a reader per domain (`network.DomainReader`, `finetune.py`).
+
+What computes the same faster:
+
+- dropout is drawn from 16-bit numbers on CPU (`dropout.py`);
+- rows that carry a gradient are read by `F.embedding`, not by an index: its gradient is summed in one order on any
+  number of threads;
 - the vectors of items are stepped only where a batch reads them, with dense AdamW's result (`rows.py`).
 """

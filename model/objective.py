@@ -69,18 +69,17 @@ class Objective:
     def __init__(self, data: TrainingSet, cfg: TrainConfig, device: torch.device) -> None:
         self.cfg = cfg.loss
         self.temperature = cfg.network.temperature
-        self.n_items = data.n_items
         self.item_domain = torch.from_numpy(data.item_domain.astype(np.int64)).to(device)  # (items + 1,)
         self.domain_items = [torch.from_numpy(items).to(device) for items in data.domain_items]
         self.at = torch.zeros(data.n_items + 1, dtype=torch.int64, device=device)
-        self.column = torch.zeros(data.n_items + 1, dtype=torch.int64, device=device)  # place within the domain
-        self.cumulative, self.shares = [], []  # per domain: chance of each item at each draw
+        self.share = torch.zeros(data.n_items + 1, device=device)  # of each item in the draws from its domain
+        self.cumulative = []  # per domain, over its items
         actions = torch.tensor(data.train_actions, device=device)  # (items + 1,)
         for items in self.domain_items:
-            self.column[items] = torch.arange(len(items), device=device)
             often = (actions[items] + 1.0).double() ** cfg.loss.popularity
-            self.cumulative.append((often / often.sum()).cumsum(0))
-            self.shares.append((often / often.sum()).float())
+            share = often / often.sum()
+            self.cumulative.append(share.cumsum(0))
+            self.share[items] = share.float()
         self.profiles = _profiles(data, cfg.aggregate, torch.device("cpu") if data.on_disk else device)
 
     def draw(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
@@ -126,7 +125,7 @@ class Objective:
             return losses.binary(scores.own(target), scores.own(negative), negative == target, weight)
         others = scores.others(negative)
         if not self._exact(scores.domain):
-            expected = self.shares[scores.domain][self.column[negative]] * len(negative)  # (N,)
+            expected = self.share[negative] * len(negative)  # (N,)
             others = others._replace(added=others.added - expected.log())
         return losses.softmax(scores.own(target), target, others, weight)
 
