@@ -53,11 +53,14 @@ def union(numbers: Tensor) -> Tensor:
 
 
 def sum_gradients(parameters: list[Tensor]) -> None:
-    """Sum each parameter's gradient over the processes."""
-    for parameter in parameters if world() > 1 else ():
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        dist.all_reduce(parameter.grad)
+    """Sum each parameter's gradient over the processes, all in one message."""
+    if world() == 1:
+        return
+    grads = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+    summed = torch.cat([grad.flatten() for grad in grads])
+    dist.all_reduce(summed)
+    for parameter, part in zip(parameters, summed.split([grad.numel() for grad in grads]), strict=True):
+        parameter.grad = part.view_as(parameter)
 
 
 class _Gather(torch.autograd.Function):

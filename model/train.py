@@ -183,7 +183,7 @@ class Loop:
             batch = self.sequences.batch(share, self.cfg.loss)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.bf16 and self.device.type == "cuda"):
                 terms = self.terms(self.network, self.objective, batch, generator)
-            weight = parallel.total(terms.weight)
+            next_item, weight = parallel.total(torch.stack([terms.next_item, terms.weight]))
             loss = terms.next_item / weight.clamp(min=LEAST) + self.phase_cfg.align_weight * terms.align
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -194,7 +194,7 @@ class Loop:
             self.optimizer.step()
             if self.rows:
                 self.rows.step(rate)
-            sums += torch.stack([parallel.total(terms.next_item), weight, terms.align * weight]).detach().double()
+            sums += torch.stack([next_item, weight, terms.align.detach() * weight]).double()
             done += len(users)
             if time.monotonic() - shown > every and parallel.rank() == 0:
                 shown = time.monotonic()
