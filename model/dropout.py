@@ -19,7 +19,9 @@ def dropout(states: Tensor, share: float) -> Tensor:
     cut = round(share * 2**16)
     drawn = torch.empty(states.numel() // 4 + 1, dtype=torch.int64).random_(-(2**63), None)
     bits = drawn.view(torch.int16)[: states.numel()].view(states.shape)
-    return states * (bits >= cut - 2**15).to(states.dtype).mul_(2**16 / (2**16 - cut))
+    kept = torch.empty_like(states)
+    torch.ge(bits, cut - 2**15, out=kept)
+    return states * kept.mul_(2**16 / (2**16 - cut))
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, share: float) -> Tensor:

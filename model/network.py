@@ -100,8 +100,8 @@ class Block(nn.Module):
         """states: (B, L, D). Returns (B, L, D). Padding stands on the right, so no real position ever sees it."""
         drop = self.dropout if self.training else 0.0
         b, n, d = states.shape
-        heads = self.to_heads(self.attention_norm(states)).view(b, n, 3, self.heads, d // self.heads)
-        query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, heads, L, D / heads)
+        heads = self.to_heads(self.attention_norm(states)).view(b, n, 3 * self.heads, d // self.heads)
+        query, key, value = (part.transpose(1, 2) for part in heads.chunk(3, dim=2))  # each (B, heads, L, D / heads)
         mixed = causal_attention(query, key, value, drop)
         mixed = self.from_heads(mixed.transpose(1, 2).reshape(b, n, d))  # (B, L, D)
         states = states + dropout(mixed, drop)

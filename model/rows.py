@@ -97,7 +97,7 @@ class LazyRows:
     def _paid(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return rows, means and squares (K, D) as dense AdamW would hold them now."""
         b1, b2 = self.betas
-        rows, mean, square = (table[numbers] for table in (self.weight, self.mean, self.square))
+        rows, mean, square = (table.index_select(0, numbers) for table in (self.weight, self.mean, self.square))
         stood = self.last[numbers]  # (K,)
         missed = (self.steps - self._base - stood).double()[:, None]  # (K, 1)
         epsilon = self.epsilon * (1 - b2 ** (stood + self._base).double()[:, None]).sqrt()
