@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from flows.text import note
 from flows.trainer import run_model
 from model.config import MACHINE, EvaluateConfig, TrainConfig
 from model.data import TrainingSet
+from model.device import cores
 
 FOOD_KITCHEN = f"""\
 dataset = "food-kitchen"
@@ -90,9 +90,8 @@ def about(data: TrainingSet) -> str:
     """Say what is measured on, data and machine, in two lines."""
     real = int((~data.synthetic).sum())
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (
         f"{data.n_users:,} users, {data.n_items:,} items in {', '.join(data.domains)}, {real:,} actions, "
         f"{len(data.items) - real:,} synthetic items, training set {data.digest[:12]}\n"
-        f"{cores} CPU cores, {gpu}, torch {torch.__version__}"
+        f"{cores()} CPU cores, {gpu}, torch {torch.__version__}"
     )

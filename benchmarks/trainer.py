@@ -7,6 +7,7 @@ Both train a plain SASRec: one catalogue, id vectors only, same width, depth, le
 the other on the same machine. RecTools gets an environment of its own in OUT/rectools. With "sampled" RecTools draws
 1,024 negatives per position, we 1,024 per batch. The first epoch is warm-up. Memory is the peak of the process. To the
 best figure our default preset runs, too, with one catalogue and all that it knows of items' texts and actions' times.
+With `--processes N` ours also runs as N processes, which share the threads and whose memory is added up.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import torch
 from benchmarks.runs import about
 from benchmarks.trainer_job import Job
 from model.data import TrainingSet
+from model.device import cores
 
 RECTOOLS = "rectools[torch]==0.19.*"
 HERE = Path(__file__).parent
@@ -50,10 +52,12 @@ def save_actions(data: TrainingSet, path: Path) -> None:
     np.savez(path, user=user[real], item=data.items[real], split=data.splits[real])
 
 
-def measure(python: Path, script: str, job: Job) -> list[dict[str, Any]]:
-    """Run one side in a process of its own; return what it reported per epoch."""
+def measure(python: Path, script: str, job: Job, processes: int = 1) -> list[dict[str, Any]]:
+    """Run one side in a process of its own, or several; return what it reported per epoch."""
+    job = replace(job, threads=job.threads // processes)
     env = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(job.threads), "PYTHONPATH": str(HERE.parent)}
-    command = [python, HERE / script, json.dumps(asdict(job))]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [python, *(torchrun if processes > 1 else []), HERE / script, json.dumps(asdict(job))]
     child = subprocess.Popen(command, env=os.environ | env, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     epochs = []
@@ -99,7 +103,8 @@ def main() -> None:
     )
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--processes", type=int, default=1, help="run ours as so many processes, too")
     parser.add_argument("--out", type=Path, default=Path("trainer"), help="where RecTools's environment lies")
     given = parser.parse_args()
     rectools = environment((given.out / "rectools").resolve())
@@ -121,19 +126,28 @@ def main() -> None:
     for loss in given.losses:
         plain = replace(job, loss=loss)
         sides = {
-            "ours": measure(Path(sys.executable), "trainer_ours.py", plain),
-            "RecTools": measure(rectools, "trainer_rectools.py", plain),
+            ours(number): measure(Path(sys.executable), "trainer_ours.py", plain, number)
+            for number in sorted({1, given.processes})
         }
+        theirs = sides["RecTools"] = measure(rectools, "trainer_rectools.py", plain)
         for name, epochs in sides.items():
-            print(_line(loss, name, epochs) + ("  {:.4f} in {:.1f} s".format(*best(epochs)) if given.to_best else ""))
-        ratio = per_epoch(sides["RecTools"]) / per_epoch(sides["ours"])
-        print(f"{loss:<8} RecTools takes {ratio:.1f} times as long per epoch")
-        if given.to_best:
-            figure, passed = best(sides["RecTools"])
+            ratio = per_epoch(theirs) / per_epoch(epochs)
             print(
-                f"{loss:<8} to RecTools's best: it {passed:.1f} s, we {until(sides['ours'], figure)}, "
+                _line(loss, name, epochs)
+                + ("  {:.4f} in {:.1f} s".format(*best(epochs)) if given.to_best else "")
+                + (f"  RecTools takes {ratio:.1f} times as long per epoch" if epochs is not theirs else "")
+            )
+        if given.to_best:
+            figure, passed = best(theirs)
+            print(
+                f"{loss:<8} to RecTools's best: it {passed:.1f} s, we {until(sides[ours(1)], figure)}, "
                 f"with our default preset {until(preset, figure)}"
             )
+
+
+def ours(processes: int) -> str:
+    """Name our side."""
+    return "ours" if processes == 1 else f"ours x{processes}"
 
 
 def _line(loss: str, name: str, epochs: list[dict[str, Any]]) -> str:

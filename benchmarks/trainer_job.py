@@ -26,6 +26,7 @@ class Job:
     learning_rate: float
     epochs: int
     threads: int
+    """Of each process."""
     evaluate: bool
     """Whether each epoch is measured: NDCG@10 of the validation targets among all items that the user has not had."""
     plain: bool = True
@@ -40,7 +41,11 @@ def read_job() -> Job:
     return Job(**json.loads(sys.argv[1]))
 
 
+def peak_mb() -> int:
+    """Return the most memory that this process has held, in MiB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
 def report(**figures: Any) -> None:
     """Print one line that `benchmarks.trainer` reads."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({**figures, "peak_mb": round(peak)}), flush=True)
+    print(json.dumps(figures), flush=True)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from benchmarks.trainer_job import NEGATIVES, Job, read_job, report
+from benchmarks.trainer_job import NEGATIVES, Job, peak_mb, read_job, report
+from model import parallel
 from model.config import TrainConfig
 from model.data import TrainingSet
 from model.train import prepare
@@ -58,7 +60,9 @@ def main() -> None:
             progress, _ = loop.epoch(number, steps, [])
             steps, seconds = progress.steps, time.perf_counter() - started
             figure = loop.validate()["all"] if job.evaluate else None
-            report(seconds=seconds, loss=progress.next_item_loss, figure=figure)
+            peak = int(parallel.total(torch.tensor(peak_mb())))
+            if parallel.rank() == 0:
+                report(seconds=seconds, loss=progress.next_item_loss, figure=figure, peak_mb=peak)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ class TrainConfig(Config):
     """Users of the validation figure at most: a fixed sample of larger data."""
 
     threads: NonNegativeInt = 0
-    """CPU threads; 0: the cores this process may use. It changes sums in the last digits."""
+    """CPU threads of each process; 0: as many as there are cores for it. It changes sums in the last digits."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False

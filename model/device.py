@@ -1,4 +1,6 @@
-"""Where a network is computed."""
+"""What a network is computed on: the device, and threads of the CPU."""
+
+import os
 
 import torch
 
@@ -13,3 +15,18 @@ def choose_device(wanted: str) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("device is 'cuda' but torch sees no GPU. Set device = \"auto\".")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_threads(wanted: int) -> None:
+    """Compute with so many CPU threads; 0: with an equal part of the cores for each process that torchrun started here.
+
+    torchrun alone would leave each process one thread.
+    """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if wanted or processes > 1:
+        torch.set_num_threads(wanted or max(1, cores() // processes))

@@ -59,7 +59,7 @@ def sum_gradients(parameters: list[Tensor]) -> None:
     grads = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
     summed = torch.cat([grad.flatten() for grad in grads])
     dist.all_reduce(summed)
-    for parameter, part in zip(parameters, summed.split([grad.numel() for grad in grads]), strict=True):
+    for parameter, part in zip(parameters, torch.split(summed, [grad.numel() for grad in grads]), strict=True):
         parameter.grad = part.view_as(parameter)
 
 

@@ -20,7 +20,7 @@ from model.checkpoint import MODEL, Folder, Progress
 from model.config import MACHINE, PhaseConfig, TrainConfig
 from model.cooccurrence import start_ids
 from model.data import TrainingSet
-from model.device import choose_device
+from model.device import choose_device, use_threads
 from model.finetune import Finetune
 from model.metrics import METRIC_NAMES, values
 from model.network import Network, build_network
@@ -59,8 +59,7 @@ def prepare(
     data: TrainingSet, cfg: TrainConfig, phase: Phase, folder: Path, pretrained: Path, tensorboard: Path | None = None
 ) -> "Loop":
     """Return the loop of one phase, before its first epoch; see `train`."""
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
+    use_threads(cfg.threads)
     device = choose_device(cfg.device)
     parallel.start(device)
     torch.manual_seed(_seed(cfg, phase))
@@ -186,7 +185,7 @@ class Loop:
             next_item, weight = parallel.total(torch.stack([terms.next_item, terms.weight]))
             loss = terms.next_item / weight.clamp(min=LEAST) + self.phase_cfg.align_weight * terms.align
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             moved = [*self.trained, self.rows.rows] if self.rows else self.trained
             parallel.sum_gradients(moved)
             if self.phase_cfg.clip:
@@ -267,11 +266,13 @@ class Loop:
                 writer.add_scalar(f"{self.phase}/{name}", figure, row["epoch"])
 
     def validate(self) -> dict[str, float]:
-        """Return the chosen figure per domain that has validation targets."""
+        """Return the chosen figure per domain that has validation targets; each process ranks its part of them."""
         scorer = NetworkScorer(self.network, self.data, self.sequences)
         protocol, metric = self.cfg.select_protocol, METRIC_NAMES.index(self.cfg.select_metric)
-        ranked = rank_targets(self.data, self.targets, self.blocks, {self.phase: scorer}, [protocol])
-        figures = values(ranked[self.phase, protocol].ranks)[:, metric]  # (T,)
+        part = self.blocks[parallel.rank() :: parallel.world()]
+        ranked = rank_targets(self.data, self.targets, part, {self.phase: scorer}, [protocol])
+        ranks = torch.from_numpy(ranked[self.phase, protocol].ranks)  # (T,), 0 where another process ranks
+        figures = values(parallel.total(ranks.to(self.device)).cpu().numpy())[:, metric]  # (T,)
         return {
             name: float(figures[self.targets.domains == number].mean())
             for number, name in enumerate(self.data.domains)
