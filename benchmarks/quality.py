@@ -3,21 +3,30 @@
     python -m benchmarks.quality                      # food-kitchen without enrichment, made in quality/
     python -m benchmarks.quality --preset paper
     python -m benchmarks.quality --ties shuffle       # actions of one time in a random order
+    python -m benchmarks.quality --together           # and what the seeds' scores, added up, would rank
     python -m benchmarks.quality --data DIR           # the folder of a training set, such as `edt path training_set`
 
 An interrupted command goes on where it stood. `--set train.pretrain.epochs=3` and the like change any setting.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import torch
+from torch import Tensor
 
-from benchmarks.runs import FOOD_KITCHEN, about, runs, train_config, training_set
+from benchmarks.runs import FOOD_KITCHEN, Run, about, runs, train_config, training_set
+from data_lake.schemas import TEST
 from flows.settings import load_settings
+from model.candidates import blocks, find_targets
 from model.compare import over_seeds
-from model.data import TrainingSet
+from model.config import EvaluateConfig
+from model.data import Ints, TrainingSet
+from model.metrics import METRIC_NAMES, values
+from model.ranking import rank_targets
+from model.scoring import Scorer, load_scorer
 
 SHOWN = ("HR@5", "HR@10", "NDCG@10", "MRR")
 GROUPS = ("all", "not same-time")
@@ -55,7 +64,10 @@ def table(metrics: list[pa.Table], with_published: bool) -> Iterator[str]:
                 _, _, protocol, domain = key
                 published = ABXI.get(domain, {}) if with_published and protocol == ABXI_PROTOCOL else {}
                 published = published if group == "all" else {}
-                cells = [_cell(rows[*key, metric], published.get(metric)) for metric in SHOWN]
+                cells = [
+                    _cell(rows[*key, metric]["mean"], rows[*key, metric]["std"], published.get(metric))
+                    for metric in SHOWN
+                ]
                 yield f"{domain:<14} {protocol:<12} {users[key]:>9,}  " + "".join(cells)
                 if published:
                     yield f"{'':<14} {'ABXI':<12} {'':>9}  " + "".join(
@@ -63,10 +75,34 @@ def table(metrics: list[pa.Table], with_published: bool) -> Iterator[str]:
                     )
 
 
-def _cell(row: dict[str, float], published: float | None) -> str:
-    spread = "" if row["std"] is None else f"±{row['std']:.4f}"
-    ratio = "" if published is None else f"x{row['mean'] / published:.2f}"
-    return f"{row['mean']:>10.4f} {spread:<7} {ratio:<5}"
+def together(runs: Sequence[Run], data: TrainingSet, with_published: bool) -> Iterator[str]:
+    """Yield the lines of a table in which all networks rank the test targets as one."""
+    scorer = added_up([load_scorer(run.folder / "checkpoint", data) for run in runs])
+    targets, protocols = find_targets(data, TEST), EvaluateConfig().protocols
+    ranked = rank_targets(data, targets, blocks(data, targets, protocols, batch=512), {"": scorer}, protocols)
+    yield f"\nafter finetune, targets: all, scores of {len(runs)} seeds added up"
+    for protocol in protocols:
+        for number, domain in enumerate(data.domains):
+            mine = targets.domains == number
+            published = ABXI.get(domain, {}) if with_published and protocol == ABXI_PROTOCOL else {}
+            means = dict(zip(METRIC_NAMES, values(ranked["", protocol].ranks[mine]).mean(axis=0), strict=True))
+            cells = [_cell(means[metric], None, published.get(metric)) for metric in SHOWN]
+            yield f"{domain:<14} {protocol:<12} {mine.sum():>9,}  " + "".join(cells)
+
+
+def added_up(scorers: Sequence[Scorer]) -> Scorer:
+    """Return a scorer whose scores are the mean log-probability of each item among those of its domain."""
+
+    def score(users: Ints, cut: Ints, domain: str) -> Tensor:
+        return torch.stack([each(users, cut, domain).log_softmax(dim=1) for each in scorers]).mean(dim=0)
+
+    return score
+
+
+def _cell(mean: float, std: float | None, published: float | None) -> str:
+    spread = "" if std is None else f"±{std:.4f}"
+    ratio = "" if published is None else f"x{mean / published:.2f}"
+    return f"{mean:>10.4f} {spread:<7} {ratio:<5}"
 
 
 def main() -> None:
@@ -76,6 +112,7 @@ def main() -> None:
     parser.add_argument("--ties", default="position", choices=["position", "shuffle"], help="of food-kitchen")
     parser.add_argument("--preset", default="default", choices=["default", "paper"])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--together", action="store_true", help="rank by the scores of all seeds added up, too")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.seed=7")
     parser.add_argument("--out", type=Path, default=Path("quality"))
     given = parser.parse_args()
@@ -90,7 +127,10 @@ def main() -> None:
     what = folder if given.data else f"food-kitchen, ties by {given.ties}, no enrichment"
     print(f"{what}\n{about(data)}")
     print(f"test, preset {given.preset} {' '.join(given.set)}, mean ± standard deviation of {given.seeds} seeds")
-    for line in table([run.metrics for run in made], with_published=not given.data and set(ABXI) <= set(data.domains)):
+    with_published = not given.data and set(ABXI) <= set(data.domains)
+    for line in table([run.metrics for run in made], with_published):
+        print(line)
+    for line in together(made, data, with_published) if given.together else ():
         print(line)
 
 

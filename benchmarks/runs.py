@@ -38,8 +38,9 @@ keep = 20
 
 @dataclass(frozen=True)
 class Run:
-    """What a trained run measured."""
+    """A trained run and what it measured."""
 
+    folder: Path
     metrics: pa.Table
     ranks: pa.Table
 
@@ -78,7 +79,7 @@ def _run(data: Path, cfg: TrainConfig, folder: Path) -> Run:
         partial = folder / "figures.tmp"
         run_model("evaluate", "--data", data, "--run", folder, "--out", partial, config=EvaluateConfig())
         partial.rename(figures)
-    return Run(read_tables(figures / "metrics", METRICS), read_tables(figures / "ranks", RANKS))
+    return Run(folder, read_tables(figures / "metrics", METRICS), read_tables(figures / "ranks", RANKS))
 
 
 def train_config(settings: Settings) -> TrainConfig:

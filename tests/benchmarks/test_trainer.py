@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from benchmarks import ablation
 from benchmarks.ablation import VARIANTS
 from benchmarks.growth import write_world
-from benchmarks.quality import table
+from benchmarks.quality import added_up, table
 from benchmarks.trainer import best, save_actions, until
 from benchmarks.trainer_job import Job
 from benchmarks.trainer_ours import config, one_domain
@@ -44,6 +45,14 @@ def test_the_quality_table_shows_mean_deviation_and_the_ratio_to_the_published_f
         "0.3500", "±0.0707", "x1.78", "0.3500", "±0.0707", "x2.11",
     ]  # fmt: skip
     assert lines[3].split() == ["ABXI", "0.2519", "0.3243", "0.1971", "0.1655"]
+
+
+def test_networks_add_up_by_their_probabilities_whatever_the_level_of_their_scores() -> None:
+    none = np.zeros(1, np.int64)
+    high, low = torch.tensor([[103.0, 100.0]]), torch.tensor([[-2.0, 0.0]])
+    scores = added_up([lambda *_: high, lambda *_: low])(none, none, "food")
+    assert (scores[0, 0] - scores[0, 1]).item() == pytest.approx((3 - 2) / 2)
+    assert added_up([lambda *_: high])(none, none, "food").exp().sum().item() == pytest.approx(1.0)
 
 
 def test_a_group_that_holds_all_targets_is_not_shown_again() -> None:
