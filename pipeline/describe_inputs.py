@@ -9,7 +9,7 @@ import polars as pl
 
 from data_lake.errors import UserError
 from pipeline import readers
-from pipeline.ingest import read_times, unit_of
+from pipeline.times import read_times, unit_of
 
 SYNONYMS = {
     "user_id": ("user_id", "userid", "user", "reviewerid", "customer_id", "customerid", "customer", "uid", "visitorid"),

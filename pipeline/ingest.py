@@ -17,6 +17,7 @@ from data_lake.schemas import ALL, INTERACTIONS, ITEMS, REJECTS, Artifact
 from data_lake.tables import check, empty
 from pipeline import readers
 from pipeline.config import ColumnsConfig, DataConfig, ItemColumnsConfig, listed, short_names
+from pipeline.times import read_times
 
 EARLIEST, LATEST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 """A time outside of these is taken for a broken one. Fixed, so that the same file always gives the same rows."""
@@ -29,8 +30,6 @@ _AMAZON_2023 = {"user_id": "user_id", "item_id": "parent_asin", "timestamp": "ti
 AMAZON = {"amazon-2014": (_AMAZON_2014, "s"), "amazon-2018": (_AMAZON_2014, "s"), "amazon-2023": (_AMAZON_2023, "ms")}
 """Columns and the unit of times, by the name of the format."""
 
-_UNITS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
-_ZONED, _ISO = "%Y-%m-%d %H:%M:%S%.f%z", ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M")
 _TAG = r"(?i)</?(?:a|b|br|div|em|font|h[1-6]|i|li|ol|p|span|strong|table|td|tr|u|ul)(?:\s[^<>]*)?/?>"
 _FILE = pl.UInt32
 
@@ -280,43 +279,6 @@ def _clean_actions(actions: pl.DataFrame, refused: _Refused) -> pl.DataFrame:
         .then(pl.lit("bad_rating"))
     )  # fmt: skip
     return refused.take(actions, reason, "interaction").drop("rating_text")
-
-
-def read_times(raw: pl.Series, unit: str) -> pl.Series:
-    """Return a file's times as UTC milliseconds, null where they cannot be read."""
-    kind = pl.Datetime("ms", "UTC")
-    if isinstance(raw.dtype, pl.Date | pl.Datetime):
-        zone = getattr(raw.dtype, "time_zone", None)
-        raw = raw.cast(pl.Datetime("ms", zone))
-        return raw.dt.replace_time_zone("UTC") if zone is None else raw.dt.convert_time_zone("UTC")
-    texts = raw.str.strip_chars() if raw.dtype == pl.String else raw
-    numbers = texts.cast(pl.Float64, strict=False).fill_nan(None) if unit != "iso" else raw.clear(len(raw))
-    times = pl.Series([None], dtype=kind).new_from_index(0, len(raw))
-    if numbers.null_count() < len(numbers):
-        factor = _UNITS[unit_of(numbers) if unit == "auto" else unit]
-        times = (numbers * factor).round().cast(pl.Int64, strict=False).cast(kind)
-    if raw.dtype == pl.String and times.null_count() and unit in ("auto", "iso"):
-        times = times.zip_with(times.is_not_null(), _iso_times(texts))
-    return times.rename("time")
-
-
-def unit_of(numbers: pl.Series) -> str:
-    """Tell the unit of times since 1970 by their size: seconds stay below 1e11 until the year 5138."""
-    middle = abs(float(numbers.median()))  # type: ignore[arg-type]
-    return next((unit for unit, limit in (("s", 1e11), ("ms", 1e14), ("us", 1e17)) if middle < limit), "ns")
-
-
-def _iso_times(texts: pl.Series) -> pl.Series:
-    """Read ISO 8601: a date, or a date and a time, with or without an offset."""
-    texts = texts.str.replace(r"^(\d{4}-\d\d-\d\d)[Tt]", "$1 ").str.replace(r"\s*(?:[Zz]|UTC)$", "")
-    times = pl.Series([None], dtype=pl.Datetime("ms", "UTC")).new_from_index(0, len(texts))
-    texts = texts.set(~texts.str.contains(r"^\d{4}-\d\d-\d\d"), None)
-    for form in (*_ISO, _ZONED):
-        if times.null_count() > texts.null_count():
-            rest = texts.set(times.is_not_null(), None)
-            found = rest.str.to_datetime(form, strict=False, time_unit="ms", time_zone="UTC")
-            times = times.zip_with(times.is_not_null(), found)
-    return times
 
 
 def _give_domains(
