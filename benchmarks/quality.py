@@ -62,13 +62,9 @@ def table(metrics: list[pa.Table], with_published: bool) -> Iterator[str]:
             yield f"{'':<38}" + "".join(f"{metric:>24}" for metric in SHOWN)
             for key in here:
                 _, _, protocol, domain = key
-                published = ABXI.get(domain, {}) if with_published and protocol == ABXI_PROTOCOL else {}
-                published = published if group == "all" else {}
-                cells = [
-                    _cell(rows[*key, metric]["mean"], rows[*key, metric]["std"], published.get(metric))
-                    for metric in SHOWN
-                ]
-                yield f"{domain:<14} {protocol:<12} {users[key]:>9,}  " + "".join(cells)
+                published = _published(protocol, domain) if with_published and group == "all" else {}
+                figures = {metric: (rows[*key, metric]["mean"], rows[*key, metric]["std"]) for metric in SHOWN}
+                yield _line(domain, protocol, users[key], figures, published)
                 if published:
                     yield f"{'':<14} {'ABXI':<12} {'':>9}  " + "".join(
                         f"{published[metric]:>12.4f}{'':12}" for metric in SHOWN
@@ -78,16 +74,16 @@ def table(metrics: list[pa.Table], with_published: bool) -> Iterator[str]:
 def together(runs: Sequence[Run], data: TrainingSet, with_published: bool) -> Iterator[str]:
     """Yield the lines of a table in which all networks rank the test targets as one."""
     scorer = added_up([load_scorer(run.folder / "checkpoint", data) for run in runs])
-    targets, protocols = find_targets(data, TEST), EvaluateConfig().protocols
-    ranked = rank_targets(data, targets, blocks(data, targets, protocols, batch=512), {"": scorer}, protocols)
+    cfg, targets = EvaluateConfig(), find_targets(data, TEST)
+    made = blocks(data, targets, cfg.protocols, cfg.batch_size)
+    ranked = rank_targets(data, targets, made, {"": scorer}, cfg.protocols)
     yield f"\nafter finetune, targets: all, scores of {len(runs)} seeds added up"
-    for protocol in protocols:
+    for protocol in cfg.protocols:
         for number, domain in enumerate(data.domains):
             mine = targets.domains == number
-            published = ABXI.get(domain, {}) if with_published and protocol == ABXI_PROTOCOL else {}
             means = dict(zip(METRIC_NAMES, values(ranked["", protocol].ranks[mine]).mean(axis=0), strict=True))
-            cells = [_cell(means[metric], None, published.get(metric)) for metric in SHOWN]
-            yield f"{domain:<14} {protocol:<12} {mine.sum():>9,}  " + "".join(cells)
+            published = _published(protocol, domain) if with_published else {}
+            yield _line(domain, protocol, mine.sum(), {metric: (means[metric], None) for metric in SHOWN}, published)
 
 
 def added_up(scorers: Sequence[Scorer]) -> Scorer:
@@ -99,10 +95,20 @@ def added_up(scorers: Sequence[Scorer]) -> Scorer:
     return score
 
 
-def _cell(mean: float, std: float | None, published: float | None) -> str:
-    spread = "" if std is None else f"±{std:.4f}"
-    ratio = "" if published is None else f"x{mean / published:.2f}"
-    return f"{mean:>10.4f} {spread:<7} {ratio:<5}"
+def _published(protocol: str, domain: str) -> dict[str, float]:
+    return ABXI.get(domain, {}) if protocol == ABXI_PROTOCOL else {}
+
+
+def _line(
+    domain: str, protocol: str, users: int, figures: dict[str, tuple[float, float | None]], published: dict[str, float]
+) -> str:
+    """Return a line of `figures`, mean and standard deviation by metric, each with its ratio to what is published."""
+    line = f"{domain:<14} {protocol:<12} {users:>9,}  "
+    for metric, (mean, std) in figures.items():
+        spread = "" if std is None else f"±{std:.4f}"
+        ratio = f"x{mean / published[metric]:.2f}" if published else ""
+        line += f"{mean:>10.4f} {spread:<7} {ratio:<5}"
+    return line
 
 
 def main() -> None:

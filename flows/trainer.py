@@ -30,15 +30,21 @@ def run_model(verb: str, *options: str | Path, config: Config, processes: int = 
     with tempfile.TemporaryDirectory() as folder:
         settings = Path(folder) / "config.json"
         settings.write_text(json.dumps(config.model_dump(mode="json")), encoding="utf-8")
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        launcher = [sys.executable, *(torchrun if processes > 1 else []), "-m", "model", verb]
-        code, tail = _follow([*launcher, *map(str, options), "--config", str(settings)])
+        command = [sys.executable, *torchrun(processes), "-m", "model", verb, *map(str, options)]
+        code, tail = _follow([*command, "--config", str(settings)])
     if code:
         last = f"\n{tail}".rpartition(f"\n{MISTAKE}")[2].strip()
         if f"\n{MISTAKE}" in f"\n{tail}" and code in (1, 2):
             raise UserError(last)
         end = signal.Signals(code - 128).name if code > 128 else f"exit code {code}"
         raise RuntimeError(f"`python -m model {verb}` ended with {end}. Its last lines:\n{tail}")
+
+
+def torchrun(processes: int) -> list[str]:
+    """Return what stands between Python and a program that runs as so many processes on this machine."""
+    if processes == 1:
+        return []
+    return ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
 
 
 @contextmanager

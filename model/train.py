@@ -4,6 +4,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,7 +144,8 @@ class Loop:
         )
         self.started = time.monotonic()  # of the present epoch
         self.targets = find_targets(data, "validation", cfg.select_users)
-        self.blocks = list(blocks(data, self.targets, [cfg.select_protocol], batch=1024))
+        all_blocks = blocks(data, self.targets, [cfg.select_protocol], batch=1024)
+        self.blocks = list(islice(all_blocks, parallel.rank(), None, parallel.world()))  # that this process ranks
 
     def run(self) -> None:
         """Train until the epochs are over or the validation figure stays flat."""
@@ -269,8 +271,7 @@ class Loop:
         """Return the chosen figure per domain that has validation targets; each process ranks its part of them."""
         scorer = NetworkScorer(self.network, self.data, self.sequences)
         protocol, metric = self.cfg.select_protocol, METRIC_NAMES.index(self.cfg.select_metric)
-        part = self.blocks[parallel.rank() :: parallel.world()]
-        ranked = rank_targets(self.data, self.targets, part, {self.phase: scorer}, [protocol])
+        ranked = rank_targets(self.data, self.targets, self.blocks, {self.phase: scorer}, [protocol])
         ranks = torch.from_numpy(ranked[self.phase, protocol].ranks)  # (T,), 0 where another process ranks
         figures = values(parallel.total(ranks.to(self.device)).cpu().numpy())[:, metric]  # (T,)
         return {
