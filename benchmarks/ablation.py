@@ -22,12 +22,12 @@ from benchmarks.sample_world import world_file
 from data_lake.errors import UserError
 from data_lake.schemas import TEST
 from flows.settings import Settings, load_settings
-from flows.text import note
+from flows.text import log
 from model.candidates import find_targets
 from model.compare import paired
 from model.data import TrainingSet
 from model.groups import groups
-from pipeline.simulate import SimulateConfig
+from pipeline.sample_world.simulate import SimulateConfig
 
 NO_ALIGN = ("train.pretrain.align_weight=0", "train.finetune.align_weight=0")
 VARIANTS = {
@@ -79,10 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             variants[name] = load_settings(config, [*common, *VARIANTS.get(name, ())])
         except UserError as error:
-            note(f"{name} is left out: {error}")
+            log(f"{name} is left out: {error}")
             continue
         if name != WITHOUT_PHASE_2 and variants[name] == whole_settings:
-            note(f"{name} is left out: the settings are so already")
+            log(f"{name} is left out: the settings are so already")
             del variants[name]
 
     def ranks(settings: Settings) -> tuple[TrainingSet, list[pa.Table]]:

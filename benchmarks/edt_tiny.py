@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.answers import BadReply, read_reply
 from pipeline.config import LLMConfig
-from pipeline.edt_tiny import DOMAINS, POSITIONS
-from pipeline.edt_tiny.lessons import Lesson, lessons
-from pipeline.llm.generate import Request
+from pipeline.llm.answers import BadReply, read_reply
+from pipeline.llm.generator import Request
 from pipeline.llm.vllm import VLLM
-from pipeline.simulate_words import TASTES, taste_of
+from pipeline.sample_world.edt_tiny import DOMAINS, POSITIONS
+from pipeline.sample_world.edt_tiny.lessons import Lesson, lessons
+from pipeline.sample_world.words import TASTES, taste_of
 
 SEED = 7
 """No seed of the training, which starts from [0, 0], [0, 1] and [0, 2]."""

@@ -21,12 +21,12 @@ from benchmarks.runs import about, runs, train_config, training_set
 from benchmarks.sample_world import GENERATORS, world_settings
 from data_lake.schemas import TEST, TRAINING_SET
 from data_lake.tables import read_tables, write_parts
-from flows.text import note
+from flows.text import log
 from model.candidates import find_targets
 from model.compare import paired
 from model.data import TrainingSet
 from model.groups import groups
-from pipeline.simulate import SimulateConfig
+from pipeline.sample_world.simulate import SimulateConfig
 
 NONE, WHOLE, RANDOM = "no enrichment", "edt-tiny, whole method", "random items"
 ARMS = {
@@ -103,7 +103,7 @@ def main() -> None:
         for arm, folder in folders.items():
             data = TrainingSet.load(folder)
             made = runs(folder, data.digest, train_config(settings), range(given.seeds), given.out)
-            note(f"world {world}, {arm}: {about(data)}")
+            log(f"world {world}, {arm}: {about(data)}")
             ranks.setdefault(arm, []).extend(in_world(run.ranks, users, world) for run in made)
 
     print(f"worlds {given.worlds}, {given.users:,} users, {given.items:,} items a domain, {given.seeds} training seeds")

@@ -26,14 +26,14 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from data_lake.lake import Lake, Stage, Work
+from data_lake.lake import Lake, Stage, StageIO
 from flows.engines import Engines
 from flows.forecast import ASKING
 from flows.settings import Settings, load_settings
 from flows.stages import stages
-from pipeline.llm.generate import Reply, Request
+from pipeline.llm.generator import Reply, Request
 from pipeline.llm.vllm import VLLM
-from pipeline.simulate import SimulateConfig, simulate, write
+from pipeline.sample_world.simulate import SimulateConfig, simulate, write
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "pipeline" / "edt_tiny" / "model"
 SHOWN = 5
@@ -93,10 +93,10 @@ def world(lake: Lake, users: int) -> None:
     food = table.filter(pl.col("domain") == "food")["item_id"].to_numpy()
     rng = np.random.default_rng(0)
 
-    def make_items(work: Work) -> None:
+    def make_items(work: StageIO) -> None:
         work.write("items", table.to_arrow(compat_level=pl.CompatLevel.oldest()))
 
-    def make_representatives(work: Work) -> None:
+    def make_representatives(work: StageIO) -> None:
         chosen = pa.array(food[rng.integers(0, len(food), users * SHOWN)].astype(str).tolist())
         offsets = np.repeat(np.arange(users + 1) * SHOWN, 2)[1:-1]  # food: five, kitchen: none
         sizes = pa.array(np.append(offsets, users * SHOWN).astype(np.int32))
@@ -159,7 +159,7 @@ def our_stage(folder: Path, settings: Settings, prompts: int) -> tuple[Recording
 
 def raw_chat(job: Path) -> None:
     """Answer the requests in a file by `LLM.chat`, all in one call; print seconds and tokens as JSON."""
-    from pipeline.llm.engine import Engine
+    from pipeline.llm.vllm_engine import Engine
 
     given = json.loads(job.read_text())
     engine = Engine(given["config"])

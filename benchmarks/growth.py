@@ -40,7 +40,7 @@ def write_world(users: int, items: int, text_size: int, folder: Path) -> None:
 
     Text vectors are random unit vectors and there are no profiles: they cost what real ones do.
     """
-    from pipeline.simulate import SimulateConfig, simulate
+    from pipeline.sample_world.simulate import SimulateConfig, simulate
 
     world = simulate(SimulateConfig(users=users, items=items // 2))
     names = world.items["item_id"].combine_chunks()

@@ -17,7 +17,7 @@ from flows.engines import Engines
 from flows.settings import Settings
 from flows.stages import open_lake, stages
 from flows.summary import stage_line
-from flows.text import note
+from flows.text import log
 from flows.trainer import run_model
 from model.config import MACHINE, EvaluateConfig, TrainConfig
 from model.data import TrainingSet
@@ -50,7 +50,7 @@ def run_until(settings: Settings, last_stage: str) -> Lake:
     lake = open_lake(settings)
     with lake.lock(), Engines(settings) as engines:
         for stage in stages(settings, engines):
-            note(stage_line(lake.run(stage)))
+            log(stage_line(lake.run(stage)))
             if stage.name == last_stage:
                 break
     return lake
@@ -74,7 +74,7 @@ def runs(data: Path, digest: str, cfg: TrainConfig, seeds: Sequence[int], out: P
 def _run(data: Path, cfg: TrainConfig, folder: Path) -> Run:
     figures = folder / "figures"
     if not figures.exists():
-        note(f"{folder}: training, seed {cfg.seed}")
+        log(f"{folder}: training, seed {cfg.seed}")
         run_model("train", "--data", data, "--out", folder, config=cfg)
         partial = folder / "figures.tmp"
         run_model("evaluate", "--data", data, "--run", folder, "--out", partial, config=EvaluateConfig())

@@ -15,8 +15,8 @@ import polars as pl
 from benchmarks.runs import run_until
 from flows.sample import write_sample
 from flows.settings import Settings, load_settings
-from pipeline.edt_tiny import POSITIONS
-from pipeline.simulate import SimulateConfig, World, simulate
+from pipeline.sample_world.edt_tiny import POSITIONS
+from pipeline.sample_world.simulate import SimulateConfig, World, simulate
 
 GENERATORS = {
     "retrieval": ("enrich.generator=retrieval",),

@@ -17,26 +17,26 @@ import pyarrow as pa
 
 from data_lake.errors import UserError
 from data_lake.files import TEMPORARY, cache_folder, put_folder, put_link, put_text
+from data_lake.keyed_cache import KeyedCache
 from data_lake.lock import locked
 from data_lake.manifest import (
     NAME,
     Input,
     Manifest,
-    altered,
+    find_alteration,
     fingerprint,
     git_commit,
     hash_file,
     load,
     versions,
 )
-from data_lake.memory import Memory
 from data_lake.mirror import Mirror
 from data_lake.schemas import ARTIFACTS
 from data_lake.stage import Recipe, Stage, State, differences
+from data_lake.stage_io import SHARDS, WORK, StageIO
 from data_lake.tables import read_tables
-from data_lake.work import SHARDS, WORK, Work
 
-__all__ = ["Lake", "Manifest", "Memory", "Stage", "State", "Work"]
+__all__ = ["KeyedCache", "Lake", "Manifest", "Stage", "StageIO", "State"]
 
 CURRENT = "current"
 SOURCES = ".sources.json"
@@ -95,7 +95,7 @@ class Lake:
         if recipe.fingerprint != last.fingerprint:
             reasons += differences(stage, recipe, last) or ["its fingerprint differs"]
         for artifact in stage.makes:
-            problem = "" if reasons else self.altered(artifact, full=False)
+            problem = "" if reasons else self.find_alteration(artifact, full=False)
             if problem:
                 reasons.append(f"{artifact}/{problem}")
         return State("stale" if reasons else "fresh", "; ".join(reasons) or "nothing has changed", (), last)
@@ -128,10 +128,10 @@ class Lake:
             self._mirror.fill(artifact, made)
         return (self.home / artifact / CURRENT).resolve()
 
-    def whole(self, artifact: str, full: bool) -> Path:
-        """Return the folder of the artifact in force; raise UserError where `altered` finds a file not as written."""
+    def verified_path(self, artifact: str, full: bool) -> Path:
+        """Return the folder of the current artifact; raise UserError where a file is not as it was written."""
         made = self.manifest(artifact)
-        if made and (problem := self.altered(artifact, full)):
+        if made and (problem := self.find_alteration(artifact, full)):
             raise UserError(f"{artifact}/{problem}: it is not what was made. Make it again with --rerun {made.stage}.")
         return self.path(artifact)
 
@@ -143,27 +143,27 @@ class Lake:
 
     def verify(self, artifact: str) -> str:
         """Hash every file of the artifact in force; return what is not as written, or an empty text."""
-        return self.altered(artifact, full=True)
+        return self.find_alteration(artifact, full=True)
 
-    def altered(self, artifact: str, full: bool) -> str:
+    def find_alteration(self, artifact: str, full: bool) -> str:
         """Return what is not as written, by size and time, or by hash if `full`."""
         made = self.manifest(artifact)
         if made is None:
             return "it is not there"
         if self._mirror and not full:
-            return self._mirror.altered(artifact, made)
-        return altered(self.path(artifact), made.outputs[artifact], full)
+            return self._mirror.find_alteration(artifact, made)
+        return find_alteration(self.path(artifact), made.outputs[artifact], full)
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the dataset for writing. This process may enter again; another one gets a UserError."""
         return locked(self.home / ".lock", self._mirror.lock if self._mirror else nullcontext)
 
-    def memory(self, name: str) -> Memory:
+    def keyed_cache(self, name: str) -> KeyedCache:
         """Return what the dataset remembers under `name` over all runs."""
         if self._mirror:
             self._mirror.pull_memory(name)
             self._memories.add(name)
-        return Memory(self.home / "memory" / name)
+        return KeyedCache(self.home / "memory" / name)
 
     def clean(self, stages: Sequence[Stage] | None = None) -> None:
         """Remove half-written files; and with `stages`, in their order, unfinished work that none of them can resume.
@@ -228,13 +228,13 @@ class Lake:
         first = made[0]
         if first is None or any(manifest != first for manifest in made):
             return None
-        if any(altered(folder, first.outputs[artifact]) for artifact, folder in folders.items()):
+        if any(find_alteration(folder, first.outputs[artifact]) for artifact, folder in folders.items()):
             return None
         return first
 
     def _make(self, stage: Stage, recipe: Recipe) -> Manifest:
         started, clock = datetime.now(UTC), time.monotonic()
-        work = Work(self, stage, recipe.fingerprint)
+        work = StageIO(self, stage, recipe.fingerprint)
         try:
             stage.work(work)
             finished = work.finish()

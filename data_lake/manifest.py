@@ -127,7 +127,7 @@ def measure(folder: Path) -> Output:
     return Output(content=hashlib.sha256(lines.encode()).hexdigest(), rows=rows_of_all, files=found)
 
 
-def altered(folder: Path, output: Output, full: bool = False) -> str:
+def find_alteration(folder: Path, output: Output, full: bool = False) -> str:
     """Return what is not as written ("part-00000.parquet: size differs"), or an empty text.
 
     Compares names, sizes and modification times. A file whose time alone differs (a copied lake) is hashed, and gets

@@ -55,7 +55,7 @@ class Mirror:
                 self._download(f"{artifact}/{made.fingerprint}/{name}", path)
                 os.utime(path, ns=(file.mtime_ns, file.mtime_ns))
 
-    def altered(self, artifact: str, made: Manifest) -> str:
+    def find_alteration(self, artifact: str, made: Manifest) -> str:
         """Return which object in the store is not as written, by size, or an empty text."""
         folder = f"{self._base}/{artifact}/{made.fingerprint}"
         sizes = {path: about["size"] for path, about in self._fs.find(folder, detail=True).items()}

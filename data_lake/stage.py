@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from data_lake.manifest import Input, Manifest, changes
 
 if TYPE_CHECKING:
-    from data_lake.work import Work
+    from data_lake.stage_io import StageIO
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Stage:
     reads: tuple[str, ...]
     makes: tuple[str, ...]
     settings: Mapping[str, Any]
-    work: Callable[["Work"], None]
+    work: Callable[["StageIO"], None]
     sources: tuple[Path, ...] = ()
 
 

@@ -118,7 +118,7 @@ def run(
     except KeyboardInterrupt:
         last = f" --only {only}" if only else f" --to {to}" if to else ""
         again = f"edt run{last}{_option(config, set_ or ())}"
-        text.note(f"The run is stopped; what it finished is kept, and `{again}` goes on from there.")
+        text.log(f"The run is stopped; what it finished is kept, and `{again}` goes on from there.")
         raise typer.Exit(130) from None
 
 
@@ -145,10 +145,10 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show an artifact: schema, rows, a sample, and key figures."""
-    from flows.show import describe, human
+    from flows.show import describe, format_artifact
 
     shown = describe(open_lake(load_settings(config, set_ or ())), artifact, user, table)
-    print(json.dumps(shown, indent=2) if as_json else human(shown))
+    print(json.dumps(shown, indent=2) if as_json else format_artifact(shown))
 
 
 @app.command()
@@ -176,7 +176,7 @@ def main() -> None:
     try:
         app()
     except (UserError, RunFailed) as error:
-        text.note("\n".join(f"error: {text.harmless(line)}" for line in str(error).splitlines()))
+        text.log("\n".join(f"error: {text.escape_control(line)}" for line in str(error).splitlines()))
         sys.exit(2 if isinstance(error, UserError) else 1)
 
 

@@ -6,16 +6,16 @@ from typing import Any
 import pyarrow as pa
 
 from data_lake.errors import UserError
-from data_lake.lake import Work
+from data_lake.lake import StageIO
 from flows.engines import Engines
 from flows.settings import Settings
-from flows.text import harmless
+from flows.text import escape_control
 
 Figures = dict[str, Any]
 
 
 def asking(
-    lake: Work,
+    lake: StageIO,
     stage: str,
     settings: Settings,
     engines: Engines,
@@ -26,8 +26,8 @@ def asking(
 
     Then no shard with a failed row is kept: the next run asks for these rows again.
     """
-    from pipeline.answers import figures
-    from pipeline.failures import Failures, failed
+    from pipeline.llm.answers import figures
+    from pipeline.llm.failures import Failures, failed
 
     if settings.enrich.generator == "retrieval":
         return counting(lake, make, generate, figures)
@@ -38,7 +38,7 @@ def asking(
         failures.add(table)
         if failures.too_many:
             lake.forget_shards(lambda shard: bool(failed(shard)))
-            words = harmless(getattr(engines.llm, "last_words", ""))
+            words = escape_control(getattr(engines.llm, "last_words", ""))
             raise UserError(
                 f"{stage}: {failures}, more than [llm] max_failed = {failures.allowed} allows."
                 + (f' The endpoint\'s last words: "{words}".' if words else "")
@@ -51,7 +51,7 @@ def asking(
 
 
 def counting(
-    lake: Work,
+    lake: StageIO,
     make: Callable[[pa.Table], pa.Table],
     asked: Any,
     figures: Callable[[pa.Table], Figures] = lambda table: {},

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pyarrow as pa
 
-from data_lake.memory import Memory
+from data_lake.keyed_cache import KeyedCache
 from flows.settings import Settings
-from pipeline.embedding import EmbedProcess, RememberedEmbed
-from pipeline.llm.ask_once import AskOnce
-from pipeline.llm.generate import Generate, Reply, Request
-from pipeline.llm.identity import identify
+from pipeline.llm.cached_generator import CachedGenerator
+from pipeline.llm.generator import Generate, Reply, Request
 from pipeline.llm.tokens import Characters, ModelTokens, Tokens
 from pipeline.llm.vllm import VLLM
+from pipeline.model_identity import identify
+from pipeline.vectors.embedding import EmbedProcess, RememberedEmbed
 
 if TYPE_CHECKING:
     from pipeline.llm.openai import OpenAI
@@ -73,19 +73,19 @@ class Engines:
         folder = self._settings.openai.tokenizer
         return identify(folder, None, section="openai").revision if folder else None
 
-    def embed(self, memory: Memory) -> RememberedEmbed:
+    def embed(self, memory: KeyedCache) -> RememberedEmbed:
         """Return the encoder with its memory of vectors."""
         return RememberedEmbed(_EmbedAlone(self), memory)
 
-    def generate(self, memory: Memory, items: pa.Table, item_embeddings: pa.Table | None) -> Generate:
+    def generate(self, memory: KeyedCache, items: pa.Table, item_embeddings: pa.Table | None) -> Generate:
         """Return who answers prompts: the language model with its memory of replies, or `retrieval`."""
         if item_embeddings is not None:
             from pipeline.llm.retrieval import Retrieval
 
             return Retrieval(items, item_embeddings, self._settings.enrich.exact_up_to)
-        from pipeline.answers import worth_keeping
+        from pipeline.llm.answers import worth_keeping
 
-        return AskOnce(_AskAlone(self), memory, self._ask_again, worth_keeping)
+        return CachedGenerator(_AskAlone(self), memory, self._ask_again, worth_keeping)
 
     def close(self, patience: float = 15.0) -> None:
         """End what runs and free its memory; whoever is asked next starts again."""

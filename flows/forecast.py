@@ -6,15 +6,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_lake.lake import Lake, Work
+from data_lake.keyed_cache import KeyedCache
+from data_lake.lake import Lake, StageIO
 from data_lake.manifest import Manifest, load
-from data_lake.memory import Memory
 from flows.engines import Engines
 from flows.plan import Step
 from flows.settings import Settings
 from flows.stages import STAGES, stages
-from pipeline.failures import UNASKED
-from pipeline.llm.generate import Generate, Reply, Request, prompt_hash
+from pipeline.llm.failures import UNASKED
+from pipeline.llm.generator import Generate, Reply, Request, prompt_hash
 
 ASKING = {
     "generate_items": "generated_items",
@@ -135,7 +135,7 @@ class _Listener:
     """A `Generate` that counts what it is asked, answers what the lake remembers, and nothing else."""
 
     def __init__(self, engines: Engines, lake: Lake, ask_again: bool) -> None:
-        self._engines, self._memory, self._ask_again = engines, lake.memory("replies"), ask_again
+        self._engines, self._memory, self._ask_again = engines, lake.keyed_cache("replies"), ask_again
         self._asked: set[str] = set()
         self.prompts = self.new = self.tokens_in = self.most_tokens_out = self.held = self.held_tokens_out = 0
 
@@ -167,11 +167,11 @@ class _Listening(Engines):
 
     listener: _Listener
 
-    def generate(self, memory: Memory, items: pa.Table, item_embeddings: pa.Table | None) -> Generate:
+    def generate(self, memory: KeyedCache, items: pa.Table, item_embeddings: pa.Table | None) -> Generate:
         return self.listener
 
 
-class _Rehearsal(Work):
+class _Rehearsal(StageIO):
     """A stage's work on what is in force, without a trace in the lake."""
 
     def sharded(
@@ -185,10 +185,10 @@ class _Rehearsal(Work):
         for start in range(0, rows.num_rows, rows_per_shard):
             make(rows.slice(start, rows_per_shard))
 
-    def memory(self, name: str) -> Memory:
-        return _ReadOnly(self._lake.memory(name).folder)
+    def keyed_cache(self, name: str) -> KeyedCache:
+        return _ReadOnly(self._lake.keyed_cache(name).folder)
 
 
-class _ReadOnly(Memory):
+class _ReadOnly(KeyedCache):
     def put(self, table: pa.Table) -> None:
         """Keep nothing."""

@@ -45,7 +45,7 @@ by = "leave-one-out"       # or "time", with validation_days and test_days
 # answers = 10             # items that one prompt asks for
 # noise_filter = true
 # examples = 0             # users active in both domains that each prompt shows as examples
-# prompt = "my-prompt.md"  # a file; the one that it replaces is pipeline/prompts/generate_items.md
+# prompt = "my-prompt.md"  # a file; the one that it replaces is pipeline/llm/prompts/generate_items.md
 
 [profile]
 # words = 50               # of a summary per user and domain
@@ -118,7 +118,7 @@ def write_settings(
     for path in (interactions, items):
         if not path.is_file():
             raise UserError(f"{path}: no such file. Name the file of interactions and the file of items.")
-    from pipeline.describe_inputs import describe
+    from pipeline.ingest.describe_inputs import describe
 
     found = describe(interactions, items)
     folder = out.resolve().parent

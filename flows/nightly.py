@@ -16,7 +16,7 @@ from flows.plan import Choice
 from flows.settings import load_settings
 from flows.stages import open_lake, stages
 from flows.summary import stage_line
-from flows.text import note
+from flows.text import log
 
 
 def not_a_user_error(_task: Task, _run: TaskRun, state: State) -> bool:
@@ -36,7 +36,7 @@ def run_stage(stage: Stage, lake: Lake) -> Manifest | State:
     """Make one stage's artifacts, or skip it when they are in force already."""
     manifest = lake.run(stage)
     create_table_artifact(key=f"{stage.name.replace('_', '-')}-manifest", table=manifest.table())
-    note(stage_line(manifest))
+    log(stage_line(manifest))
     if manifest.skipped:
         return Completed(name="Skipped", message=manifest.why, data=manifest)
     return manifest

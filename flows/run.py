@@ -12,7 +12,7 @@ from flows.server import prefect_server
 from flows.settings import load_settings
 from flows.stages import open_lake, stages
 from flows.summary import summary
-from flows.text import note
+from flows.text import log
 
 
 class RunFailed(Exception):
@@ -33,7 +33,7 @@ def run(config: Path, choice: Choice, overrides: Sequence[str] = (), ask_again: 
         missing = [path for path in stage.sources if not path.is_file()]
         if missing and choice.only in (None, stage.name):
             raise UserError(f"{missing[0]}: no such file. Correct [data] in {config}.")
-    note("Stale: " + ", ".join(f"{step.stage} ({step.why})" if step is to_make[0] else step.stage for step in to_make))
+    log("Stale: " + ", ".join(f"{step.stage} ({step.why})" if step is to_make[0] else step.stage for step in to_make))
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the server gets every line
     try:
         with lake.lock():

@@ -7,7 +7,7 @@ from pathlib import Path
 from flows.init import write_settings
 from flows.settings import parse_override
 from model.settings import parse
-from pipeline.edt_tiny import DOMAINS, POSITIONS
+from pipeline.sample_world.edt_tiny import DOMAINS, POSITIONS
 
 EDT_TINY = {
     "generator": """\
@@ -22,7 +22,7 @@ SMALL = {"pretrain": "batch_size = 32            # users: few, so that a small w
 
 def write_sample(folder: Path, settings: Path, knobs: Sequence[str] = ()) -> list[str]:
     """Simulate a world, write its files, and settings where there are none yet; return a line about each file."""
-    from pipeline.simulate import SimulateConfig, simulate, write
+    from pipeline.sample_world.simulate import SimulateConfig, simulate, write
 
     cfg = parse(SimulateConfig, {key: value for knob in knobs for key, value in parse_override(knob).items()})
     world = simulate(cfg)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_lake.errors import UserError
 from flows.server import prefect_server
-from flows.text import note
+from flows.text import log
 
 
 def serve(config: Path, cron: str, overrides: Sequence[str] = ()) -> None:
@@ -20,7 +20,7 @@ def serve(config: Path, cron: str, overrides: Sequence[str] = ()) -> None:
     except ValueError as error:
         raise UserError(f'--cron "{cron}": {error}. Write five fields, for example "0 2 * * *".') from error
     url = prefect_server()
-    note(f"Serving {config} by {cron!r} (UTC). Runs show at {url.removesuffix('/api')}. Ctrl-C ends it.")
+    log(f"Serving {config} by {cron!r} (UTC). Runs show at {url.removesuffix('/api')}. Ctrl-C ends it.")
     nightly.serve(
         name="nightly",
         schedule=schedule,

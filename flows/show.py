@@ -26,7 +26,7 @@ def describe(lake: Lake, artifact: str, user: str | None = None, table: str | No
     `rows` is a sample, all rows of a user when `user` names one, and all rows of `metrics`. An artifact of several
     tables shows its first one unless `table` names another.
     """
-    folder = lake.whole(artifact, full=False)
+    folder = lake.verified_path(artifact, full=False)
     tables = ARTIFACTS[artifact].tables
     name = next(iter(tables)) if table is None else table
     if name not in tables:
@@ -40,7 +40,7 @@ def describe(lake: Lake, artifact: str, user: str | None = None, table: str | No
         else:
             rows = data.to_table() if artifact in WHOLE else data.head(SAMPLE)
     except (OSError, pa.ArrowInvalid):
-        lake.whole(artifact, full=True)
+        lake.verified_path(artifact, full=True)
         raise
     return {
         "artifact": artifact,
@@ -55,7 +55,7 @@ def describe(lake: Lake, artifact: str, user: str | None = None, table: str | No
     }
 
 
-def human(shown: Mapping[str, Any]) -> str:
+def format_artifact(shown: Mapping[str, Any]) -> str:
     """Return what `describe` found as text for a person."""
     head = shown["artifact"] + (f", table {shown['table']} of {', '.join(shown['tables'])}" if "table" in shown else "")
     parts = [

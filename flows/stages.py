@@ -11,14 +11,14 @@ import pyarrow as pa
 
 from data_lake.config import Config
 from data_lake.errors import UserError
-from data_lake.lake import Lake, Stage, Work
+from data_lake.lake import Lake, Stage, StageIO
 from flows.counting import asking, counting
 from flows.engines import Engines
 from flows.settings import Settings
 from flows.trainer import run_folder, run_model
 from model.config import MACHINE, TrainConfig
 from pipeline.config import DomainConfig
-from pipeline.prompts import load_prompt
+from pipeline.llm.prompts import load_prompt
 
 ENRICHMENT = (
     "represent", "generate_items", "ground", "insert", "profile_domains", "profile_users", "embed_profiles",
@@ -65,8 +65,8 @@ def stages(settings: Settings, engines: Engines) -> list[Stage]:
 
 
 def _ingest(settings: Settings, _engines: Engines) -> Stage:
-    def work(lake: Work) -> None:
-        from pipeline.ingest import ingest
+    def work(lake: StageIO) -> None:
+        from pipeline.ingest.ingest import ingest
 
         made = ingest(settings.data)
         lake.write("interactions", made.interactions)
@@ -81,7 +81,7 @@ def _ingest(settings: Settings, _engines: Engines) -> Stage:
 
 
 def _split(settings: Settings, _engines: Engines) -> Stage:
-    def work(lake: Work) -> None:
+    def work(lake: StageIO) -> None:
         from pipeline.split import split
 
         sequences, figures = split(lake.read("interactions"), settings.split)
@@ -92,10 +92,10 @@ def _split(settings: Settings, _engines: Engines) -> Stage:
 
 
 def _embed_items(settings: Settings, engines: Engines) -> Stage:
-    def work(lake: Work) -> None:
-        from pipeline.embed_items import embed_items
+    def work(lake: StageIO) -> None:
+        from pipeline.vectors.embed_items import embed_items
 
-        embed = engines.embed(lake.memory("vectors"))
+        embed = engines.embed(lake.keyed_cache("vectors"))
         make = counting(lake, lambda rows: embed_items(rows, embed), embed)
         lake.sharded("item_embeddings", lake.read("items"), ("item_id",), make, settings.embed.rows_per_shard)
         engines.close()
@@ -106,9 +106,9 @@ def _embed_items(settings: Settings, engines: Engines) -> Stage:
 def _represent(settings: Settings, _engines: Engines) -> Stage:
     cfg, said = _part(settings.enrich, "representatives", "evidence", "budget")
 
-    def work(lake: Work) -> None:
-        from pipeline.catalogue import Catalogue
-        from pipeline.represent import represent
+    def work(lake: StageIO) -> None:
+        from pipeline.augment.represent import represent
+        from pipeline.vectors.catalogue import Catalogue
 
         catalogue = Catalogue.of(lake.read("item_embeddings"))
         lake.write("representatives", represent(lake.read("sequences"), catalogue, cfg, _domains(lake, settings)))
@@ -123,9 +123,9 @@ def _generate_items(settings: Settings, engines: Engines) -> Stage:
     cfg, said = _part(settings.enrich, *names, *(("examples", "evidence", "seed") if with_examples else ()))
     about, described = _about(settings, "describe", "generate_prompt")
 
-    def work(lake: Work) -> None:
-        from pipeline.examples import kept_examples
-        from pipeline.generate_items import generate_items, generation_rows, pairs_of
+    def work(lake: StageIO) -> None:
+        from pipeline.augment.examples import kept_examples
+        from pipeline.augment.generate_items import generate_items, generation_rows, pairs_of
 
         items, representatives, domains = lake.read("items"), lake.read("representatives"), _domains(lake, settings)
         generate = _generator(lake, settings, engines, items)
@@ -133,7 +133,7 @@ def _generate_items(settings: Settings, engines: Engines) -> Stage:
         examples = {}
         if with_examples:
             pairs = pairs_of(cfg, domains)
-            examples = kept_examples(representatives, lake.read("sequences"), pairs, cfg, lake.memory("examples"))
+            examples = kept_examples(representatives, lake.read("sequences"), pairs, cfg, lake.keyed_cache("examples"))
 
         def answers(part: pa.Table) -> pa.Table:
             return generate_items(part, items, generate, cfg, about, engines.tokens, examples)
@@ -161,16 +161,16 @@ def _ground(settings: Settings, engines: Engines) -> Stage:
         "exact_up_to",
     )
 
-    def work(lake: Work) -> None:
-        from pipeline.catalogue import Catalogue
-        from pipeline.ground import figures, ground, measure
-        from pipeline.neighbours import recall
+    def work(lake: StageIO) -> None:
+        from pipeline.augment.ground import figures, ground, measure
+        from pipeline.vectors.catalogue import Catalogue
+        from pipeline.vectors.neighbours import recall
 
         catalogue, items = Catalogue.of(lake.read("item_embeddings")), lake.read("items")
         measures = measure(catalogue, cfg, _domains(lake, settings))
         representatives = lake.read("representatives")
         generated = lake.read("generated_items", columns=["user_id", "from_domain", "to_domain", "answers"])
-        embed = engines.embed(lake.memory("vectors"))
+        embed = engines.embed(lake.keyed_cache("vectors"))
 
         def grounded(sequences: pa.Table) -> pa.Table:
             return ground(sequences, representatives, generated, items, catalogue, measures, embed, cfg)
@@ -188,9 +188,9 @@ def _ground(settings: Settings, engines: Engines) -> Stage:
 def _insert(settings: Settings, _engines: Engines) -> Stage:
     cfg, said = _part(settings.enrich, "evidence", "place")
 
-    def work(lake: Work) -> None:
-        from pipeline.catalogue import Catalogue
-        from pipeline.insert import insert
+    def work(lake: StageIO) -> None:
+        from pipeline.augment.insert import insert
+        from pipeline.vectors.catalogue import Catalogue
 
         catalogue, grounded = Catalogue.of(lake.read("item_embeddings")), lake.read("grounded_items")
         sequences = insert(lake.read("sequences"), grounded, catalogue, cfg, _domains(lake, settings))
@@ -205,14 +205,16 @@ def _profile_domains(settings: Settings, engines: Engines) -> Stage:
     cfg, said = _part(settings.profile, *names)
     about, described = _about(settings, "describe", "profile_prompt")
 
-    def work(lake: Work) -> None:
-        from pipeline.catalogue import Catalogue
-        from pipeline.clusters import assign_clusters, kept_centres
-        from pipeline.profile_domains import profile_domains
+    def work(lake: StageIO) -> None:
+        from pipeline.profile.clusters import assign_clusters, load_or_fit_centres
+        from pipeline.profile.profile_domains import profile_domains
+        from pipeline.vectors.catalogue import Catalogue
 
         items, domains = lake.read("items"), _domains(lake, settings)
         catalogue = Catalogue.of(lake.read("item_embeddings"))
-        clusters = assign_clusters(catalogue, kept_centres(catalogue, cfg, domains, lake.memory("clusters")))
+        clusters = assign_clusters(
+            catalogue, load_or_fit_centres(catalogue, cfg, domains, lake.keyed_cache("clusters"))
+        )
         generate = _generator(lake, settings, engines, items)
 
         def profiles(augmented: pa.Table) -> pa.Table:
@@ -230,8 +232,8 @@ def _profile_domains(settings: Settings, engines: Engines) -> Stage:
 def _profile_users(settings: Settings, engines: Engines) -> Stage:
     cfg, said = _part(settings.profile, "words", "user_words", "max_tokens", "user_prompt")
 
-    def work(lake: Work) -> None:
-        from pipeline.profile_users import profile_users, users_to_profile
+    def work(lake: StageIO) -> None:
+        from pipeline.profile.profile_users import profile_users, users_to_profile
 
         generate = _generator(lake, settings, engines, lake.read("items"))
 
@@ -248,10 +250,10 @@ def _profile_users(settings: Settings, engines: Engines) -> Stage:
 
 
 def _embed_profiles(settings: Settings, engines: Engines) -> Stage:
-    def work(lake: Work) -> None:
-        from pipeline.embed_profiles import embed_profiles, profiles_to_embed
+    def work(lake: StageIO) -> None:
+        from pipeline.profile.embed_profiles import embed_profiles, profiles_to_embed
 
-        embed = engines.embed(lake.memory("vectors"))
+        embed = engines.embed(lake.keyed_cache("vectors"))
         make = counting(lake, lambda rows: embed_profiles(rows, embed), embed)
         rows = profiles_to_embed(lake.read("domain_profiles"), lake.read("user_profiles"))
         lake.sharded("profile_embeddings", rows, ("user_id", "scope"), make, settings.embed.rows_per_shard)
@@ -265,7 +267,7 @@ def _assemble(settings: Settings, _engines: Engines) -> Stage:
     enriched = settings.enrich.generator != "none"
     sequences = "augmented_sequences" if enriched else "sequences"
 
-    def work(lake: Work) -> None:
+    def work(lake: StageIO) -> None:
         from pipeline.assemble import assemble
 
         tables = assemble(
@@ -287,7 +289,7 @@ def _assemble(settings: Settings, _engines: Engines) -> Stage:
 def _pretrain(settings: Settings, engines: Engines) -> Stage:
     cfg = _phase(settings, without="finetune")
 
-    def work(lake: Work) -> None:
+    def work(lake: StageIO) -> None:
         engines.close()
         data, folder = lake.input("training_set"), lake.folder("pretrained")
         folders = ("--data", data, "--out", folder, "--pretrained", folder)
@@ -300,7 +302,7 @@ def _pretrain(settings: Settings, engines: Engines) -> Stage:
 def _finetune(settings: Settings, engines: Engines) -> Stage:
     cfg = _phase(settings, without="pretrain")
 
-    def work(lake: Work) -> None:
+    def work(lake: StageIO) -> None:
         engines.close()
         data, before, folder = lake.input("training_set"), lake.input("pretrained"), lake.folder("checkpoint")
         folders = ("--data", data, "--out", folder, "--pretrained", before, "--checkpoint", folder)
@@ -313,7 +315,7 @@ def _finetune(settings: Settings, engines: Engines) -> Stage:
 def _evaluate(settings: Settings, engines: Engines) -> Stage:
     cfg = settings.evaluate
 
-    def work(lake: Work) -> None:
+    def work(lake: StageIO) -> None:
         engines.close()
         run = {"pretrained": lake.input("pretrained"), "checkpoint": lake.input("checkpoint")}
         out = {"metrics": lake.folder("metrics"), "ranks": lake.folder("ranks")}
@@ -327,7 +329,7 @@ def _evaluate(settings: Settings, engines: Engines) -> Stage:
 def _recommend(settings: Settings, engines: Engines) -> Stage:
     cfg = settings.recommend
 
-    def work(lake: Work) -> None:
+    def work(lake: StageIO) -> None:
         engines.close()
         run, out = {"checkpoint": lake.input("checkpoint")}, {"recommendations": lake.folder("recommendations")}
         _model_run("recommend", lake, run, out, cfg)
@@ -336,7 +338,7 @@ def _recommend(settings: Settings, engines: Engines) -> Stage:
     return Stage("recommend", 2, ("training_set", "checkpoint"), ("recommendations",), said, work)
 
 
-def _model_run(verb: str, lake: Work, run: dict[str, Path], out: dict[str, Path], cfg: Config) -> None:
+def _model_run(verb: str, lake: StageIO, run: dict[str, Path], out: dict[str, Path], cfg: Config) -> None:
     with run_folder(**run) as run_dir, run_folder(**out) as out_dir:
         run_model(verb, "--data", lake.input("training_set"), "--run", run_dir, "--out", out_dir, config=cfg)
 
@@ -362,7 +364,7 @@ def _order(settings: Settings) -> dict[str, Any]:
     return {"domain_order": list(settings.domains)}
 
 
-def _domains(lake: Work, settings: Settings) -> list[str]:
+def _domains(lake: StageIO, settings: Settings) -> list[str]:
     """Return the domains of the catalogue: those that the settings name in their order, then the others by name."""
     known = sorted(lake.read("items", columns=["domain"])["domain"].unique().to_pylist())
     for name in settings.domains:
@@ -382,7 +384,7 @@ def _answerer(settings: Settings, engines: Engines) -> dict[str, Any]:
         return {"generator": generator, "exact_up_to": settings.enrich.exact_up_to}
     known = {
         "generator": generator, "llm": dict(engines.llm.identity), "max_model_len": settings.llm.max_model_len,
-        "tighter": load_prompt("tighter"),
+        "retry_prompt": load_prompt("retry"),
     }  # fmt: skip
     return known | ({"tokenizer": engines.tokenizer} if generator == "openai" else {})
 
@@ -392,6 +394,6 @@ def _reads(settings: Settings, *artifacts: str) -> tuple[str, ...]:
     return (*artifacts, *(("item_embeddings",) if settings.enrich.generator == "retrieval" else ()))
 
 
-def _generator(lake: Work, settings: Settings, engines: Engines, items: pa.Table) -> Any:
+def _generator(lake: StageIO, settings: Settings, engines: Engines, items: pa.Table) -> Any:
     vectors = lake.read("item_embeddings") if settings.enrich.generator == "retrieval" else None
-    return engines.generate(lake.memory("replies"), items, vectors)
+    return engines.generate(lake.keyed_cache("replies"), items, vectors)

@@ -1,4 +1,4 @@
-"""Plain text for a terminal: tables, notes, and texts of unknown origin made harmless."""
+"""Plain text for a terminal: tables, notes, and texts of unknown origin made escape_control."""
 
 import sys
 import unicodedata
@@ -8,7 +8,7 @@ from typing import Any
 WIDEST = 60
 
 
-def harmless(text: str) -> str:
+def escape_control(text: str) -> str:
     """Return the text in one line, with what could steer a terminal written out as an escape."""
     return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} else c for c in text)
 
@@ -23,7 +23,7 @@ def cell(value: Any, widest: int = WIDEST, decimals: int = 4) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.{decimals}f}" if abs(value) < 1 else f"{value:,.1f}"
-    text = harmless(str(value))
+    text = escape_control(str(value))
     return text if len(text) <= widest else text[: widest - 1] + "…"
 
 
@@ -41,6 +41,6 @@ def table(rows: Sequence[Mapping[str, Any]], widest: int = WIDEST) -> str:
     return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
-def note(text: str) -> None:
+def log(text: str) -> None:
     """Tell the person at the terminal how things go; results go to stdout instead."""
     print(text, file=sys.stderr, flush=True)

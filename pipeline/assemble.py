@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from data_lake.schemas import ALL, SPLITS, TRAIN, TRAINING_SET, TRAINING_SET_VERSION
 from data_lake.tables import check
-from pipeline.catalogue import matrix, vector_column
-from pipeline.histories import lists
+from pipeline.frames import lists
+from pipeline.vectors.catalogue import matrix, vector_column
 
 
 def assemble(

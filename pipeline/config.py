@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from data_lake.config import Config
-from pipeline.prompts import check_prompt, load_prompt
+from pipeline.llm.prompts import check_prompt, load_prompt
 
 
 class ColumnsConfig(Config):

@@ -1,10 +1,10 @@
 """The stored sequences as one row per action, and the part of them that prompts may show."""
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from data_lake.schemas import TRAIN
+from pipeline.frames import frame_of
 
 
 def actions(sequences: pa.Table) -> pl.DataFrame:
@@ -23,7 +23,7 @@ def training_prefix(sequences: pa.Table) -> pl.DataFrame:
     return actions(sequences).filter(pl.col("split") == TRAIN)
 
 
-def shown_part(sequences: pa.Table, evidence: float) -> pl.DataFrame:
+def prompt_visible(sequences: pa.Table, evidence: float) -> pl.DataFrame:
     """Return the first share `evidence` of each user's training prefix; at least its last action is left out."""
     length = pl.len().over("row")
     shown = (length * evidence + 1e-9).floor().clip(upper_bound=length - 1)
@@ -34,18 +34,3 @@ def of_users(table: pa.Table, user_ids: pa.ChunkedArray) -> pl.DataFrame:
     """Return the rows of these users, in the order of `table`, with `row`: the user's place in `user_ids`."""
     users = pl.DataFrame({"user_id": pl.from_arrow(user_ids)}).with_row_index("row")
     return frame_of(table).join(users, on="user_id", maintain_order="left").with_columns(pl.col("row").cast(pl.Int64))
-
-
-def frame_of(table: pa.Table) -> pl.DataFrame:
-    """Return an Arrow table as a polars frame."""
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
-
-
-def lists(values: pa.Array, sizes: np.ndarray) -> pa.ListArray:
-    """Return consecutive runs of `values`, of the given sizes, as one list each."""
-    offsets = np.zeros(len(sizes) + 1, dtype=np.int32)
-    np.cumsum(sizes, out=offsets[1:])
-    kind = pa.list_(pa.field("item", values.type, nullable=False))
-    return pa.ListArray.from_arrays(pa.array(offsets), values, type=kind)

@@ -9,7 +9,7 @@ import pyarrow as pa
 from data_lake.errors import UserError
 from data_lake.schemas import CONTEXT, SEQUENCES, SPLITS, TEST, TRAIN, VALIDATION
 from pipeline.config import SplitConfig
-from pipeline.ingest import to_arrow
+from pipeline.frames import to_arrow
 
 LEAST_ACTIONS = 3
 """A user with fewer actions is only trained on."""

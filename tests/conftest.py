@@ -10,7 +10,7 @@ import urllib.request
 
 import pytest
 
-from benchmarks.tiny_model import write_tiny_model
+from tests.tiny_model import write_tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import httpx
 
 from data_lake.errors import UserError
 from pipeline.config import LLMConfig, OpenAIConfig
-from pipeline.llm.generate import TOO_LONG, Reply, Request
+from pipeline.llm.generator import TOO_LONG, Reply, Request
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds
 TRY_AGAIN = frozenset({408, 409, 429})

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.catalogue import Catalogue
-from pipeline.llm.generate import Reply, Request
-from pipeline.neighbours import Index, build, recall
+from pipeline.llm.generator import Reply, Request
+from pipeline.vectors.catalogue import Catalogue
+from pipeline.vectors.neighbours import Index, build, recall
 
 SCORES_PER_BLOCK = 16_000_000
 GROUPS, TITLES_PER_GROUP = 3, 1

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data_lake.errors import UserError
-from pipeline.llm.generate import Request
-from pipeline.prompts import quoted
+from pipeline.llm.generator import Request
+from pipeline.llm.prompts import quoted
 
 CHARACTERS = 4
 """What a token stands for where no tokenizer is known."""

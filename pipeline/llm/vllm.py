@@ -9,9 +9,9 @@ from typing import Any
 
 from data_lake.errors import UserError
 from pipeline.config import LLMConfig
-from pipeline.llm.generate import Reply, Request
-from pipeline.llm.identity import identify
-from pipeline.worker import Worker
+from pipeline.llm.generator import Reply, Request
+from pipeline.model_identity import identify
+from pipeline.processes.worker import Worker
 
 
 class VLLM:
@@ -28,7 +28,8 @@ class VLLM:
         self.cfg = cfg
         offline = {"HF_HUB_OFFLINE": "1"} if self._identity.is_folder else {}
         self._engines = [
-            Worker("pipeline.llm.engine", self._engine_config(rank), offline) for rank in range(cfg.data_parallel_size)
+            Worker("pipeline.llm.vllm_engine", self._engine_config(rank), offline)
+            for rank in range(cfg.data_parallel_size)
         ]
 
     @property

@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from data_lake.lake import Lake, Stage, Work
+from data_lake.lake import Lake, Stage, StageIO
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def writes() -> Callable[..., Stage]:
     """Make a stage that writes the given tables, by artifact."""
 
     def make(name: str, tables: dict[str, pa.Table], reads: tuple[str, ...] = (), **more: Any) -> Stage:
-        def work(work: Work) -> None:
+        def work(work: StageIO) -> None:
             for artifact in reads:
                 work.read(artifact)
             for artifact, table in tables.items():

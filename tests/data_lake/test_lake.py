@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from data_lake.errors import UserError
-from data_lake.lake import Lake, Stage, Work
+from data_lake.lake import Lake, Stage, StageIO
 from data_lake.schemas import PRETRAINED, REJECTS, TRAINING_SET
 from data_lake.tables import SchemaError, empty, write_parts
 
@@ -193,7 +193,7 @@ def test_the_last_fingerprints_are_kept_and_the_one_in_force_always(
 def test_a_failing_stage_leaves_what_was_in_force(lake: Lake, items: Items, writes: Writes) -> None:
     lake.run(writes("ingest", {"items": items("tea")}))
 
-    def work(work: Work) -> None:
+    def work(work: StageIO) -> None:
         work.write("items", items("pan"))
         work.write("rejects", items("pan"))
 
@@ -204,7 +204,7 @@ def test_a_failing_stage_leaves_what_was_in_force(lake: Lake, items: Items, writ
 
 
 def test_a_stage_touches_only_what_it_declares(lake: Lake, items: Items) -> None:
-    def stage(work: Callable[[Work], object]) -> Stage:
+    def stage(work: Callable[[StageIO], object]) -> Stage:
         return Stage("s", 1, (), ("items",), {}, work)
 
     for work, message in [
@@ -219,18 +219,18 @@ def test_a_stage_touches_only_what_it_declares(lake: Lake, items: Items) -> None
 def test_forget_removes_what_was_made_and_keeps_the_memory(lake: Lake, items: Items, writes: Writes) -> None:
     stage = writes("ingest", {"items": items("tea")})
     lake.run(stage)
-    lake.memory("replies").put(pa.table({"key": ["k"], "text": ["t"]}))
+    lake.keyed_cache("replies").put(pa.table({"key": ["k"], "text": ["t"]}))
     lake.forget(stage)
     assert list((lake.home / "items").iterdir()) == []
     assert lake.state(stage).kind == "missing"
     assert not lake.run(stage).skipped
-    assert lake.memory("replies").get(["k"]).num_rows == 1
+    assert lake.keyed_cache("replies").get(["k"]).num_rows == 1
 
 
 def test_the_manifest_says_what_was_read_made_and_counted(lake: Lake, items: Items, writes: Writes) -> None:
     lake.run(writes("ingest", {"items": items("tea", "pan")}))
 
-    def work(work: Work) -> None:
+    def work(work: StageIO) -> None:
         work.write("item_embeddings", embeddings(work.read("items")))
         work.count(texts=2, failed={"empty": 1})
         work.count(texts=3, failed={"empty": 1, "long": 1})
@@ -261,8 +261,8 @@ def test_tables_of_one_artifact_lie_in_folders_of_their_own(lake: Lake) -> None:
 
     types = {name: None if name == "item_vectors" else kind for name, kind in TRAINING_SET.tables.items()}
 
-    def work(only: set[str]) -> Callable[[Work], None]:
-        def write(work: Work) -> None:
+    def work(only: set[str]) -> Callable[[StageIO], None]:
+        def write(work: StageIO) -> None:
             for name in only:
                 work.write("training_set", pa.table(tables[name], schema=types[name]), name)
 
@@ -290,7 +290,7 @@ def test_a_folder_of_files_survives_a_failed_run_and_is_published_whole(lake: La
     seen: list[list[str]] = []
 
     def stage(fails: bool, settings: dict[str, int] | None = None) -> Stage:
-        def work(work: Work) -> None:
+        def work(work: StageIO) -> None:
             folder = work.folder("pretrained")
             seen.append(sorted(path.name for path in folder.iterdir()))
             (folder / "model.safetensors").write_bytes(b"weights")
@@ -320,7 +320,7 @@ def test_a_folder_of_files_survives_a_failed_run_and_is_published_whole(lake: La
 def test_work_that_waits_for_its_inputs_outlives_cleaning(lake: Lake, items: Items, writes: Writes) -> None:
     lake.run(writes("ingest", {"items": items("tea")}))
 
-    def work(work: Work) -> None:
+    def work(work: StageIO) -> None:
         (work.folder("pretrained") / "model.safetensors").write_bytes(b"weights")
         raise RuntimeError("killed")
 

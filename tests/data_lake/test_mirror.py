@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from data_lake.errors import UserError
-from data_lake.lake import Lake, Stage, Work
+from data_lake.lake import Lake, Stage, StageIO
 
 Items = Callable[..., pa.Table]
 Writes = Callable[..., Stage]
@@ -81,7 +81,7 @@ def test_nothing_is_in_force_before_its_upload_is_whole(
 def test_what_another_machine_made_again_replaces_the_local_copy(here: Lake, there: Lake, items: Items) -> None:
     titles = ["tea"]
 
-    def work(work: Work) -> None:
+    def work(work: StageIO) -> None:
         work.write("items", items(*titles))  # not the same every time, as an LLM may be
 
     stage = Stage("ingest", 1, (), ("items",), {}, work)
@@ -104,13 +104,13 @@ def test_forget_and_keep_remove_objects(url: str, tmp_path: Path, items: Items, 
 
 
 def test_replies_reach_the_store_even_from_a_run_that_fails(here: Lake, there: Lake) -> None:
-    def work(work: Work) -> None:
-        work.memory("replies").put(pa.table({"key": ["k"], "text": ["paid for"]}))
+    def work(work: StageIO) -> None:
+        work.keyed_cache("replies").put(pa.table({"key": ["k"], "text": ["paid for"]}))
         raise RuntimeError("engine died")
 
     with pytest.raises(RuntimeError):
         here.run(Stage("generate_items", 1, (), ("generated_items",), {}, work))
-    assert there.memory("replies").get(["k"])["text"].to_pylist() == ["paid for"]
+    assert there.keyed_cache("replies").get(["k"])["text"].to_pylist() == ["paid for"]
 
 
 def test_the_store_has_one_writer_and_a_lapsed_lock_is_taken_over(here: Lake, there: Lake, url: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from data_lake.lake import Lake, Stage, Work
+from data_lake.lake import Lake, Stage, StageIO
 from data_lake.schemas import DOMAIN_PROFILES, REJECTS
 from data_lake.tables import empty
 
@@ -32,9 +32,9 @@ def profiles(asked: list[str], die_at: str | None = None, rows: pa.Table = USERS
                   "tokens_out": [1] * count, "tokens_cached": [0] * count}  # fmt: skip
         return pa.table(values)
 
-    work_now: list[Work] = []
+    work_now: list[StageIO] = []
 
-    def work(work: Work) -> None:
+    def work(work: StageIO) -> None:
         work_now.append(work)
         work.sharded("domain_profiles", rows, ["user_id", "domain"], make, rows_per_shard=2)
 
@@ -44,7 +44,7 @@ def profiles(asked: list[str], die_at: str | None = None, rows: pa.Table = USERS
 def two_tables() -> Stage:
     items = pa.table({"item_id": ["i"], "domain": ["d"], "title": ["tea"], "text": ["tea"]})
 
-    def work(work: Work) -> None:
+    def work(work: StageIO) -> None:
         work.write("items", items)
         work.write("rejects", empty(REJECTS))
 
@@ -58,7 +58,7 @@ def killed(lake: Lake, code: str) -> None:
 import signal, sys
 sys.path[:0] = [{str(here.parent)!r}, {str(here.parents[2])!r}]
 from test_resume import profiles, two_tables
-from data_lake import lake as module, files, tables, work
+from data_lake import lake as module, files, tables, stage_io
 lake = module.Lake({str(lake.root)!r}, "shop")
 
 def die_at_call(owner, name, number):
@@ -109,7 +109,7 @@ def test_a_failed_shard_leaves_the_figures_of_the_others(lake: Lake) -> None:
     def fail(chunk: pa.Table) -> pa.Table:
         raise RuntimeError("engine died")
 
-    def work(work: Work) -> None:
+    def work(work: StageIO) -> None:
         work.count(before=1)
         with pytest.raises(RuntimeError):
             work.sharded("domain_profiles", USERS, ["user_id"], fail, 2)
@@ -127,7 +127,7 @@ def test_no_rows_make_no_shards_and_an_empty_table(lake: Lake) -> None:
 
 
 def test_a_kill_before_publishing_shows_nothing_and_is_cleaned(lake: Lake) -> None:
-    killed(lake, "die_at_call(work, 'write_parts', 2)\nlake.run(two_tables())")
+    killed(lake, "die_at_call(stage_io, 'write_parts', 2)\nlake.run(two_tables())")
     assert [path.name[:5] for path in (lake.home / "items").iterdir()] == [".tmp-"]
     assert lake.state(two_tables()).kind == "missing"
     lake.clean()
@@ -163,7 +163,7 @@ def test_a_kill_while_replacing_leaves_the_old_artifact_in_force(lake: Lake) -> 
 def test_a_forgotten_shard_is_made_again_and_no_other(lake: Lake, items: Callable[..., pa.Table]) -> None:
     made: list[str] = []
 
-    def work(work: Work) -> None:
+    def work(work: StageIO) -> None:
         def make(chunk: pa.Table) -> pa.Table:
             [title] = chunk["title"].to_pylist()
             if title == "salt" and len(made) == 2:

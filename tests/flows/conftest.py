@@ -15,7 +15,7 @@ from prefect.testing.utilities import prefect_test_harness
 from data_lake.lake import Lake
 from flows.nightly import nightly
 from flows.stages import STAGES
-from pipeline.simulate import SimulateConfig, simulate, write
+from pipeline.sample_world.simulate import SimulateConfig, simulate, write
 
 QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "HF_HUB_OFFLINE": "1"}
 

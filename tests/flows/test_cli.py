@@ -16,7 +16,7 @@ import pytest
 from data_lake.lake import Lake
 from data_lake.schemas import ARTIFACTS
 from flows.stages import STAGES
-from pipeline.neighbours import Index
+from pipeline.vectors.neighbours import Index
 
 
 def test_a_run_with_nothing_to_do_imports_neither_prefect_nor_torch(finished):
@@ -108,10 +108,10 @@ def test_sample_writes_two_files_and_settings_and_can_be_called_again(finished, 
 
 
 def test_grounded_items_show_what_was_kept_and_dropped(finished):
-    from flows.show import describe, human
+    from flows.show import describe, format_artifact
 
     figures = finished.lake.manifest("grounded_items").figures
-    shown = human(describe(finished.lake, "grounded_items"))
+    shown = format_artifact(describe(finished.lake, "grounded_items"))
     for reason, count in figures["dropped"].items():
         assert re.search(rf"^dropped: {reason} +{count:,}$", shown, re.MULTILINE)
     assert re.search(rf"^kept +{figures['kept']:,}$", shown, re.MULTILINE)
@@ -121,7 +121,7 @@ def test_grounded_items_show_what_was_kept_and_dropped(finished):
 @pytest.mark.parametrize(("stage", "artifact"), [("generate_items", "generated_items"), ("ground", "grounded_items")])
 def test_what_an_index_found_is_shown_with_its_recall(place, monkeypatch, stage, artifact):
     """The index of this test has lost every second item, so that it must miss some nearest ones."""
-    from flows.show import describe, human
+    from flows.show import describe, format_artifact
 
     whole = Index.__init__
 
@@ -133,20 +133,20 @@ def test_what_an_index_found_is_shown_with_its_recall(place, monkeypatch, stage,
     assert place.run(set_=("enrich.exact_up_to=5",), only=stage) == [stage]
     counts = place.lake.manifest(artifact).figures["neighbours"]
     assert 0 < counts["found"] < counts["checked"]
-    shown = human(describe(place.lake, artifact))
+    shown = format_artifact(describe(place.lake, artifact))
     assert re.search(rf"^neighbours: checked +{counts['checked']:,}$", shown, re.MULTILINE)
     assert re.search(rf"^neighbours: recall +{counts['found'] / counts['checked']:.4f}$", shown, re.MULTILINE)
 
 
 @pytest.mark.parametrize("artifact", ARTIFACTS)
 def test_every_artifact_can_be_shown(finished, artifact):
-    from flows.show import describe, human
+    from flows.show import describe, format_artifact
 
     shown = describe(finished.lake, artifact)
     assert json.loads(json.dumps(shown, allow_nan=False))["artifact"] == artifact
     assert shown["fingerprint"] == finished.lake.manifest(artifact).fingerprint
     assert len(shown["rows"]) == (shown["count"] if artifact == "metrics" else min(5, shown["count"]))
-    assert human(shown).startswith(artifact)
+    assert format_artifact(shown).startswith(artifact)
 
 
 def test_the_summary_proposes_to_show_only_what_is_there(finished, tmp_path):
@@ -176,14 +176,14 @@ def test_an_artifact_that_is_not_what_was_made_is_not_shown(place, harm, problem
 
 
 def test_a_user_s_rows_are_found_in_the_trainer_s_numbers_too(finished):
-    from flows.show import describe, human
+    from flows.show import describe, format_artifact
 
     user = finished.lake.read("sequences")["user_id"][3].as_py()
     assert [row["user_id"] for row in describe(finished.lake, "sequences", user)["rows"]] == [user]
     assert [row["user"] for row in describe(finished.lake, "training_set", user)["rows"]] == [4]
     nobody = describe(finished.lake, "sequences", "nobody")
     assert nobody["rows"] == []
-    assert human(nobody).endswith("No row to show.")
+    assert format_artifact(nobody).endswith("No row to show.")
 
 
 def test_seconds_have_one_decimal_and_figures_below_one_have_four():
@@ -198,7 +198,7 @@ def test_seconds_have_one_decimal_and_figures_below_one_have_four():
 def test_text_from_the_data_cannot_steer_the_terminal():
     from flows import text
 
-    assert text.harmless("a\x1b[2Jb\nc\u202ed") == "a\\u001b[2Jb\\u000ac\\u202ed"
+    assert text.escape_control("a\x1b[2Jb\nc\u202ed") == "a\\u001b[2Jb\\u000ac\\u202ed"
     assert "\x1b" not in text.table([{"title": "\x1b]0;owned\x07"}])
 
 
@@ -258,7 +258,7 @@ def test_a_run_killed_in_generation_and_in_training_ends_as_if_it_had_not_been(f
 @pytest.mark.parametrize(
     ("forgotten", "busy", "options"),
     [
-        (("item_embeddings", "memory"), "pipeline.embedding", ("--to", "represent")),
+        (("item_embeddings", "memory"), "pipeline.vectors.embedding", ("--to", "represent")),
         (("pretrained",), "model train", ("--only", "pretrain")),
     ],
 )

@@ -1,7 +1,7 @@
 import pyarrow.compute as pc
 
 from flows.stages import STAGES
-from pipeline.simulate import SimulateConfig
+from pipeline.sample_world.simulate import SimulateConfig
 
 
 def test_three_domains_go_the_whole_way(new_place, tmp_path):

@@ -8,7 +8,7 @@ from data_lake.errors import UserError
 from flows.engines import Engines
 from flows.settings import Settings, load_settings
 from flows.stages import stages
-from pipeline.prompts import load_prompt
+from pipeline.llm.prompts import load_prompt
 
 SETTINGS = """
 dataset = "d"
@@ -24,9 +24,9 @@ model = "m"
 base_url = "http://127.0.0.1:1/v1"
 """
 ASKING = {
-    "generate_items": {"generate_items", "tighter", "example"},
-    "profile_domains": {"profile_domain", "tighter"},
-    "profile_users": {"profile_user", "tighter"},
+    "generate_items": {"generate_items", "retry", "example"},
+    "profile_domains": {"profile_domain", "retry"},
+    "profile_users": {"profile_user", "retry"},
 }
 
 
@@ -73,7 +73,7 @@ def test_another_text_in_a_prompt_file_makes_its_stage_stale_and_no_other(load):
     assert {name for name in before if before[name] != after[name]} == {"generate_items"}
 
 
-@pytest.mark.parametrize("name", ["generate_items", "profile_domain", "profile_user", "tighter", "example"])
+@pytest.mark.parametrize("name", ["generate_items", "profile_domain", "profile_user", "retry", "example"])
 def test_every_text_of_ours_is_in_the_fingerprints_of_the_stages_that_show_it(load, name):
     found = recipes(load())
     shown = {stage for stage, names in ASKING.items() if name in names}

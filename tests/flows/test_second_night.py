@@ -17,7 +17,7 @@ from flows.forecast import ASKING, Forecast, _Listener, forecast, total
 from flows.plan import Choice, plan
 from flows.settings import load_settings
 from flows.stages import stages
-from pipeline.simulate import SimulateConfig
+from pipeline.sample_world.simulate import SimulateConfig
 
 CHANGED = 2
 """Of 200 users: 1 %."""

@@ -1,7 +1,7 @@
 from data_lake.schemas import TRAINING_SET
 from data_lake.tables import check
 from pipeline.assemble import assemble
-from pipeline.embed_items import embed_items
+from pipeline.vectors.embed_items import embed_items
 from tests.pipeline.worlds import Angles, items_table, rows_of, sequences_table
 
 

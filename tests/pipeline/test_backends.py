@@ -7,11 +7,11 @@ import pytest
 
 from data_lake.schemas import ITEM_EMBEDDINGS
 from pipeline.config import LLMConfig, OpenAIConfig
-from pipeline.llm.generate import Request, prompt_hash
+from pipeline.llm.generator import Request, prompt_hash
 from pipeline.llm.openai import OpenAI
+from pipeline.llm.prompts import items_schema, profile_schema, quoted
 from pipeline.llm.retrieval import Retrieval
 from pipeline.llm.vllm import VLLM
-from pipeline.prompts import items_schema, profile_schema, quoted
 
 TITLES = {
     "plain": "Basmati rice",

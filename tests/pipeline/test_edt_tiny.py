@@ -8,18 +8,18 @@ import pyarrow as pa
 import pytest
 from safetensors import safe_open
 
-from pipeline import simulate
-from pipeline.answers import read_reply
+from pipeline.augment.generate_items import generate_items
 from pipeline.config import EnrichConfig, LLMConfig, ProfileConfig
-from pipeline.edt_tiny import DOMAINS, POSITIONS, get_model_path
-from pipeline.edt_tiny.lessons import Kind, Profile, Shopper, lessons, suggestions
-from pipeline.generate_items import generate_items
-from pipeline.llm.generate import Request
-from pipeline.llm.identity import identify
+from pipeline.llm.answers import read_reply
+from pipeline.llm.generator import Request
 from pipeline.llm.vllm import VLLM
-from pipeline.profile_domains import profile_domains
-from pipeline.profile_users import profile_users
-from pipeline.simulate_words import STYLES, TASTES, taste_of
+from pipeline.model_identity import identify
+from pipeline.profile.profile_domains import profile_domains
+from pipeline.profile.profile_users import profile_users
+from pipeline.sample_world import simulate
+from pipeline.sample_world.edt_tiny import DOMAINS, POSITIONS, get_model_path
+from pipeline.sample_world.edt_tiny.lessons import Kind, Profile, Shopper, lessons, suggestions
+from pipeline.sample_world.words import STYLES, TASTES, taste_of
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 CLASSIC = 0
@@ -82,7 +82,7 @@ def test_the_right_answer_follows_the_shopper_s_tastes_and_passes_over_noise():
 
 def trained(out, seed):
     """Train for two steps, and return the files that were written."""
-    from pipeline.edt_tiny.train import train
+    from pipeline.sample_world.edt_tiny.train import train
 
     train(out, steps=2, batch=2, rate=3e-3, seed=seed, tokenizer_batches=10)
     return {path.name: path.read_bytes() for path in out.iterdir()}
@@ -97,7 +97,7 @@ def test_training_with_one_seed_writes_the_same_model_and_with_another_seed_anot
 
 
 def test_training_that_is_interrupted_while_it_writes_leaves_the_old_model_as_it_was(tmp_path, monkeypatch):
-    from pipeline.edt_tiny import train as training
+    from pipeline.sample_world.edt_tiny import train as training
 
     def interrupted(model, tokenizer, folder):
         folder.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
 from data_lake.schemas import ITEM_EMBEDDINGS
 from data_lake.tables import check
-from pipeline.embed_items import embed_items
+from pipeline.vectors.embed_items import embed_items
 from tests.pipeline.worlds import Angles, items_table
 
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from data_lake.memory import Memory
+from data_lake.keyed_cache import KeyedCache
 from pipeline.config import EmbedConfig
-from pipeline.embedding import EmbedProcess, RememberedEmbed, SentenceEmbedder
+from pipeline.vectors.embedding import EmbedProcess, RememberedEmbed, SentenceEmbedder
 
 TEXTS = ["rice cooker", "steam cooker for rice", "a novel about the sea", "rice cooker"]
 
@@ -58,23 +58,23 @@ def test_a_process_of_its_own_gives_the_same_vectors_and_ends_when_closed(minilm
 
 def test_a_text_is_encoded_once_for_ever(tmp_path):
     first = Lengths()
-    embed = RememberedEmbed(first, Memory(tmp_path))
+    embed = RememberedEmbed(first, KeyedCache(tmp_path))
     assert embed(["bb", "a", "bb"]).tolist() == [[2, 98], [1, 97], [2, 98]]
     assert first.asked == ["bb", "a"]
     second = Lengths()
-    later = RememberedEmbed(second, Memory(tmp_path))
+    later = RememberedEmbed(second, KeyedCache(tmp_path))
     assert later(["c", "a", "dd", "bb"]).tolist() == [[1, 99], [1, 97], [2, 100], [2, 98]]
     assert second.asked == ["c", "dd"]
     assert (later.asked, later.reused) == (2, 2)
 
 
 def test_another_revision_has_vectors_of_its_own(tmp_path):
-    RememberedEmbed(Lengths(), Memory(tmp_path))(["a"])
+    RememberedEmbed(Lengths(), KeyedCache(tmp_path))(["a"])
     other = Lengths()
     other.revision = "2"
-    RememberedEmbed(other, Memory(tmp_path))(["a"])
+    RememberedEmbed(other, KeyedCache(tmp_path))(["a"])
     assert other.asked == ["a"]
 
 
 def test_no_text_needs_no_memory(tmp_path):
-    assert RememberedEmbed(Lengths(), Memory(tmp_path))([]).shape == (0, 2)
+    assert RememberedEmbed(Lengths(), KeyedCache(tmp_path))([]).shape == (0, 2)

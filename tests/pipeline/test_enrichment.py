@@ -3,18 +3,18 @@
 import pyarrow as pa
 
 from pipeline.assemble import assemble
-from pipeline.catalogue import Catalogue
-from pipeline.clusters import assign_clusters, kept_centres
+from pipeline.augment.examples import kept_examples
+from pipeline.augment.generate_items import generate_items, generation_rows, pairs_of
+from pipeline.augment.ground import ground, measure
+from pipeline.augment.insert import insert
+from pipeline.augment.represent import represent
 from pipeline.config import EnrichConfig, ProfileConfig
-from pipeline.embed_items import embed_items
-from pipeline.embed_profiles import embed_profiles, profiles_to_embed
-from pipeline.examples import kept_examples
-from pipeline.generate_items import generate_items, generation_rows, pairs_of
-from pipeline.ground import ground, measure
-from pipeline.insert import insert
-from pipeline.profile_domains import profile_domains
-from pipeline.profile_users import profile_users, users_to_profile
-from pipeline.represent import represent
+from pipeline.profile.clusters import assign_clusters, load_or_fit_centres
+from pipeline.profile.embed_profiles import embed_profiles, profiles_to_embed
+from pipeline.profile.profile_domains import profile_domains
+from pipeline.profile.profile_users import profile_users, users_to_profile
+from pipeline.vectors.catalogue import Catalogue
+from pipeline.vectors.embed_items import embed_items
 from tests.pipeline.worlds import DOMAINS, Angles, Answering, Kept, items_table, rows_of, sequences_table
 
 
@@ -33,7 +33,7 @@ def enriched(sequences, items):
         sequences, representatives, generated, items, catalogue, measure(catalogue, cfg, DOMAINS), embed, cfg
     )
     augmented = insert(sequences, grounded, catalogue, cfg, DOMAINS)
-    clusters = assign_clusters(catalogue, kept_centres(catalogue, profile, DOMAINS, memory))
+    clusters = assign_clusters(catalogue, load_or_fit_centres(catalogue, profile, DOMAINS, memory))
     domain_profiles = profile_domains(augmented, items, clusters, generate, profile, DOMAINS, {})
     user_profiles = profile_users(users_to_profile(domain_profiles), generate, profile)
     profiles = embed_profiles(profiles_to_embed(domain_profiles, user_profiles), embed)

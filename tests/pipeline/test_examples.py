@@ -3,10 +3,10 @@ import json
 import pyarrow as pa
 import pytest
 
-from data_lake.memory import Memory
+from data_lake.keyed_cache import KeyedCache
 from data_lake.schemas import REPRESENTATIVES, SEQUENCES
+from pipeline.augment.examples import example_text, kept_examples
 from pipeline.config import DomainConfig, EnrichConfig
-from pipeline.examples import example_text, kept_examples
 
 PAIR = ("food", "kitchen")
 CFG = EnrichConfig(examples=2, evidence=0.9)
@@ -15,7 +15,7 @@ WORLD = {f"u{number}": (["f1", f"f{number}"], ["k1", f"k{number}"]) for number i
 
 @pytest.fixture
 def memory(tmp_path):
-    return Memory(tmp_path / "examples")
+    return KeyedCache(tmp_path / "examples")
 
 
 def tables(world, shown_more=""):
@@ -48,7 +48,7 @@ def test_examples_are_users_of_both_domains_chosen_by_a_seed(memory, tmp_path):
     found = chosen(WORLD, memory)
     assert len(found) == 2
     assert all(each in WORLD.values() for each in map(tuple, found))
-    assert found == chosen(dict(reversed(WORLD.items())), Memory(tmp_path / "other"))
+    assert found == chosen(dict(reversed(WORLD.items())), KeyedCache(tmp_path / "other"))
     seeds = {json.dumps(chosen(WORLD, memory, EnrichConfig(examples=2, seed=seed))) for seed in range(5)}
     assert len(seeds) > 1
 
@@ -87,7 +87,7 @@ def test_an_example_never_holds_a_withheld_a_validation_or_a_test_action(memory)
 
 
 def key_of(cfg):
-    from pipeline.examples import _key
+    from pipeline.augment.examples import _key
 
     return _key(PAIR, cfg)
 

@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from pipeline.failures import Failures
+from pipeline.llm.failures import Failures
 
 
 def shard(*reasons: str | None) -> pa.Table:

@@ -4,10 +4,10 @@ import pytest
 from data_lake.errors import UserError
 from data_lake.schemas import GENERATED_ITEMS, ITEMS
 from data_lake.tables import check
+from pipeline.augment.generate_items import generate_items, generation_rows
+from pipeline.augment.represent import represent
 from pipeline.config import DomainConfig, EnrichConfig, ProfileConfig
-from pipeline.generate_items import generate_items, generation_rows
-from pipeline.profile_domains import profile_domains
-from pipeline.represent import represent
+from pipeline.profile.profile_domains import profile_domains
 from tests.pipeline.worlds import DOMAINS, Answering, embedded, items_table, rows_of, sequences_table
 
 

@@ -2,12 +2,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.catalogue import Catalogue
+from pipeline.augment.generate_items import generate_items, generation_rows
+from pipeline.augment.ground import figures, ground, measure
+from pipeline.augment.represent import represent
 from pipeline.config import EnrichConfig
-from pipeline.generate_items import generate_items, generation_rows
-from pipeline.ground import figures, ground, measure
-from pipeline.neighbours import recall
-from pipeline.represent import represent
+from pipeline.vectors.catalogue import Catalogue
+from pipeline.vectors.neighbours import recall
 from tests.pipeline.worlds import Angles, Answering, embedded, grounded_by, items_table, rows_of, sequences_table
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from data_lake.errors import UserError
 from pipeline.config import DataConfig
-from pipeline.ingest import ingest
-from pipeline.times import read_times
+from pipeline.ingest.ingest import ingest
+from pipeline.ingest.times import read_times
 
 ITEMS = "item_id,domain,title\nf1,food,Green tea\nf2,food,Rye bread\nk1,kitchen,Pan\nk2,kitchen,Wok\n"
 

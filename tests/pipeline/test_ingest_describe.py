@@ -6,8 +6,8 @@ import pytest
 
 from data_lake.errors import UserError
 from pipeline.config import DataConfig
-from pipeline.describe_inputs import describe
-from pipeline.ingest import ingest
+from pipeline.ingest.describe_inputs import describe
+from pipeline.ingest.ingest import ingest
 
 
 def test_common_names_are_found_and_the_result_can_be_ingested(tmp_path):

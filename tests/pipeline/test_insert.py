@@ -1,6 +1,6 @@
 from data_lake.schemas import AUGMENTED_SEQUENCES
 from data_lake.tables import check
-from pipeline.insert import insert
+from pipeline.augment.insert import insert
 from tests.pipeline.worlds import grounded_by
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_lake.errors import UserError
-from pipeline.neighbours import Index, build
+from pipeline.vectors.neighbours import Index, build
 
 
 def cloud(rows, seed=0, width=16):

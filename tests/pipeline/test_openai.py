@@ -9,9 +9,9 @@ import pytest
 import pipeline.llm.openai as module
 from data_lake.errors import UserError
 from pipeline.config import LLMConfig, OpenAIConfig
-from pipeline.llm.generate import Reply, Request
+from pipeline.llm.generator import Reply, Request
 from pipeline.llm.openai import OpenAI
-from pipeline.prompts import items_schema
+from pipeline.llm.prompts import items_schema
 
 
 class Endpoint(ThreadingHTTPServer):

@@ -2,9 +2,9 @@ import pyarrow as pa
 
 from data_lake.schemas import AUGMENTED_SEQUENCES
 from pipeline.config import ProfileConfig
-from pipeline.embed_profiles import embed_profiles, profiles_to_embed
-from pipeline.profile_domains import profile_domains
-from pipeline.profile_users import profile_users, users_to_profile
+from pipeline.profile.embed_profiles import embed_profiles, profiles_to_embed
+from pipeline.profile.profile_domains import profile_domains
+from pipeline.profile.profile_users import profile_users, users_to_profile
 from tests.pipeline.worlds import DOMAINS, Angles, Answering, items_table, rows_of, sequences_table
 
 

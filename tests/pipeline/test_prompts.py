@@ -4,12 +4,12 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
-from data_lake.memory import Memory
-from pipeline.answers import BadReply, ask, figures, read_reply, reply_columns, worth_keeping
+from data_lake.keyed_cache import KeyedCache
 from pipeline.config import DomainConfig, EnrichConfig, ProfileConfig
-from pipeline.llm.ask_once import AskOnce
-from pipeline.llm.generate import Reply, Request
-from pipeline.prompts import items_schema, load_prompt, named, profile_schema, quoted, render
+from pipeline.llm.answers import BadReply, ask, figures, read_reply, reply_columns, worth_keeping
+from pipeline.llm.cached_generator import CachedGenerator
+from pipeline.llm.generator import Reply, Request
+from pipeline.llm.prompts import items_schema, load_prompt, named, profile_schema, quoted, render
 
 
 def request(text="user's part", schema=None):
@@ -62,7 +62,7 @@ def test_a_profile_that_the_schema_ended_inside_a_sentence_is_cut(text):
     schema["properties"]["profile"]["maxLength"] = len(text)
     with pytest.raises(BadReply, match=r"^cut$"):
         read_reply(json.dumps({"profile": text}), request(schema=schema))
-    second = replace(request(schema=schema), tighter=True)  # better than none
+    second = replace(request(schema=schema), is_retry=True)  # better than none
     assert read_reply(json.dumps({"profile": text}), second) == (text,)
 
 
@@ -81,9 +81,9 @@ def test_a_prompt_that_an_endpoint_finds_too_long_is_asked_with_fewer_texts():
     too_long, good = Reply(None, error="too_long"), Reply('{"items": ["tea"]}')
     generate = Scripted(too_long, good, too_long, too_long, too_long, good)
 
-    def build(place, tighter, left_out):
+    def build(place, is_retry, dropped):
         texts = list("abcdefghijkl")[: (12, 1, 3)[place]]
-        return request("".join(texts[min(left_out, len(texts) - 1) :]))
+        return request("".join(texts[min(dropped, len(texts) - 1) :]))
 
     answers = ask(generate, 3, build)
     assert generate.asked == ["abcdefghijkl", "a", "abc", "cdefghijkl", "c", "ijkl"]
@@ -101,18 +101,18 @@ def test_a_prompt_that_fits_by_our_tokenizer_but_not_the_endpoints_is_never_aske
     too_long, good = Reply(None, error="too_long"), Reply('{"items": ["tea"]}')
     generate = Scripted(too_long, good)
     texts = "abcdefghijkl"
-    [answer] = ask(generate, 1, lambda place, tighter, left_out: request(texts[min(left_out, 11) :]), FiveTexts())
+    [answer] = ask(generate, 1, lambda place, is_retry, dropped: request(texts[min(dropped, 11) :]), FiveTexts())
     assert generate.asked == ["hijkl", "jkl"]
     assert answer.value == ("tea",)
 
 
-def test_the_tighter_request_of_a_prompt_that_was_too_long_loses_texts_too():
+def test_the_retry_of_a_prompt_that_was_too_long_loses_texts_too():
     generate = Scripted(
         *(Reply(None, error=error) for error in ("too_long", "cut", "too_long")), Reply('{"items": ["tea"]}')
     )
 
-    def build(place, tighter, left_out):
-        return request(("tight " if tighter else "") + "abcd"[left_out:])
+    def build(place, is_retry, dropped):
+        return request(("tight " if is_retry else "") + "abcd"[dropped:])
 
     [answer] = ask(generate, 1, build)
     assert generate.asked == ["abcd", "cd", "tight abcd", "tight cd"]
@@ -127,31 +127,35 @@ def test_the_tighter_request_of_a_prompt_that_was_too_long_loses_texts_too():
     ],
     ids=["not_json", "schema", "cut", "empty", "repeated"],
 )  # fmt: skip
-def test_what_a_tighter_request_may_mend_is_asked_for_once_more(first):
+def test_what_a_retry_may_fix_is_asked_for_once_more(first):
     generate = Scripted(first, Reply('{"items": ["tea"]}'))
-    [answer] = ask(generate, 1, lambda place, tighter, left_out: request("tight" if tighter else "loose"))
+    [answer] = ask(generate, 1, lambda place, is_retry, dropped: request("tight" if is_retry else "loose"))
     assert (generate.asked, answer.value) == (["loose", "tight"], ("tea",))
 
 
 @pytest.mark.parametrize(("second", "asked_later"), [('{"items": ["tea"]}', []), ("no", ["tight"])])
-def test_a_later_run_goes_straight_to_the_tighter_request_and_asks_it_again_if_it_failed(tmp_path, second, asked_later):
-    def build(place, tighter, left_out):
-        return request("tight" if tighter else "loose")
+def test_a_later_run_goes_straight_to_the_retry_and_asks_it_again_if_it_failed(tmp_path, second, asked_later):
+    def build(place, is_retry, dropped):
+        return request("tight" if is_retry else "loose")
 
     first = Scripted(Reply("no"), Reply(second))
-    once = AskOnce(first, Memory(tmp_path), worth_keeping=worth_keeping)
+    once = CachedGenerator(first, KeyedCache(tmp_path), worth_keeping=worth_keeping)
     before = ask(once, 1, build) + ask(once, 1, build)  # the second as in another shard of the run
     assert first.asked == ["loose", "tight"]
     later = Scripted(Reply(second))
-    assert ask(AskOnce(later, Memory(tmp_path), worth_keeping=worth_keeping), 1, build) == before[:1] == before[1:]
+    assert (
+        ask(CachedGenerator(later, KeyedCache(tmp_path), worth_keeping=worth_keeping), 1, build)
+        == before[:1]
+        == before[1:]
+    )
     assert later.asked == asked_later
 
 
 @pytest.mark.parametrize("error", ["http_503", "timeout", "too_long"])
 def test_an_endpoints_failure_is_asked_again_in_a_later_run(tmp_path, error):
     for reply in (Reply(None, error=error), Reply('{"items": ["tea"]}')):
-        once = AskOnce(Scripted(reply), Memory(tmp_path), worth_keeping=worth_keeping)
-        [answer] = ask(once, 1, lambda place, tighter, left_out: request())
+        once = CachedGenerator(Scripted(reply), KeyedCache(tmp_path), worth_keeping=worth_keeping)
+        [answer] = ask(once, 1, lambda place, is_retry, dropped: request())
     assert answer.value == ("tea",)
 
 
@@ -171,9 +175,9 @@ def test_a_bad_reply_is_asked_for_once_more_and_an_engines_error_is_not():
         Reply("no", tokens_in=8),
     )
 
-    def build(place, tighter, left_out):
+    def build(place, is_retry, dropped):
         name = ("a", "b", None, "c")[place]
-        return name and request(f"tight {place}" if tighter else name)
+        return name and request(f"tight {place}" if is_retry else name)
 
     answers = ask(generate, 4, build, reason="none")
     assert generate.asked == ["a", "b", "c", "tight 0", "tight 3"]

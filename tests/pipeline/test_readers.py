@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_lake.errors import UserError
-from pipeline import readers
+from pipeline.ingest import readers
 
 
 def rows(frame):

@@ -2,8 +2,8 @@ import numpy as np
 
 from data_lake.schemas import REPRESENTATIVES
 from data_lake.tables import check
+from pipeline.augment.represent import budgets, represent
 from pipeline.config import EnrichConfig
-from pipeline.represent import budgets, represent
 from tests.pipeline.worlds import embedded, items_table, rows_of, sequences_table
 
 

@@ -6,9 +6,9 @@ import pytest
 
 import pipeline.llm.retrieval as retrieval_module
 from data_lake.schemas import ITEM_EMBEDDINGS
-from pipeline.llm.generate import Request
+from pipeline.llm.generator import Request
+from pipeline.llm.prompts import items_schema, profile_schema
 from pipeline.llm.retrieval import Retrieval, nearest_rows
-from pipeline.prompts import items_schema, profile_schema
 
 # Food lies on the axes; each kitchen item leans to one of them. k4 has no text, k5 is called as k1 is.
 ITEMS = {

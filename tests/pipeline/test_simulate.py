@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from pipeline.simulate import SPAN, START, SimulateConfig, World, simulate, titles, write
-from pipeline.simulate_words import TASTES, WORDS
+from pipeline.sample_world.simulate import SPAN, START, SimulateConfig, World, simulate, titles, write
+from pipeline.sample_world.words import TASTES, WORDS
 
 
 @pytest.fixture(scope="module")

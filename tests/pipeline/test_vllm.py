@@ -11,13 +11,13 @@ import pytest
 
 from data_lake.errors import UserError
 from data_lake.schemas import ITEMS
+from pipeline.augment.generate_items import generate_items
 from pipeline.config import EnrichConfig, LLMConfig
-from pipeline.generate_items import generate_items
-from pipeline.llm.engine import Engine
-from pipeline.llm.generate import Request
+from pipeline.llm.generator import Request
 from pipeline.llm.tokens import ModelTokens
 from pipeline.llm.vllm import VLLM
-from pipeline.worker import Worker, WorkerDied
+from pipeline.llm.vllm_engine import Engine
+from pipeline.processes.worker import Worker, WorkerDied
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
@@ -77,7 +77,7 @@ def test_two_engines_get_neighbouring_gpus_of_those_that_are_visible(tiny_llm, m
 
 STUB = """
     import os, signal
-    from pipeline.worker import Link
+    from pipeline.processes.worker import Link
 
     link = Link()
     rank = link.receive()["rank"]

@@ -9,12 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-import pipeline.worker
-from pipeline.worker import Worker, WorkerDied
+import pipeline.processes.worker
+from pipeline.processes.worker import Worker, WorkerDied
 
 CHILD = """
     import os, subprocess, sys, time
-    from pipeline.worker import Link
+    from pipeline.processes.worker import Link
 
     link = Link()
     config = link.receive()
@@ -134,9 +134,9 @@ def test_an_interrupted_question_leaves_no_answer_for_the_next(child):
 
 
 def test_child_and_grandchild_end_when_their_parent_is_killed(child, tmp_path):
-    script = "from pipeline.worker import Worker; import time\nw = Worker('some_child', {})\n"
+    script = "from pipeline.processes.worker import Worker; import time\nw = Worker('some_child', {})\n"
     script += "print(*w.ask({'spawn': True}).values(), flush=True); time.sleep(1000)"
-    paths = os.pathsep.join([str(tmp_path), str(Path(pipeline.worker.__file__).parents[1])])
+    paths = os.pathsep.join([str(tmp_path), str(Path(pipeline.processes.worker.__file__).parents[1])])
     parent = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": paths}
     )

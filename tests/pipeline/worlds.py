@@ -8,13 +8,13 @@ import pyarrow as pa
 
 from data_lake.schemas import ITEM_EMBEDDINGS, ITEMS, SEQUENCES
 from data_lake.tables import check
-from pipeline.catalogue import Catalogue
+from pipeline.augment.generate_items import generate_items, generation_rows
+from pipeline.augment.ground import ground, measure
+from pipeline.augment.represent import represent
 from pipeline.config import EnrichConfig
-from pipeline.embed_items import embed_items
-from pipeline.generate_items import generate_items, generation_rows
-from pipeline.ground import ground, measure
-from pipeline.llm.generate import Reply
-from pipeline.represent import represent
+from pipeline.llm.generator import Reply
+from pipeline.vectors.catalogue import Catalogue
+from pipeline.vectors.embed_items import embed_items
 
 DOMAINS = ("food", "kitchen", "garden")
 

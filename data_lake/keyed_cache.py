@@ -1,0 +1,97 @@
+"""What the lake remembers over all runs: replies, vectors, cluster centres, each under a key."""
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_lake.files import put_file, temporary
+
+ROWS_PER_GROUP = 4096
+MERGE_AT = 64
+MERGE_BELOW = 200_000
+
+
+class KeyedCache:
+    """Rows under a text key, kept as Parquet parts that are only ever added.
+
+    A key put twice means its later row. A part appears by rename, so one torn by a crash is never read. Parts may
+    have different columns (vectors of two models); the rows of one `get` must have the same.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._keys: dict[str, pa.ChunkedArray] = {}  # the keys of each part read so far
+
+    def put(self, table: pa.Table) -> None:
+        """Add rows; the column "key" holds their keys."""
+        if "key" not in table.column_names or table["key"].null_count:
+            raise ValueError("a memory needs a column 'key' without nulls")
+        if table.num_rows:
+            self._write(table)
+            self._merge()
+
+    def get(self, keys: Sequence[str]) -> pa.Table:
+        """Return one row for each different key that is known, in the order of `keys`.
+
+        Where none is known the table has no rows, and the column "key" alone.
+        """
+        wanted = pa.array(keys, pa.string()).unique()
+        found = [pa.table({"key": pa.array([], pa.string())})]
+        for path in self._parts():
+            rows = np.flatnonzero(pc.is_in(self._keys_of(path), value_set=wanted).to_numpy())
+            if len(rows):
+                found.append(_take(path, rows))
+        return _latest(pa.concat_tables(found[1:] or found, promote_options="permissive"), wanted)
+
+    def _parts(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("*.parquet") if not path.name.startswith("."))
+
+    def _keys_of(self, path: Path) -> pa.ChunkedArray:
+        if path.name not in self._keys:
+            self._keys[path.name] = pq.read_table(path, columns=["key"], partitioning=None)["key"].cast(pa.string())
+        return self._keys[path.name]
+
+    def _write(self, table: pa.Table) -> None:
+        parts = self._parts()
+        number = int(parts[-1].name.split("-")[0]) + 1 if parts else 0
+        written = temporary(self.folder)
+        pq.write_table(table, written, compression="zstd", row_group_size=ROWS_PER_GROUP)
+        put_file(written, self.folder / f"{number:08d}-{uuid.uuid4().hex[:8]}.parquet")
+
+    def _merge(self) -> None:
+        """Make one part of the newest small ones, when there are many."""
+        small: list[Path] = []
+        for path in reversed(self._parts()):
+            if len(self._keys_of(path)) >= MERGE_BELOW:
+                break
+            small.insert(0, path)
+        if len(small) < MERGE_AT:
+            return
+        tables = [pq.read_table(path, partitioning=None) for path in small]
+        schemas = {str(table.schema): table.schema for table in tables}
+        for schema in schemas.values():
+            rows = pa.concat_tables([table for table in tables if table.schema.equals(schema)])
+            self._write(_latest(rows, rows["key"].unique()))
+        for path in small:  # a crash before this leaves the same rows twice, which changes no answer
+            path.unlink()
+            self._keys.pop(path.name, None)
+
+
+def _take(path: Path, rows: np.ndarray) -> pa.Table:
+    """Return some rows of a part, reading only the row groups that hold them."""
+    groups, place = np.unique(rows // ROWS_PER_GROUP, return_inverse=True)
+    table = pq.ParquetFile(path).read_row_groups(groups.tolist())
+    return table.take(pa.array(place * ROWS_PER_GROUP + rows % ROWS_PER_GROUP))
+
+
+def _latest(rows: pa.Table, keys: pa.Array) -> pa.Table:
+    """Return the last row of each key, in the order of `keys`."""
+    numbered = pa.table({"key": rows["key"], "row": np.arange(rows.num_rows)})
+    last = numbered.group_by("key", use_threads=False).aggregate([("row", "max")])  # as in `check`: memory of numpy
+    last = last.append_column("place", pc.index_in(last["key"], value_set=keys)).sort_by("place")
+    return rows.take(last["row_max"])

@@ -1,0 +1,206 @@
+"""What a stage's work gets: checked inputs, places for its outputs, and what a killed run has done already."""
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_lake.files import put_file, temporary
+from data_lake.keyed_cache import KeyedCache
+from data_lake.manifest import Output, measure
+from data_lake.schemas import ARTIFACTS, Artifact
+from data_lake.stage import Stage
+from data_lake.tables import check, check_key, empty, read_tables, write_parts, write_stream
+
+if TYPE_CHECKING:
+    from data_lake.lake import Lake
+
+WORK, SHARDS = ".work-", ".shards-"
+"""How the names of what outlives a killed run begin; the fingerprint follows."""
+
+_FIGURES = b"figures"
+
+
+class StageIO:
+    """The lake as one run of one stage sees it."""
+
+    def __init__(self, lake: "Lake", stage: Stage, fingerprint: str) -> None:
+        self._lake, self._stage, self._fingerprint = lake, stage, fingerprint
+        self._verified: set[str] = set()
+        self._folders: dict[str, Path] = {}
+        self._written: dict[str, set[str]] = {}
+        self._figures: dict[str, Any] = {}
+
+    def read(self, artifact: str, table: str = "", columns: Sequence[str] | None = None) -> pa.Table:
+        """Return a table of an input, its files' hashes and its schema checked."""
+        return read_tables(self.input(artifact), ARTIFACTS[artifact], table, columns)
+
+    def input(self, artifact: str) -> Path:
+        """Return the folder of an input, its files' hashes checked."""
+        if artifact not in self._stage.reads:
+            raise ValueError(f"stage {self._stage.name} does not say that it reads {artifact}")
+        if artifact in self._verified:
+            return self._lake.path(artifact)
+        folder = self._lake.verified_path(artifact, full=True)
+        self._verified.add(artifact)
+        return folder
+
+    def write(self, artifact: str, table: pa.Table, name: str = "") -> None:
+        """Write a table of an output after checking its schema; a second call for the same table replaces it."""
+        checked = check(table, self._output(artifact), name)
+        write_parts(checked, self._empty_folder(artifact, name))
+        self._written.setdefault(artifact, set()).add(name)
+
+    def folder(self, artifact: str) -> Path:
+        """Return the unpublished folder of an output to put files into.
+
+        A later run with the same fingerprint gets the same folder with what a killed one left in it.
+        """
+        self._output(artifact)
+        if artifact in self._written:
+            raise ValueError(f"ask for the folder of {artifact} before writing a table of it")
+        folder = self._lake.home / artifact / f"{WORK}{self._fingerprint}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folders[artifact] = folder
+        return folder
+
+    def sharded(
+        self,
+        artifact: str,
+        rows: pa.Table,
+        keys: Sequence[str],
+        make: Callable[[pa.Table], pa.Table],
+        rows_per_shard: int,
+    ) -> None:
+        """Write `artifact` as what `make` returns for each run of `rows_per_shard` rows, one after the other.
+
+        `keys` are the columns of `rows` that name a row. A finished shard is kept under the hash of its rows' keys
+        with the figures counted while it was made; a later run with the same fingerprint makes only the others.
+        """
+        from tqdm import tqdm
+
+        schema = self._output(artifact)
+        folder = self._lake.home / artifact / f"{SHARDS}{self._fingerprint}"
+        paths = []
+        with tqdm(total=rows.num_rows, desc=self._stage.name, unit=" rows", file=sys.stderr, disable=None) as bar:
+            for start in range(0, rows.num_rows, rows_per_shard):
+                chunk = rows.slice(start, rows_per_shard)
+                path = folder / f"{_shard_id(chunk, keys)}.parquet"
+                shard = _read_shard(path)
+                resumed = shard is not None
+                if shard is None:
+                    shard = self._make_shard(chunk, schema, make, path)
+                _add(self._figures, json.loads((shard.schema.metadata or {}).get(_FIGURES, b"{}")))
+                self.count(shards=1, shards_resumed=int(resumed))
+                paths.append(path)
+                bar.update(chunk.num_rows)
+        if paths:
+            self._join(artifact, paths)
+        else:
+            self.write(artifact, empty(schema))
+
+    def forget_shards(self, doomed: Callable[[pa.Table], bool]) -> None:
+        """Remove the finished shards that are `doomed`, so that the next run makes them anew."""
+        for artifact in self._stage.makes:
+            for path in (self._lake.home / artifact / f"{SHARDS}{self._fingerprint}").glob("*.parquet"):
+                shard = _read_shard(path)
+                if shard is not None and doomed(shard):
+                    path.unlink()
+
+    def _join(self, artifact: str, paths: Sequence[Path]) -> None:
+        """Write the shards as the artifact, one after the other: all of them need not fit into memory."""
+        known = self._output(artifact)
+        schemas = [pq.read_schema(path).remove_metadata() for path in paths]
+        schema = pa.unify_schemas(schemas, promote_options="permissive")
+        if key := known.key.get(""):
+            check_key(pa.concat_tables([pq.read_table(path, columns=list(key)) for path in paths]), known)
+        shards = (pq.ParquetFile(path, page_checksum_verification=True).read().cast(schema) for path in paths)
+        write_stream(shards, schema, self._empty_folder(artifact, ""))
+        self._written.setdefault(artifact, set()).add("")
+
+    def _empty_folder(self, artifact: str, name: str) -> Path:
+        folder = self._folders.get(artifact) or temporary(self._lake.home / artifact)
+        self._folders[artifact] = folder
+        for path in (folder / name).glob("*.parquet"):
+            path.unlink()
+        return folder / name
+
+    def keyed_cache(self, name: str) -> KeyedCache:
+        """Return what the dataset remembers under `name` over all runs."""
+        return self._lake.keyed_cache(name)
+
+    def count(self, **figures: float | dict[str, float]) -> None:
+        """Add to the figures of the manifest: numbers, or numbers by reason."""
+        _add(self._figures, figures)
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What has been counted so far."""
+        return self._figures
+
+    def finish(self) -> dict[str, tuple[Path, Output]]:
+        """Check that every output is complete; return its folder and what lies in it."""
+        finished = {}
+        for name in self._stage.makes:
+            tables = set(ARTIFACTS[name].tables)
+            missing = tables - self._written.get(name, set())
+            if name not in self._folders:
+                raise ValueError(f"stage {self._stage.name} says that it makes {name}, but wrote nothing of it")
+            for table in sorted(missing):  # put there as files
+                read_tables(self._folders[name], ARTIFACTS[name], table)
+            finished[name] = (self._folders[name], measure(self._folders[name]))
+        return finished
+
+    def close(self) -> None:
+        """Remove what was written and not published, but not what a later run resumes from."""
+        for folder in self._folders.values():
+            if not folder.name.startswith(WORK):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _output(self, artifact: str) -> Artifact:
+        if artifact not in self._stage.makes:
+            raise ValueError(f"stage {self._stage.name} does not say that it makes {artifact}")
+        return ARTIFACTS[artifact]
+
+    def _make_shard(
+        self, chunk: pa.Table, schema: Artifact, make: Callable[[pa.Table], pa.Table], path: Path
+    ) -> pa.Table:
+        total, self._figures = self._figures, {}
+        try:
+            table = check(make(chunk), schema)
+            figures = self._figures
+        finally:
+            self._figures = total
+        table = table.replace_schema_metadata({_FIGURES: json.dumps(figures).encode()})
+        written = temporary(path.parent)
+        pq.write_table(table, written, compression="zstd", write_page_checksum=True)
+        put_file(written, path)
+        return table
+
+
+def _shard_id(chunk: pa.Table, keys: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(chunk.select(list(keys)).to_pydict(), default=str).encode()).hexdigest()[:32]
+
+
+def _read_shard(path: Path) -> pa.Table | None:
+    """Return a finished shard; None where there is none, or where the disk spoiled it."""
+    if not path.exists():
+        return None
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True).read()
+    except (pa.ArrowInvalid, OSError):
+        return None
+
+
+def _add(total: dict[str, Any], figures: dict[str, Any]) -> None:
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            _add(total.setdefault(name, {}), value)
+        else:
+            total[name] = total.get(name, 0) + value

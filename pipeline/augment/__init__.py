@@ -1,0 +1,1 @@
+"""The transferable item augmenter: representative items, generated items, grounding, insertion."""

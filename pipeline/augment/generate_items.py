@@ -1,0 +1,117 @@
+"""Ask which items of another domain a user would plausibly choose."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_lake.errors import UserError
+from data_lake.schemas import GENERATED_ITEMS
+from data_lake.tables import check
+from pipeline.augment.examples import Examples, example_text
+from pipeline.config import DomainConfig, EnrichConfig
+from pipeline.llm.answers import ask, reply_columns
+from pipeline.llm.generator import Generate, Request
+from pipeline.llm.prompts import ANSWER_CHARACTERS, items_schema, named, render, titles_of
+from pipeline.llm.tokens import BY_CHARACTERS, Tokens
+
+
+def pairs_of(cfg: EnrichConfig, domains: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return the (from, to) domains to ask for: those that the settings name, else every ordered pair."""
+    return cfg.pairs or tuple((a, b) for a in domains for b in domains if a != b)
+
+
+def generation_rows(representatives: pa.Table, cfg: EnrichConfig, domains: Sequence[str]) -> pa.Table:
+    """Return a row (user_id, from_domain, to_domain, item_ids) per question to ask, in order of users, then domains.
+
+    A pair is asked for if the settings name it, the user has a representative in `from` and `to` has a budget.
+    """
+    pairs = pairs_of(cfg, domains)
+    for domain in sorted({domain for pair in pairs for domain in pair} - set(domains)):
+        raise UserError(
+            f"[enrich] pairs names the domain '{domain}'; the data has only {', '.join(domains)}. Correct it."
+        )
+    names = pa.array(domains)
+    order = pl.DataFrame({
+        "pair": range(len(pairs)),
+        "from": [domains.index(a) for a, _ in pairs],
+        "to": [domains.index(b) for _, b in pairs],
+    }, schema={"pair": pl.Int32, "from": pl.Int32, "to": pl.Int32})  # fmt: skip
+    known = pl.DataFrame({  # numbers instead of names: joins of names take several times the memory
+        "row": range(representatives.num_rows),
+        "user": pl.from_arrow(representatives["user_id"].combine_chunks().dictionary_encode().indices),
+        "domain": pl.from_arrow(pc.index_in(representatives["domain"], value_set=names)),
+        "budget": pl.from_arrow(representatives["budget"]),
+        "shown": pl.from_arrow(pc.list_value_length(representatives["item_ids"])),
+    })  # fmt: skip
+    have = known.filter(pl.col("shown") > 0).select("row", "user", pl.col("domain").alias("from"))
+    lack = known.filter(pl.col("budget") > 0).select("user", pl.col("domain").alias("to"))
+    rows = have.join(order, on="from").join(lack, on=["user", "to"])
+    first = pl.col("row").min().over("user")  # a user's rows stand together
+    rows = rows.sort(first, "pair")
+    asked = representatives.select(["user_id", "domain", "item_ids"]).take(rows["row"].to_arrow())
+    asked = asked.rename_columns(["user_id", "from_domain", "item_ids"])
+    return asked.add_column(2, "to_domain", names.take(rows["to"].to_arrow()))
+
+
+def generate_items(
+    rows: pa.Table,
+    items: pa.Table,
+    generate: Generate,
+    cfg: EnrichConfig,
+    about: Mapping[str, DomainConfig],
+    tokens: Tokens = BY_CHARACTERS,
+    examples: Examples = MappingProxyType({}),
+) -> pa.Table:
+    """Return GENERATED_ITEMS, one row per row of `rows` (see `generation_rows`), in the same order.
+
+    A reply that cannot be used, even when asked for again with fewer and shorter answers, keeps its row: no answers,
+    and the reason. `about` describes domains; one that it lacks goes by its name. Where a prompt is too long for the
+    model the oldest items are left out. `examples` (see `augment.examples`) stand in every prompt of their pair.
+    """
+    asked = rows.to_pylist()
+    told = [item for pair in examples.values() for each in pair for part in each for item in part]
+    titles = titles_of(items, pa.array({item for row in asked for item in row["item_ids"]} | set(told), pa.string()))
+    lines = tokens.quoted(titles.values(), cfg.title_tokens)
+
+    def line(item_id: str) -> str:
+        return lines[titles[item_id]]
+
+    shown_examples = {pair: example_text(each, pair, about, titles, lines) for pair, each in examples.items()}
+
+    def request(place: int, is_retry: bool, dropped: int) -> Request:
+        row = asked[place]
+        source, target = row["from_domain"], row["to_domain"]
+        answers = max(1, cfg.answers // 2) if is_retry else cfg.answers
+        settings = about.get(target, DomainConfig())
+        shown = row["item_ids"][min(dropped, len(row["item_ids"]) - 1) :]
+        slots = {
+            "from_domain": named(source, about),
+            "to_domain": named(target, about),
+            "answers": answers,
+            "titles": "\n".join(map(line, shown)),
+        }
+        prompt = settings.generate_prompt or cfg.prompt
+        return Request(
+            task="generate_items",
+            messages=render(prompt, slots, is_retry, shown_examples.get((source, target), "")),
+            schema=items_schema(answers, ANSWER_CHARACTERS // 2 if is_retry else ANSWER_CHARACTERS),
+            max_tokens=cfg.max_tokens,
+            facts={
+                "user_id": row["user_id"],
+                "from": source,
+                "to": target,
+                "item_ids": shown,
+                "titles": [titles[item_id] for item_id in shown],
+                "k": answers,
+            },
+        )
+
+    answers = ask(generate, len(asked), request, tokens)
+    table = rows.select(["user_id", "from_domain", "to_domain"])
+    for name, column in reply_columns(answers, generate.identity).items():
+        table = table.append_column(name, column)
+    texts = pa.array([answer.value for answer in answers], pa.list_(pa.string()))
+    return check(table.append_column("answers", texts), GENERATED_ITEMS)

@@ -1,0 +1,1 @@
+"""Raw files become clean interactions and items, with a reason for each refused row."""

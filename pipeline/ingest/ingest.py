@@ -1,0 +1,368 @@
+"""Turn raw files into clean interactions and items, with a reason for each row that is refused."""
+
+import html
+from collections.abc import Set
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from data_lake.errors import UserError
+from data_lake.schemas import ALL, INTERACTIONS, ITEMS, REJECTS
+from pipeline.config import ColumnsConfig, DataConfig, ItemColumnsConfig, listed, short_names
+from pipeline.frames import to_arrow
+from pipeline.ingest import readers
+from pipeline.ingest.times import read_times
+
+EARLIEST, LATEST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+"""A time outside of these is taken for a broken one. Fixed, so that the same file always gives the same rows."""
+
+FILTERED = ("rating_below_minimum", "user_below_minimum", "item_below_minimum")
+"""Reasons that say nothing against a row; all others count towards `max_bad`."""
+
+_AMAZON_2014 = {"user_id": "reviewerID", "item_id": "asin", "timestamp": "unixReviewTime", "rating": "overall"}
+_AMAZON_2023 = {"user_id": "user_id", "item_id": "parent_asin", "timestamp": "timestamp", "rating": "rating"}
+AMAZON = {"amazon-2014": (_AMAZON_2014, "s"), "amazon-2018": (_AMAZON_2014, "s"), "amazon-2023": (_AMAZON_2023, "ms")}
+"""Columns and the unit of times, by the name of the format."""
+
+_TAG = r"(?i)</?(?:a|b|br|div|em|font|h[1-6]|i|li|ol|p|span|strong|table|td|tr|u|ul)(?:\s[^<>]*)?/?>"
+_FILE = pl.UInt32
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """Tables of the schemas INTERACTIONS, ITEMS and REJECTS, and the figures for the manifest.
+
+    Each row of the files is in exactly one of them: rows = interactions + rejects of the kind "interaction", and
+    rows = items + rejects of the kind "item" (less `items_added`, where `unknown_items` is "keep").
+    """
+
+    interactions: pa.Table
+    items: pa.Table
+    rejects: pa.Table
+    figures: dict[str, Any]
+
+
+def ingest(cfg: DataConfig) -> Ingested:
+    """Read, check, order and number the actions of all users; read and clean all items.
+
+    Raises UserError for a file or column that is not there, and when more than `max_bad` of the rows are bad.
+    """
+    columns, item_columns, unit = names(cfg)
+    refused = _Refused(short_names(cfg.sources()))
+    items = _read_items(cfg, item_columns, refused)
+    actions = _read_actions(cfg, columns, unit, refused)
+    rows = {kind: len(good) + refused.count(kind) for kind, good in (("item", items), ("interaction", actions))}
+    items, listings = _clean_items(items, len(item_columns.text), refused)
+    actions = _clean_actions(actions, refused)
+    actions, added = _give_domains(actions, listings, cfg.unknown_items == "keep", refused)
+    again = ~pl.struct("user", "item", "time").is_first_distinct()
+    actions = refused.take(actions, pl.when(again).then(pl.lit("duplicate")), "interaction")
+    refused.check_share(rows, cfg.max_bad)
+    if cfg.min_rating is not None:
+        low = pl.col("stars").is_null() | (pl.col("stars") < cfg.min_rating)
+        actions = refused.take(actions, pl.when(low).then(pl.lit("rating_below_minimum")), "interaction")
+    actions = _drop_rare(actions, cfg.min_user, cfg.min_item, refused)
+    if not len(actions):
+        why = refused.commonest("interaction") or "the files are empty"
+        raise UserError(f"No action is left of {rows['interaction']} ({why}). Correct the files or [data].")
+    actions = _in_order(actions, cfg)
+    items = pl.concat([items, added], how="diagonal")
+    return Ingested(
+        to_arrow(actions.select(INTERACTIONS.tables[""].names), INTERACTIONS),
+        to_arrow(items.select(ITEMS.tables[""].names), ITEMS),
+        to_arrow(refused.table(), REJECTS),
+        _figures(actions, items, rows, len(added), refused),
+    )
+
+
+def names(cfg: DataConfig) -> tuple[ColumnsConfig, ItemColumnsConfig, str]:
+    """Return the columns of the interactions, the columns of the items and the unit of times, by the format."""
+    if cfg.format != "columns":
+        theirs, unit = AMAZON[cfg.format]
+        further = (cfg.item_columns or cfg.columns).text
+        return ColumnsConfig.model_validate(theirs), ItemColumnsConfig(item_id=theirs["item_id"], text=further), unit
+    return cfg.columns, cfg.item_columns or _as_item_columns(cfg.columns), cfg.timestamp_unit
+
+
+class _Refused:
+    """The refused rows: taken out of a frame, counted, and made into REJECTS at the end."""
+
+    def __init__(self, files: dict[Path, str]) -> None:
+        self._files = files
+        self._parts: list[pl.DataFrame] = []
+        self._reasons: dict[str, dict[str, int]] = {"interaction": {}, "item": {}}
+
+    def take(self, frame: pl.DataFrame, reason: pl.Expr, kind: str) -> pl.DataFrame:
+        """Take out the rows for which `reason` is not null; return the others."""
+        reasons = frame.select(reason=reason)["reason"].cast(pl.String)
+        if reasons.null_count() == len(reasons):
+            return frame
+        bad = frame.with_columns(reasons.alias("reason")).filter(reasons.is_not_null())
+        shown = [name for name in frame.columns if name.startswith("raw_")]
+        text = pl.struct(pl.col(name).alias(name.removeprefix("raw_")) for name in shown).struct.json_encode()
+        self.add(bad.select("file", "line", "reason", row=text.str.slice(0, readers.ROW_CHARACTERS)), kind)
+        return frame.filter(reasons.is_null())
+
+    def add(self, bad: pl.DataFrame, kind: str) -> None:
+        """Keep rows of file (number), line, reason, row."""
+        self._parts.append(bad.select("file", "line", pl.lit(kind).alias("kind"), "reason", "row"))
+        for reason, count in bad["reason"].value_counts().iter_rows():
+            self._reasons[kind][reason] = self._reasons[kind].get(reason, 0) + count
+
+    def count(self, kind: str, filtered: bool = True) -> int:
+        """Return how many rows were refused, or only the bad ones among them."""
+        return sum(n for reason, n in self._reasons[kind].items() if filtered or reason not in FILTERED)
+
+    def reasons(self, filtered: bool) -> dict[str, int]:
+        """Return {reason: rows} over both kinds, of the filtered rows or of the bad ones."""
+        found: dict[str, int] = {}
+        for reasons in self._reasons.values():
+            for reason, count in reasons.items():
+                if (reason in FILTERED) == filtered:
+                    found[reason] = found.get(reason, 0) + count
+        return dict(sorted(found.items()))
+
+    def commonest(self, kind: str) -> str:
+        """Name the commonest reasons with their counts."""
+        ranked = sorted(self._reasons[kind].items(), key=lambda each: (-each[1], each[0]))
+        return ", ".join(f"{reason} {count}" for reason, count in ranked[:4])
+
+    def check_share(self, rows: dict[str, int], most: float) -> None:
+        """Stop when more than the share `most` of the interactions or of the items is bad."""
+        for kind, total in rows.items():
+            bad = self.count(kind, filtered=False)
+            if bad > most * total:
+                first = self.table().filter(kind=kind).row(0, named=True)
+                raise UserError(
+                    f"{bad} of {total} {kind} rows are bad ({bad / total:.1%}, [data] max_bad allows {most:.1%}): "
+                    f"{self.commonest(kind)}. The first is {first['file']} line {first['line']}: {first['reason']}. "
+                    "Correct the files or [data] columns, or raise max_bad."
+                )
+
+    def table(self) -> pl.DataFrame:
+        """Return REJECTS in the order of the files and their lines."""
+        files = dict(enumerate(self._files.values()))
+        return (
+            pl.concat([_no_rejects(), *self._parts])
+            .sort("file", "line", "reason", maintain_order=True)
+            .with_columns(pl.col("file").replace_strict(files, return_dtype=pl.String))
+        )
+
+    def number(self, path: Path) -> int:
+        """Return the file's place among all files."""
+        return list(self._files).index(path)
+
+
+def _no_rejects() -> pl.DataFrame:
+    texts = dict.fromkeys(("kind", "reason", "row"), pl.String)
+    return pl.DataFrame(schema={"file": _FILE, "line": pl.Int64, **texts})
+
+
+def _as_item_columns(columns: ColumnsConfig) -> ItemColumnsConfig:
+    given = {key: getattr(columns, key) for key in ItemColumnsConfig.model_fields if key in columns.model_fields_set}
+    return ItemColumnsConfig(**given)
+
+
+def _read_items(cfg: DataConfig, columns: ItemColumnsConfig, refused: _Refused) -> pl.DataFrame:
+    wanted = {"item_id": columns.item_id, "domain": columns.domain, "title": columns.title}
+    wanted |= {f"text_{number}": name for number, name in enumerate(columns.text)}
+    named = columns.model_fields_set | wanted.keys() - {"title", "domain"}
+    parts = []
+    for domain, path in listed(cfg.items):
+        needed = named | ({"domain"} if domain is None else set())
+        parts.append(_read_file(path, domain, wanted, needed, "item", refused))
+    return _one_frame(parts, wanted)
+
+
+def _read_actions(cfg: DataConfig, columns: ColumnsConfig, unit: str, refused: _Refused) -> pl.DataFrame:
+    wanted = {key: getattr(columns, key) for key in ("user_id", "item_id", "domain", "timestamp", "position", "rating")}
+    needed = columns.model_fields_set | {"user_id", "item_id", "timestamp"}
+    parts = []
+    for domain, path in listed(cfg.interactions):
+        rows = _read_file(path, domain, wanted, needed, "interaction", refused)
+        parts.append(rows.with_columns(read_times(rows["raw_timestamp"], unit).alias("time")))
+    return _one_frame(parts, wanted)
+
+
+def _read_file(
+    path: Path, domain: str | None, wanted: dict[str, str], needed: Set[str], kind: str, refused: _Refused
+) -> pl.DataFrame:
+    """Read one file into the columns raw_<our name>, file (its number) and line."""
+    wanted = {ours: theirs for ours, theirs in wanted.items() if ours != "domain" or domain is None}
+    there = readers.columns_of(path)
+    for ours, theirs in wanted.items():
+        if ours in needed and theirs not in there:
+            raise UserError(_no_column(path, ours, theirs, there, kind))
+    found = {ours: theirs for ours, theirs in wanted.items() if theirs in there}
+    rows = readers.read(path, list(dict.fromkeys(found.values())))
+    file = pl.lit(refused.number(path), _FILE).alias("file")
+    if len(rows.bad):
+        refused.add(rows.bad.with_columns(file), kind)
+    frame = rows.good.select([pl.col(theirs).alias(f"raw_{ours}") for ours, theirs in found.items()] + ["line", file])
+    return frame if domain is None else frame.with_columns(raw_domain=pl.lit(domain))
+
+
+def _one_frame(parts: list[pl.DataFrame], wanted: dict[str, str]) -> pl.DataFrame:
+    frame = pl.concat(parts, how="diagonal_relaxed")
+    missing = [f"raw_{ours}" for ours in wanted if f"raw_{ours}" not in frame.columns]
+    return frame.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
+
+
+def _no_column(path: Path, ours: str, theirs: str, there: list[str], kind: str) -> str:
+    nearest = get_close_matches(theirs.lower(), [name.lower() for name in there], n=1, cutoff=0.5)
+    near = next((name for name in there if [name.lower()] == nearest), None)
+    section = "[data.item_columns]" if kind == "item" else "[data.columns]"
+    key = "text" if ours.startswith("text_") else ours
+    hint = f"; the nearest is '{near}'" if near else ""
+    also = ", or give one file per domain" if ours == "domain" else ""
+    return f"{path}: no column '{theirs}' for {key}{hint}. It has {', '.join(there)}. Set {section} {key}{also}."
+
+
+def _name(column: str) -> pl.Expr:
+    """Return an id or a domain: its text without outer white space, null where nothing is left."""
+    return pl.col(f"raw_{column}").cast(pl.String).str.strip_chars().replace("", None).alias(column)
+
+
+def _clean_items(items: pl.DataFrame, texts: int, refused: _Refused) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the items, one row each with title and text, and every domain that each item is listed in."""
+    items = items.with_columns(_name("item_id"), _name("domain"))
+    _check_domains(items)
+    reason = pl.when(pl.col("item_id").is_null()).then(pl.lit("no_item")).when(pl.col("domain").is_null())
+    items = refused.take(items, reason.then(pl.lit("no_domain")), "item")
+    listings = items.select("item_id", "domain").unique(maintain_order=True)
+    again = ~pl.col("item_id").is_first_distinct()
+    elsewhere = pl.col("domain") != pl.col("domain").first().over("item_id")
+    reason = pl.when(again & elsewhere).then(pl.lit("item_in_two_domains")).when(again)
+    items = refused.take(items, reason.then(pl.lit("duplicate_item")), "item")
+    further = [_folded(items[f"raw_text_{number}"]).alias(f"text_{number}") for number in range(texts)]
+    items = items.with_columns(_folded(items["raw_title"]).alias("title"), *further)
+    text = pl.concat_str(["title", *(part.name for part in further)], separator=" ", ignore_nulls=True)
+    return items.with_columns(text=text.replace("", None)), listings
+
+
+def _folded(texts: pl.Series) -> pl.Series:
+    """Return texts without HTML entities, tags and repeated white space; null where nothing is left."""
+    texts = texts.cast(pl.String)
+    escaped = texts.str.contains("&", literal=True).fill_null(False).arg_true()
+    if len(escaped):  # twice: catalogues hold &amp;quot; too
+        texts = texts.scatter(escaped, [html.unescape(html.unescape(text)) for text in texts.gather(escaped)])
+    texts = texts.str.replace_all(_TAG, " ").str.replace_all(r"[\s\x00-\x1f\x7f]+", " ")
+    return texts.str.strip_chars().replace("", None)
+
+
+def _clean_actions(actions: pl.DataFrame, refused: _Refused) -> pl.DataFrame:
+    """Check ids, times and ratings."""
+    rating = pl.col("raw_rating").cast(pl.Float64, strict=False)
+    actions = actions.with_columns(
+        _name("user_id"), _name("item_id"), _name("domain"), rating.alias("stars"),
+        _name("rating").alias("rating_text"),
+    )  # fmt: skip
+    reason = (
+        pl.when(pl.col("user_id").is_null()).then(pl.lit("no_user"))
+        .when(pl.col("item_id").is_null()).then(pl.lit("no_item"))
+        .when(pl.col("time").is_null()).then(pl.lit("bad_time"))
+        .when(~pl.col("time").is_between(EARLIEST, LATEST, closed="left")).then(pl.lit("impossible_time"))
+        .when(pl.col("rating_text").is_not_null() & ~pl.col("stars").is_finite().fill_null(False))
+        .then(pl.lit("bad_rating"))
+    )  # fmt: skip
+    return refused.take(actions, reason, "interaction").drop("rating_text")
+
+
+def _give_domains(
+    actions: pl.DataFrame, listings: pl.DataFrame, keep_unknown: bool, refused: _Refused
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Give each action its item's domain and the numbers of user and item; return also the items to be added."""
+    new = listings.clear()
+    if keep_unknown:
+        with_domain = actions.filter(pl.col("domain").is_not_null())
+        new = with_domain.join(listings, on="item_id", how="anti", maintain_order="left").select("item_id", "domain")
+        new = new.unique("item_id", keep="first", maintain_order=True)
+        _check_domains(new)
+        listings = pl.concat([listings, new])
+    first = listings.unique("item_id", keep="first", maintain_order=True).rename({"domain": "kept"})
+    actions = actions.join(first.with_row_index("item"), on="item_id", how="left", maintain_order="left")
+    unlisted = pl.lit(False)
+    if (actions["domain"] != actions["kept"]).any():
+        listings = listings.with_columns(listed=True)
+        actions = actions.join(listings, on=["item_id", "domain"], how="left", maintain_order="left")
+        unlisted = pl.col("domain").is_not_null() & pl.col("listed").is_null()
+    reason = (
+        pl.when(pl.col("item").is_null()).then(pl.lit("unknown_item"))
+        .when(unlisted).then(pl.lit("domain_mismatch"))
+    )  # fmt: skip
+    actions = refused.take(actions, reason, "interaction")
+    users = pl.Enum(actions["user_id"].unique().sort())
+    return actions.with_columns(pl.col("user_id").cast(users).to_physical().alias("user"), domain=pl.col("kept")), new
+
+
+def _check_domains(items: pl.DataFrame) -> None:
+    if items["domain"].eq(ALL).any():
+        raise UserError(f"A domain cannot be called '{ALL}', the name for all domains together. Rename it in the data.")
+
+
+def _drop_rare(actions: pl.DataFrame, min_user: int, min_item: int, refused: _Refused) -> pl.DataFrame:
+    """Drop users and items with too few actions, again and again until all that is left has enough."""
+    users, items = actions["user"].to_numpy(), actions["item"].to_numpy()
+    left, reason = np.ones(len(actions), bool), np.zeros(len(actions), np.int8)
+    while True:
+        rare_user = left & (np.bincount(users[left], minlength=users.max(initial=0) + 1)[users] < min_user)
+        rare_item = left & ~rare_user & (np.bincount(items[left], minlength=items.max(initial=0) + 1)[items] < min_item)
+        if not (rare_user.any() or rare_item.any()):
+            break
+        reason[rare_user], reason[rare_item] = 1, 2
+        left &= ~(rare_user | rare_item)
+    reasons = {0: None, 1: "user_below_minimum", 2: "item_below_minimum"}
+    why = pl.Series(reason).replace_strict(reasons, return_dtype=pl.String)
+    return refused.take(actions, pl.lit(why), "interaction")
+
+
+def _in_order(actions: pl.DataFrame, cfg: DataConfig) -> pl.DataFrame:
+    """Sort by user and time, break ties as the settings say, and number each user's actions."""
+    positions = actions["raw_position"].cast(pl.Float64, strict=False)
+    ties = cfg.ties
+    if ties == "auto":
+        ties = "position" if positions.count() else "file"
+    if ties == "position" and not positions.count():
+        raise UserError("[data] ties = 'position', but the interactions have none. Set [data.columns] position.")
+    order = {
+        "position": pl.lit(positions),
+        "file": pl.lit(0),
+        "shuffle": pl.concat_str("user_id", "item_id", separator="\n").hash(cfg.seed),
+    }[ties]
+    actions = actions.with_columns(order.alias("order")).sort("user", "time", "order", "file", "line", nulls_last=True)
+    return actions.with_columns(
+        pl.int_range(pl.len(), dtype=pl.Int32).over("user").alias("position"),
+        timestamp=pl.col("time"),
+        rating=pl.col("stars").cast(pl.Float32),
+    )
+
+
+def _figures(
+    actions: pl.DataFrame, items: pl.DataFrame, rows: dict[str, int], added: int, refused: _Refused
+) -> dict[str, Any]:
+    """Return what the manifest tells about the run."""
+    tied = (pl.col("time") == pl.col("time").shift()) & (pl.col("user") == pl.col("user").shift())
+
+    def by_domain(frame: pl.DataFrame) -> dict[str, int]:
+        return dict(sorted(frame["domain"].value_counts().iter_rows()))
+
+    return {
+        "interaction_rows": rows["interaction"],
+        "item_rows": rows["item"],
+        "interactions": len(actions),
+        "items": len(items),
+        "items_added": added,
+        "users": actions["user"].n_unique(),
+        "interactions_by_domain": by_domain(actions),
+        "items_by_domain": by_domain(items),
+        "items_without_text": items["text"].null_count(),
+        "actions_at_the_time_of_the_one_before": int(actions.select(tied.sum()).item() or 0),
+        "bad": refused.reasons(filtered=False),
+        "filtered": refused.reasons(filtered=True),
+    }

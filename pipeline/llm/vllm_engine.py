@@ -1,0 +1,135 @@
+"""The child process that holds a vLLM engine: answers batches of chats until its parent wants no more.
+
+Run by `pipeline.llm.vllm.VLLM`, never by hand.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from pipeline.llm.generator import TOO_LONG
+from pipeline.processes.worker import Link
+
+CUT = "cut"
+
+
+class Engine:
+    """One `vllm.LLM` and its sampling settings."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        """`config` is LLMConfig with `model` as vLLM finds it, and `devices`: the GPUs to use, null for all."""
+        if config["devices"]:
+            os.environ["CUDA_VISIBLE_DEVICES"] = config["devices"]
+        from vllm.platforms import current_platform
+
+        self.is_cpu = bool(current_platform.is_cpu())
+        eager = config["enforce_eager"]
+        if self.is_cpu:
+            # In this very process: a process more would take 15 s more to start.
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config["cpu_kv_cache_gb"]))
+            eager = True if eager is None else eager
+        from vllm import LLM
+
+        self.config = config
+        self.llm = LLM(
+            model=config["model"],
+            revision=config["revision"],
+            dtype=config["dtype"],
+            max_model_len=config["max_model_len"],
+            seed=config["seed"],
+            tensor_parallel_size=config["tensor_parallel_size"],
+            distributed_executor_backend=config["distributed_executor_backend"],
+            gpu_memory_utilization=config["gpu_memory_utilization"],
+            enforce_eager=bool(eager),
+            enable_prefix_caching=True,
+            structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
+            disable_log_stats=False,  # else no prompt tells how much of it the prefix cache served
+        )
+
+    def answer(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return {text, error, tokens_in, tokens_out, tokens_cached} per request, in order."""
+        from vllm.exceptions import VLLMValidationError
+
+        try:
+            return self._chat(requests)
+        except VLLMValidationError:
+            # One prompt too long for the model fails the whole batch, so it is measured and taken out.
+            sizes = [self._prompt_tokens(request) for request in requests]
+            fits = [size < self.config["max_model_len"] for size in sizes]
+            if all(fits):
+                raise
+        answered = iter(self._chat([request for request, fit in zip(requests, fits, strict=True) if fit]))
+        return [
+            next(answered) if fit else _reply(error=TOO_LONG, tokens_in=size)
+            for fit, size in zip(fits, sizes, strict=True)
+        ]
+
+    def _chat(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        if not requests:
+            return []
+        outputs = self.llm.chat(
+            [request["messages"] for request in requests],
+            [self._sampling(json.dumps(request["schema"]), request["max_tokens"]) for request in requests],
+            use_tqdm=False,
+            chat_template_kwargs={"enable_thinking": False},
+        )
+        return [self._read(output) for output in outputs]
+
+    @lru_cache(maxsize=1024)  # noqa: B019  (there is one engine per process)
+    def _sampling(self, schema: str, max_tokens: int) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        temperature = self.config["temperature"]
+        return SamplingParams(
+            temperature=temperature,
+            top_p=self.config["top_p"],
+            # vLLM's CPU build dies of a request's own seed where it samples.
+            seed=self.config["seed"] if temperature > 0 and not self.is_cpu else None,
+            max_tokens=max_tokens,
+            structured_outputs=StructuredOutputsParams(json=schema),
+        )
+
+    def _prompt_tokens(self, request: dict[str, Any]) -> int:
+        tokenizer = self.llm.get_tokenizer()
+        text = tokenizer.apply_chat_template(
+            request["messages"], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        return len(tokenizer.encode(text, add_special_tokens=False))
+
+    @staticmethod
+    def _read(output: Any) -> dict[str, Any]:
+        answer = output.outputs[0]
+        finished = answer.finish_reason == "stop"
+        return _reply(
+            text=answer.text if finished else None,
+            error=None if finished else CUT if answer.finish_reason == "length" else str(answer.finish_reason),
+            tokens_in=len(output.prompt_token_ids),
+            tokens_out=len(answer.token_ids),
+            tokens_cached=output.num_cached_tokens or 0,
+        )
+
+
+def _reply(
+    text: str | None = None, error: str | None = None, tokens_in: int = 0, tokens_out: int = 0, tokens_cached: int = 0
+) -> dict[str, Any]:
+    return {
+        "text": text, "error": error, "tokens_in": tokens_in, "tokens_out": tokens_out, "tokens_cached": tokens_cached,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Build the engine from the first message, then answer batches."""
+    link = Link()
+    engine = Engine(link.receive())
+    while (message := link.receive()) is not None:
+        link.send({"replies": engine.answer(message["requests"])})
+    if engine.is_cpu:
+        os._exit(0)  # there is nothing to save, and the interpreter would take 4 s to tidy up
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What identifies a model: the content of its folder, or its name on a hub and the commit there."""
+
+import hashlib
+import importlib
+import importlib.util
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from data_lake.errors import UserError
+from data_lake.files import cache_folder, put_text
+
+OWN = {"edt-tiny": "pipeline.sample_world.edt_tiny"}
+"""Models of this project: their names in settings, and the packages that carry them."""
+
+
+LARGE = 2**26
+"""Bytes of a file from which its hash is noted in the user's cache folder."""
+
+
+class ModelIdentity(NamedTuple):
+    """Where a model is loaded from, and what it is called wherever that place must not show."""
+
+    source: str
+    name: str
+    revision: str
+    is_folder: bool
+
+
+def identify(model: str, revision: str | None, section: str) -> ModelIdentity:
+    """Find a model: ours, one that an installed package carries, a folder, or a name on a hub with its revision.
+
+    `section` is the part of the settings that `model` comes from, for the error.
+    """
+    if not model:
+        raise UserError(f"[{section}] model is empty: set it to a folder, or to a hub name together with `revision`.")
+    folder = _packaged(model) or Path(model).expanduser()
+    if folder.is_dir():
+        name = model if _packaged(model) else folder.resolve().name
+        return ModelIdentity(str(folder), name, hash_folder(folder), is_folder=True)
+    if model.startswith(("/", ".", "~")) or model.count("/") > 1:
+        raise UserError(f"[{section}] model = {model!r}: there is no such folder; give one that holds config.json.")
+    if not revision:
+        raise UserError(
+            f"[{section}] model = {model!r} is neither a folder nor an installed package, so it is a hub name: set "
+            f"[{section}] revision to a commit of it, so that every run means the same weights."
+        )
+    return ModelIdentity(model, model, revision, is_folder=False)
+
+
+def hash_folder(folder: Path) -> str:
+    """Return the SHA-256 over names and contents of a folder's files; hidden ones and byte code do not count."""
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+    )
+    if not files:
+        raise UserError(f"{folder}: the folder of a model is empty; give one that holds config.json and the weights.")
+    total = hashlib.sha256()
+    for path in files:
+        status = path.stat()
+        total.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+        total.update(_hash_file(path, status.st_size, status.st_mtime_ns))
+    return f"sha256:{total.hexdigest()}"
+
+
+@cache
+def _hash_file(path: Path, size: int, changed: int) -> bytes:
+    """Hash one file; the hash of a large one is noted for later processes, as long as its size and time stay."""
+    note = cache_folder(f"hash of {path.resolve()}")
+    about = f"{size} {changed} "
+    if size >= LARGE and note.exists() and (said := note.read_text()).startswith(about):
+        return bytes.fromhex(said.removeprefix(about))
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").digest()
+    if size >= LARGE:
+        with suppress(PermissionError):  # without a cache it is hashed again
+            put_text(note, about + found.hex())
+    return found
+
+
+@cache
+def _packaged(model: str) -> Path | None:
+    """Return the folder of the model in an installed package that offers `get_model_path`, else None."""
+    module = OWN.get(model, model)
+    if module == model and (not model.isidentifier() or importlib.util.find_spec(model) is None):
+        return None
+    package = importlib.import_module(module)
+    return Path(package.get_model_path()) if hasattr(package, "get_model_path") else None

@@ -1,0 +1,73 @@
+"""Merge a user's domain summaries into one overall profile."""
+
+import polars as pl
+import pyarrow as pa
+
+from data_lake.schemas import USER_PROFILES
+from data_lake.tables import check
+from pipeline.config import ProfileConfig
+from pipeline.frames import frame_of
+from pipeline.llm.answers import ask, reply_columns
+from pipeline.llm.generator import Generate, Request
+from pipeline.llm.prompts import profile_schema, render
+from pipeline.llm.tokens import BY_CHARACTERS, Tokens
+
+TOKENS_PER_WORD = 3
+
+
+def users_to_profile(domain_profiles: pa.Table) -> pa.Table:
+    """Return one row per user, in order: user_id and the lists domains, texts, evidences of what is merged.
+
+    An inferred profile weighs nothing and is left out, as is one that failed.
+    """
+    counts = pl.col("text").is_not_null() & ~pl.col("inferred")
+    users = (
+        frame_of(domain_profiles)
+        .group_by("user_id", maintain_order=True)
+        .agg(
+            domains=pl.col("domain").filter(counts),
+            texts=pl.col("text").filter(counts),
+            evidences=pl.col("evidence").filter(counts),
+        )
+    )
+    return users.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def profile_users(rows: pa.Table, generate: Generate, cfg: ProfileConfig, tokens: Tokens = BY_CHARACTERS) -> pa.Table:
+    """Return USER_PROFILES, one row per row of `rows` (see `users_to_profile`), in the same order.
+
+    `evidence` is the number of real items that the merged summaries rest on. Where there is nothing to merge, nothing
+    is asked and the reason is `no_profiles`. Where a prompt is too long for the model, the summaries that rest on the
+    fewest items are left out.
+    """
+    users = rows.to_pylist()
+    texts = [text for row in users for text in (*row["domains"], *row["texts"])]
+    lines = tokens.quoted(texts, TOKENS_PER_WORD * cfg.words)
+
+    def request(place: int, is_retry: bool, dropped: int) -> Request | None:
+        row = users[place]
+        if not row["domains"]:
+            return None
+        words = max(1, cfg.user_words // 2) if is_retry else cfg.user_words
+        parts = list(zip(row["domains"], row["texts"], row["evidences"], strict=True))
+        for _ in range(min(dropped, len(parts) - 1)):
+            parts.remove(min(parts, key=lambda part: part[2]))
+        profiles = "\n".join(
+            f'{{"part": {lines[domain]}, "evidence": {count}, "description": {lines[text]}}}'
+            for domain, text, count in parts
+        )
+        return Request(
+            task="profile_user",
+            messages=render(cfg.user_prompt, {"words": words, "profiles": profiles}, is_retry),
+            schema=profile_schema(words),
+            max_tokens=2 * cfg.max_tokens,
+            facts={"domains": [{"domain": domain, "text": text, "evidence": count} for domain, text, count in parts]},
+        )
+
+    answers = ask(generate, len(users), request, tokens, reason="no_profiles")
+    columns = {
+        "user_id": rows["user_id"],
+        "text": pa.array([answer.value[0] if answer.value else None for answer in answers], pa.string()),
+        "evidence": pa.array([sum(row["evidences"]) for row in users], pa.int32()),
+    }
+    return check(pa.table({**columns, **reply_columns(answers, generate.identity)}), USER_PROFILES)

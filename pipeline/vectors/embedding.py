@@ -1,0 +1,187 @@
+"""Turn texts into vectors: sentence-transformers here or in a process of its own, and the memory of vectors.
+
+Run as a module it is that process.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_lake.keyed_cache import KeyedCache
+from pipeline.config import EmbedConfig
+from pipeline.model_identity import identify
+from pipeline.processes.worker import Link, Worker
+from pipeline.vectors.catalogue import matrix
+
+TEXTS_PER_MESSAGE = 4096
+
+
+class Embed(Protocol):
+    """Encodes texts; `model` and `revision` say with what."""
+
+    @property
+    def model(self) -> str:
+        """Name of the model, without a path."""
+
+    @property
+    def revision(self) -> str:
+        """What identifies the model's weights: a commit, or the hash of its files."""
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Return (n, d) float32 vectors of length one, in the order of `texts`."""
+
+
+class _Identified:
+    """What the settings' model is known by, told without loading it."""
+
+    def __init__(self, cfg: EmbedConfig) -> None:
+        self._identity = identify(cfg.model, cfg.revision, section="embed")
+
+    @property
+    def model(self) -> str:
+        """Name of the model, without a path."""
+        return self._identity.name
+
+    @property
+    def revision(self) -> str:
+        """Commit of a hub model, or the hash of a folder's files."""
+        return self._identity.revision
+
+
+class SentenceEmbedder(_Identified):
+    """A sentence-transformers model in this process, loaded at the first text."""
+
+    def __init__(self, cfg: EmbedConfig) -> None:
+        super().__init__(cfg)
+        self.cfg = cfg
+        self._model: Any = None
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Return (n, d) float32 vectors of length one, in the order of `texts`."""
+        distinct, places = _longest_first(texts)
+        if self._model is None:
+            self._model = self._load()
+        vectors = self._model.encode(
+            distinct or [""], batch_size=self.cfg.batch_size, normalize_embeddings=True, show_progress_bar=False
+        )
+        return vectors.astype(np.float32, copy=False)[places]
+
+    def _load(self) -> Any:
+        from sentence_transformers import SentenceTransformer
+
+        device = None if self.cfg.device == "auto" else self.cfg.device
+        revision = None if self._identity.is_folder else self._identity.revision
+        return SentenceTransformer(
+            self._identity.source, device=device, revision=revision, local_files_only=self._identity.is_folder
+        )
+
+
+class EmbedProcess(_Identified):
+    """A `SentenceEmbedder` in a child process, started at the first text and ended by `close`."""
+
+    def __init__(self, cfg: EmbedConfig) -> None:
+        super().__init__(cfg)
+        self._worker = Worker("pipeline.vectors.embedding", cfg.model_dump())
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Return (n, d) float32 vectors of length one, in the order of `texts`."""
+        distinct, places = _longest_first(texts)
+        parts = [
+            matrix(self._worker.ask(pa.table({"text": distinct[start : start + TEXTS_PER_MESSAGE]}))["vector"])[0]
+            for start in range(0, len(distinct) or 1, TEXTS_PER_MESSAGE)
+        ]
+        return np.concatenate(parts)[places]
+
+    def close(self, patience: float = 15.0) -> None:
+        """End the process and free its memory; the next text starts it again."""
+        self._worker.close(patience)
+
+
+class RememberedEmbed:
+    """An `Embed` that encodes a text once and takes it from the memory ever after."""
+
+    def __init__(self, embed: Embed, memory: KeyedCache) -> None:
+        self.embed = embed
+        self.memory = memory
+        self.asked = 0
+        self.reused = 0
+
+    @property
+    def model(self) -> str:
+        """Name of the model, without a path."""
+        return self.embed.model
+
+    @property
+    def revision(self) -> str:
+        """What identifies the model's weights."""
+        return self.embed.revision
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Return (n, d) float32 vectors of length one, in the order of `texts`."""
+        if not texts:
+            return self.embed(texts)
+        distinct = list(dict.fromkeys(texts))
+        keys = [self._key(text) for text in distinct]
+        held = self.memory.get(keys)
+        rows = dict(zip(held["key"].to_pylist(), range(held.num_rows), strict=True))
+        new = [place for place, key in enumerate(keys) if key not in rows]
+        self.asked += len(new)
+        self.reused += len(distinct) - len(new)
+        parts = [matrix(held["vector"])[0]] if held.num_rows else []
+        if new:
+            made = self.embed([distinct[place] for place in new])
+            self.memory.put(_table([keys[place] for place in new], made))
+            parts.append(made)
+            rows |= {keys[place]: held.num_rows + row for row, place in enumerate(new)}
+        vectors = np.concatenate(parts)
+        row_of = dict(zip(distinct, (rows[key] for key in keys), strict=True))
+        return vectors[[row_of[text] for text in texts]]
+
+    def _key(self, text: str) -> str:
+        return hashlib.sha256("\0".join([self.model, self.revision, text]).encode()).hexdigest()
+
+
+def embed_texts(texts: pa.ChunkedArray, embed: Embed) -> tuple[np.ndarray, np.ndarray]:
+    """Return (rows, d) vectors and which rows have a text. Equal texts are encoded once."""
+    coded = pc.dictionary_encode(texts).combine_chunks()
+    distinct = coded.dictionary.to_pylist()
+    encoded = embed(distinct) if distinct else np.zeros((0, embed(["-"]).shape[1]), dtype=np.float32)
+    has_text = np.asarray(coded.indices.is_valid())
+    vectors = np.zeros((len(texts), encoded.shape[1]), dtype=np.float32)
+    vectors[has_text] = encoded[coded.indices.drop_null().to_numpy()]
+    return vectors, has_text
+
+
+def signed(embed: Embed, rows: int) -> list[pa.Array]:
+    """Return the columns `model` and `revision`."""
+    return [pa.repeat(pa.scalar(embed.model), rows), pa.repeat(pa.scalar(embed.revision), rows)]
+
+
+def _longest_first(texts: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Return the distinct texts by falling length, and the place of each of `texts` among them."""
+    distinct = sorted(set(texts), key=lambda text: (-len(text), text))
+    place = {text: i for i, text in enumerate(distinct)}
+    return distinct, [place[text] for text in texts]
+
+
+def _table(keys: Sequence[str], vectors: np.ndarray) -> pa.Table:
+    flat = pa.array(vectors.reshape(-1), pa.float32())
+    return pa.table({"key": keys, "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])})
+
+
+def main() -> None:
+    """Load the model that the first message names, then answer tables of texts with tables of vectors."""
+    link = Link()
+    config = link.receive()
+    embed = SentenceEmbedder(EmbedConfig(**config))
+    while (message := link.receive()) is not None:
+        texts = message["text"].to_pylist()
+        link.send(_table([""] * len(texts), embed(texts)))
+
+
+if __name__ == "__main__":
+    main()

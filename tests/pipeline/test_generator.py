@@ -1,0 +1,34 @@
+import pytest
+
+from pipeline.llm.generator import Request, prompt_hash
+
+IDENTITY = {"model": "m", "revision": "r", "sampling": {"temperature": 0.0}}
+
+
+def request(content="rice", words=3, max_tokens=10, task="generate_items", facts=None):
+    schema = {"type": "string", "maxLength": words}
+    return Request(task, ({"role": "user", "content": content},), schema, max_tokens, facts or {})
+
+
+def test_the_hash_of_a_prompt_does_not_depend_on_key_order_or_on_what_the_model_never_sees():
+    turned = dict(reversed(IDENTITY.items()))
+    assert prompt_hash(request(), IDENTITY) == prompt_hash(request(facts={"user_id": "u1"}, task="other"), turned)
+
+
+@pytest.mark.parametrize(
+    ("other", "identity"),
+    [
+        (request(content="tea"), IDENTITY),
+        (request(words=4), IDENTITY),
+        (request(max_tokens=11), IDENTITY),
+        (request(), {**IDENTITY, "revision": "s"}),
+        (request(), {**IDENTITY, "sampling": {"temperature": 0.7}}),
+    ],
+)
+def test_whatever_can_change_the_answer_changes_the_hash(other, identity):
+    assert prompt_hash(other, identity) != prompt_hash(request(), IDENTITY)
+
+
+def test_the_hash_of_a_prompt_stays_the_same_from_version_to_version():
+    known = "f13ad8072381c7f5926964e6a69af139d1edab6dccc5bf992d4af9411d2ff1d8"
+    assert prompt_hash(request("thé"), {"model": "m"}) == known
