@@ -13,7 +13,6 @@ import numpy as np
 
 from pipeline.config import LLMConfig
 from pipeline.llm.answers import BadReply, read_reply
-from pipeline.llm.generator import Request
 from pipeline.llm.vllm import VLLM
 from pipeline.sample_world.edt_tiny import DOMAINS, POSITIONS
 from pipeline.sample_world.edt_tiny.lessons import Lesson, lessons
@@ -34,7 +33,7 @@ def main() -> None:
     while len(asked) < given.lessons:
         asked += lessons(16, rng)
     vllm = VLLM(LLMConfig(model=given.model, max_model_len=POSITIONS))
-    requests = [Request(each.task, each.messages, each.schema, 512) for each in asked]
+    requests = [lesson.request for lesson in asked]
     try:
         begin = time.monotonic()
         vllm(requests[:1])
@@ -45,7 +44,9 @@ def main() -> None:
         vllm.close()
     report: dict[str, list[float]] = {}
     for lesson, request, reply in zip(asked, requests, replies, strict=True):
-        told = report.setdefault(lesson.task, [0, 0, 0, 0, 0])  # asked, usable, answers, right, right by chance
+        told = report.setdefault(
+            lesson.request.question.task, [0, 0, 0, 0, 0]
+        )  # asked, usable, answers, right, right by chance
         told[0] += 1
         try:
             texts = read_reply(reply.text or "", request)
@@ -74,7 +75,7 @@ def main() -> None:
 def _judge(lesson: Lesson, texts: Sequence[str]) -> tuple[list[str | None], set[str | None]]:
     """Return the tastes that a reply shows, and those that the right reply shows."""
     right = json.loads(lesson.reply)
-    if lesson.task != "generate_items":
+    if lesson.request.question.task != "generate_items":
         return _interests(texts[0]), set(_interests(right["profile"]))
     domain = max(DOMAINS, key=lambda name: sum(taste_of(name, text) is not None for text in right["items"]))
     return [taste_of(domain, text) for text in texts], {taste_of(domain, text) for text in right["items"]}

@@ -16,11 +16,12 @@ import typer
 
 from data_lake.errors import UserError
 from flows import text
-from flows.engines import Engines
-from flows.plan import Choice, Step, plan, status
-from flows.run import RunFailed
+from flows.local_run import RunFailed, run_locally
+from flows.plan import Step, plan, status
+from flows.run import RunRequest, open_run
+from flows.selection import StageSelection
 from flows.settings import DEFAULT_FILE, load_settings
-from flows.stages import open_lake, stages
+from flows.stages import open_lake
 
 app = typer.Typer(
     help="LLM-EDT: raw interaction logs and item texts in; a trained two-phase recommender out.",
@@ -32,9 +33,9 @@ app = typer.Typer(
 Config = Annotated[Path, typer.Option("--config", "-c", help="The settings file.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="A setting for this call.")]
 Only = Annotated[str | None, typer.Option("--only", metavar="STAGE", help="Make it from what is there, and stop.")]
-From = Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Forget it and all that follow.")]
+From = Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Rebuild it and all that follow.")]
 To = Annotated[str | None, typer.Option("--to", metavar="STAGE", help="Stop after it.")]
-Rerun = Annotated[list[str] | None, typer.Option("--rerun", metavar="STAGE", help="Forget it, and make it anew.")]
+Rerun = Annotated[list[str] | None, typer.Option("--rerun", metavar="STAGE", help="Rebuild it.")]
 Knobs = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A knob of the simulator.")]
 AskAgain = Annotated[bool, typer.Option("--ask-again", help="Use no reply that the lake holds.")]
 Json = Annotated[bool, typer.Option("--json", help="For scripts.")]
@@ -87,12 +88,11 @@ def show_plan(
     for a stage that asks nothing, else an object of stage, prompts, new, reused, tokens_in, tokens_out, hours and
     note; what is not known yet is null.
     """
-    settings = load_settings(config, set_ or ())
-    lake = open_lake(settings)
-    steps = plan(lake, stages(settings, Engines(settings)), Choice(only, from_, tuple(rerun or ()), to))
     from flows.forecast import forecast, total
 
-    found = forecast(lake, settings, steps, ask_again)
+    with open_run(_request(config, set_, ask_again, only, from_, rerun, to)) as run:
+        steps = plan(run)
+        found = forecast(run, steps)
     asked = [asdict(each) for each in found]
     by_stage = {each["stage"]: each for each in asked}
     _print_steps(steps, as_json, ("stage", "action", "rows", "seconds", "why"), {"asks": by_stage})
@@ -111,10 +111,8 @@ def run(
     ask_again: AskAgain = False,
 ) -> None:
     """Make what is missing or stale, from raw files to recommendations."""
-    from flows.run import run
-
     try:
-        print(run(config, Choice(only, from_, tuple(rerun or ()), to), set_ or (), ask_again))
+        print(run_locally(_request(config, set_, ask_again, only, from_, rerun, to)))
     except KeyboardInterrupt:
         last = f" --only {only}" if only else f" --to {to}" if to else ""
         again = f"edt run{last}{_option(config, set_ or ())}"
@@ -130,8 +128,8 @@ def show_status(
     verify: Annotated[bool, typer.Option("--verify", help="Hash every file.")] = False,
 ) -> None:
     """Say how each stage stands: fresh, stale and because of what, missing, or off."""
-    settings = load_settings(config, set_ or ())
-    steps = status(open_lake(settings), stages(settings, Engines(settings)), verify)
+    with open_run(_request(config, set_)) as run:
+        steps = status(run, verify)
     _print_steps(steps, as_json, ("stage", "state", "rows", "seconds", "why"))
 
 
@@ -171,13 +169,26 @@ def serve(
 
 
 def main() -> None:
-    """Run the command line; a mistake that the user can mend is a sentence without a traceback."""
+    """Run the command line; a mistake that the user can fix is a sentence without a traceback."""
     os.environ.setdefault("DO_NOT_TRACK", "1")  # read by Prefect and vLLM, which else report what they are used for
     try:
         app()
     except (UserError, RunFailed) as error:
         text.log("\n".join(f"error: {text.escape_control(line)}" for line in str(error).splitlines()))
         sys.exit(2 if isinstance(error, UserError) else 1)
+
+
+def _request(
+    config: Path,
+    set_: list[str] | None,
+    ask_again: bool = False,
+    only: str | None = None,
+    from_: str | None = None,
+    rerun: list[str] | None = None,
+    to: str | None = None,
+) -> RunRequest:
+    selection = StageSelection(only, from_, tuple(rerun or ()), to)
+    return RunRequest(config=config, overrides=tuple(set_ or ()), selection=selection, ask_again=ask_again)
 
 
 def _print_steps(

@@ -9,19 +9,13 @@ import pyarrow as pa
 from data_lake.keyed_cache import KeyedCache
 from data_lake.lake import Lake, StageIO
 from data_lake.manifest import Manifest, load
-from flows.engines import Engines
+from flows.models import Models
 from flows.plan import Step
-from flows.settings import Settings
-from flows.stages import STAGES, stages
+from flows.run import Run
+from flows.stage_spec import StageSpec
+from flows.stages import SPECS, STAGES
 from pipeline.llm.failures import UNASKED
-from pipeline.llm.generator import Generate, Reply, Request, prompt_hash
-
-ASKING = {
-    "generate_items": "generated_items",
-    "profile_domains": "domain_profiles",
-    "profile_users": "user_profiles",
-}
-"""The stages that ask a language model, and what each makes."""
+from pipeline.llm.generator import Generator, OnReply, Reply, Request, Tokens, no_listener, prompt_hash
 
 
 @dataclass(frozen=True)
@@ -56,56 +50,59 @@ def total(forecasts: Sequence[Forecast]) -> Forecast:
     return Forecast("total", **{name: together(name) for name in names}, note=note)
 
 
-def forecast(lake: Lake, settings: Settings, steps: Sequence[Step], ask_again: bool = False) -> list[Forecast]:
-    """Return one forecast per stage of the plan that is to ask a language model; the inputs in force are read.
+def forecast(run: Run, steps: Sequence[Step]) -> list[Forecast]:
+    """Return one forecast per stage of the plan that is to ask a language model; the current inputs are read.
 
-    With `ask_again` no reply of the lake counts, and `reused` is of prompts that stand twice.
+    Where the run asks again, no reply of the lake counts, and `reused` is of prompts that stand twice.
     """
-    if settings.enrich.generator not in ("vllm", "openai"):
+    if not (run.settings.enrich.is_on and run.models.generator.asks_model):
         return []
-    engines = _Listening(settings)
-    on = {stage.name: stage for stage in stages(settings, engines)}
-    maker = {
-        artifact: step.stage for step in steps if step.action in ("run", "depends") for artifact in on[step.stage].makes
-    }
+    specs, active = {spec.name: spec for spec in SPECS}, {stage.name: stage for stage in run.stages}
+    to_run = [step.stage for step in steps if step.action in ("run", "depends")]
+    maker = {artifact: name for name in to_run for artifact in active[name].makes}
     found = []
-    for step in steps:
-        if step.stage not in ASKING or step.action not in ("run", "depends"):
+    for name in to_run:
+        if not specs[name].asks:
             continue
-        stage = on[step.stage]
-        before = [maker[artifact] for artifact in stage.reads if artifact in maker]
+        before = [maker[artifact] for artifact in active[name].reads if artifact in maker]
         if before:
-            found.append(Forecast(step.stage, note=f"known after `edt run --to {max(before, key=STAGES.index)}`"))
-            continue
-        listener = engines.listener = _Listener(engines, lake, ask_again)
-        stage.work(_Rehearsal(lake, stage, ""))
-        found.append(_told(step.stage, listener, lake, settings))
+            found.append(Forecast(name, note=f"known after `edt run --to {max(before, key=STAGES.index)}`"))
+        else:
+            found.append(_rehearsed(run, specs[name]))
     return found
 
 
-def _told(stage: str, heard: "_Listener", lake: Lake, settings: Settings) -> Forecast:
+def _rehearsed(run: Run, spec: StageSpec) -> Forecast:
+    """Let the stage work on its inputs while nothing is asked or written, and tell what it would have asked."""
+    models = _CountingModels(run)
+    stage = spec.stage(run.settings, models)
+    stage.work(DryRunIO(run.lake, stage, ""))
+    return _told(run, spec, models.counting)
+
+
+def _told(run: Run, spec: StageSpec, heard: "CountingGenerator") -> Forecast:
     notes = []
-    earlier = _earlier(lake, ASKING[stage], heard.identity)
-    if settings.enrich.generator == "openai" and not settings.openai.tokenizer:
+    earlier = _earlier(run.lake, spec.makes[0], heard.identity)
+    if heard.tokens.is_estimate:
         notes.append("tokens in: four characters a token")
     if heard.held:
         each = heard.held_tokens_out / heard.held
-    elif known := next((run for run in earlier if _rows(run)), None):
+    elif known := next((manifest for manifest in earlier if _rows(manifest)), None):
         each = known.figures["tokens_out"] / _rows(known)
     else:
         each = heard.most_tokens_out / max(heard.new, 1)
         notes.append("tokens out: at most, no earlier reply")
-    asked = sum(run.figures.get("asked", 0) for run in earlier)
+    asked = sum(manifest.figures.get("asked", 0) for manifest in earlier)
     hours = None
     if not heard.new:
         hours = 0.0
     elif not asked:
         notes.append("hours: no earlier run of this model")
     else:  # over all runs: one that asked little took its time to start
-        seconds = sum(run.figures.get("seconds_asking", 0.0) for run in earlier)
+        seconds = sum(manifest.figures.get("seconds_asking", 0.0) for manifest in earlier)
         hours = heard.new * seconds / asked / 3600
     return Forecast(
-        stage,
+        spec.name,
         heard.prompts,
         heard.new,
         heard.prompts - heard.new,
@@ -131,21 +128,40 @@ def _rows(run: Manifest) -> int:
     return int(run.figures.get("ok", 0)) + sum(count for reason, count in failed.items() if reason not in UNASKED)
 
 
-class _Listener:
-    """A `Generate` that counts what it is asked, answers what the lake remembers, and nothing else."""
+class CountingGenerator:
+    """A `Generator` that counts what it is asked, answers what the lake remembers, and nothing else."""
 
-    def __init__(self, engines: Engines, lake: Lake, ask_again: bool) -> None:
-        self._engines, self._memory, self._ask_again = engines, lake.keyed_cache("replies"), ask_again
+    asks_model = True
+    needs_catalogue = False
+    last_words = ""
+
+    def __init__(self, generator: Generator, cache: KeyedCache, ask_again: bool) -> None:
+        self._generator, self._cache, self._ask_again = generator, cache, ask_again
         self._asked: set[str] = set()
         self.prompts = self.new = self.tokens_in = self.most_tokens_out = self.held = self.held_tokens_out = 0
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return self._engines.llm.identity
+        """That of the model that would be asked, as are `fingerprint` and `tokens`."""
+        return self._generator.identity
 
-    def __call__(self, requests: Sequence[Request]) -> list[Reply]:
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """See `Generator`."""
+        return self._generator.fingerprint
+
+    @property
+    def tokens(self) -> Tokens:
+        """See `Generator`."""
+        return self._generator.tokens
+
+    def read_catalogue(self, items: pa.Table, item_embeddings: pa.Table) -> None:
+        """Need no catalogue."""
+
+    def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
+        """Return the reply to each request that the lake holds, and a failed one for the others."""
         keys = [prompt_hash(request, self.identity) for request in requests]
-        known = [] if self._ask_again else self._memory.get(keys).to_pylist()
+        known = [] if self._ask_again else self._cache.get(keys).to_pylist()
         held = {row.pop("key"): Reply(**row) for row in known}
         new = {
             key: request
@@ -155,24 +171,35 @@ class _Listener:
         self._asked |= new.keys()
         self.prompts += len(requests)
         self.new += len(new)
-        self.tokens_in += sum(self._engines.tokens.count(list(new.values())))
+        self.tokens_in += sum(self.tokens.count(list(new.values())))
         self.most_tokens_out += sum(request.max_tokens for request in new.values())
         self.held += len(held)
         self.held_tokens_out += sum(reply.tokens_out for reply in held.values())
         return [held.get(key, Reply(None, "not_asked")) for key in keys]
 
+    def counts(self) -> dict[str, Any]:
+        """Count nothing for a manifest."""
+        return {}
 
-class _Listening(Engines):
-    """Models of which none starts: whoever would ask the language model speaks to the listener."""
-
-    listener: _Listener
-
-    def generate(self, memory: KeyedCache, items: pa.Table, item_embeddings: pa.Table | None) -> Generate:
-        return self.listener
+    def close(self, patience: float = 15.0) -> None:
+        """Hold nothing."""
 
 
-class _Rehearsal(StageIO):
-    """A stage's work on what is in force, without a trace in the lake."""
+class _CountingModels(Models):
+    """Models of which none starts: whoever would ask the generator speaks to the counting one."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run.settings)
+        cache = run.lake.keyed_cache("replies")
+        self.counting = CountingGenerator(run.models.generator, cache, run.request.ask_again)
+
+    def generator_with_cache(self, cache: KeyedCache) -> Generator:
+        """Return the generator that counts."""
+        return self.counting
+
+
+class DryRunIO(StageIO):
+    """A stage's inputs as they are, and no outputs."""
 
     def sharded(
         self,
@@ -182,10 +209,12 @@ class _Rehearsal(StageIO):
         make: Callable[[pa.Table], pa.Table],
         rows_per_shard: int,
     ) -> None:
+        """Make each shard and drop it."""
         for start in range(0, rows.num_rows, rows_per_shard):
             make(rows.slice(start, rows_per_shard))
 
     def keyed_cache(self, name: str) -> KeyedCache:
+        """Return what the dataset remembers; nothing can be added."""
         return _ReadOnly(self._lake.keyed_cache(name).folder)
 
 

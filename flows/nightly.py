@@ -11,10 +11,9 @@ from prefect.states import Completed
 from data_lake.errors import UserError
 from data_lake.lake import Lake, Stage
 from data_lake.manifest import Manifest
-from flows.engines import Engines
-from flows.plan import Choice
-from flows.settings import load_settings
-from flows.stages import open_lake, stages
+from flows.run import Run, RunRequest, open_run
+from flows.selection import StageSelection
+from flows.settings import DEFAULT_FILE
 from flows.summary import stage_line
 from flows.text import log
 
@@ -33,7 +32,7 @@ def not_a_user_error(_task: Task, _run: TaskRun, state: State) -> bool:
     task_run_name="{stage.name}",
 )
 def run_stage(stage: Stage, lake: Lake) -> Manifest | State:
-    """Make one stage's artifacts, or skip it when they are in force already."""
+    """Make one stage's artifacts, or skip it when they are current already."""
     manifest = lake.run(stage)
     create_table_artifact(key=f"{stage.name.replace('_', '-')}-manifest", table=manifest.table())
     log(stage_line(manifest))
@@ -44,7 +43,7 @@ def run_stage(stage: Stage, lake: Lake) -> Manifest | State:
 
 @flow(name="nightly")
 def nightly(
-    config: Path = Path("edt.toml"),
+    config: Path = DEFAULT_FILE,
     only: str | None = None,
     from_: str | None = None,
     rerun: tuple[str, ...] = (),
@@ -56,23 +55,40 @@ def nightly(
 
     Args:
         config: The settings file.
-        only: Make this stage from the inputs in force, and stop.
-        from_: Forget this stage and all that follow.
-        rerun: Forget these stages.
+        only: Make this stage from the current inputs, and stop.
+        from_: Rebuild this stage and all that follow.
+        rerun: Rebuild these stages.
         set_: Settings that replace those of the file, each as `section.key=value`.
-        ask_again: Ask the language model anew, also where the lake holds its reply.
+        ask_again: Ask the language model also where the lake holds its reply.
         to: Stop after this stage.
 
     Returns the records of the stages that ran, and how many were skipped.
     """
-    settings = load_settings(config, set_)
-    lake = open_lake(settings)
+    selection = StageSelection(only, from_, tuple(rerun), to)
+    with open_run(RunRequest(config=config, overrides=set_, selection=selection, ask_again=ask_again)) as run:
+        return make_stages(run)
+
+
+def run_as_flow(run: Run) -> tuple[list[Manifest], int]:
+    """Make the stages of an opened run as a run of the flow, as `nightly` would."""
+
+    @flow(name=nightly.name)
+    def opened(request: RunRequest) -> tuple[list[Manifest], int]:
+        return make_stages(run)
+
+    return opened(run.request)
+
+
+def make_stages(run: Run) -> tuple[list[Manifest], int]:
+    """Run a task per selected stage; return the records of those that ran, and how many were skipped."""
     ran, skipped = [], 0
-    with lake.lock(), Engines(settings, ask_again) as engines:
-        on = stages(settings, engines)
-        lake.clean(on)
-        for stage in Choice(only, from_, rerun, to).take(lake, on):
-            made = run_stage(stage, lake)
+    with run.lake.lock():
+        run.lake.clean(run.stages)
+        for stage in reversed(run.stages):
+            if run.selection.rebuilds(stage.name):
+                run.lake.forget(stage)
+        for stage in run.selection.apply(run.stages):
+            made = run_stage(stage, run.lake)
             if isinstance(made, Manifest):
                 ran.append(made)
             else:

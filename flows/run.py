@@ -1,48 +1,47 @@
-"""One run from the command line: compare first, start the flow only where something is to be made."""
+"""A run: what a person asked for, and the settings, lake, models and stages that it needs, made once."""
 
-import os
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from data_lake.errors import UserError
-from flows.engines import Engines
-from flows.plan import Choice, plan
-from flows.server import prefect_server
-from flows.settings import load_settings
+from data_lake.config import Config
+from data_lake.lake import Lake, Stage
+from flows.models import Models
+from flows.selection import StageSelection
+from flows.settings import DEFAULT_FILE, Settings, load_settings
 from flows.stages import open_lake, stages
-from flows.summary import summary
-from flows.text import log
 
 
-class RunFailed(Exception):
-    """A run that began and could not be finished, for a reason that the message tells in full."""
+class RunRequest(Config):
+    """What a person asks for: a settings file, settings that replace those of the file, and stages."""
+
+    config: Path = DEFAULT_FILE
+    overrides: tuple[str, ...] = ()
+    selection: StageSelection = StageSelection()
+    ask_again: bool = False
+    """Ask the language model also where the lake holds its reply."""
 
 
-def run(config: Path, choice: Choice, overrides: Sequence[str] = (), ask_again: bool = False) -> str:
-    """Make what is stale and return the summary for the person who asked."""
-    started = time.monotonic()
-    settings = load_settings(config, overrides)
-    lake = open_lake(settings)
-    on = stages(settings, Engines(settings))
-    to_make = [step for step in plan(lake, on, choice) if step.action == "run"]
-    if not to_make:
-        what = f"{choice.only} is" if choice.only else f"every stage{f' up to {choice.to}' if choice.to else ''} is"
-        return f"Nothing to do: {what} fresh ({time.monotonic() - started:.1f} s). --rerun STAGE makes one anew."
-    for stage in on:
-        missing = [path for path in stage.sources if not path.is_file()]
-        if missing and choice.only in (None, stage.name):
-            raise UserError(f"{missing[0]}: no such file. Correct [data] in {config}.")
-    log("Stale: " + ", ".join(f"{step.stage} ({step.why})" if step is to_make[0] else step.stage for step in to_make))
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the server gets every line
-    try:
-        with lake.lock():
-            prefect_server("--no-scheduler", "--no-ui")
-            from flows.nightly import nightly
+@dataclass(frozen=True)
+class Run:
+    """An opened run: `stages` are those that the settings turn on, in order."""
 
-            ran, skipped = nightly(
-                config, choice.only, choice.from_, choice.rerun, tuple(overrides), ask_again, choice.to
-            )
-    except UserError as error:
-        raise RunFailed(str(error)) from error
-    return summary(lake, ran, skipped, time.monotonic() - started, config)
+    request: RunRequest
+    settings: Settings
+    lake: Lake
+    models: Models
+    stages: list[Stage]
+
+    @property
+    def selection(self) -> StageSelection:
+        """The stages that were asked for."""
+        return self.request.selection
+
+
+@contextmanager
+def open_run(request: RunRequest) -> Iterator[Run]:
+    """Read the settings and open what a run needs; its models end with the context."""
+    settings = load_settings(request.config, request.overrides)
+    with Models(settings, request.ask_again) as models:
+        yield Run(request, settings, open_lake(settings), models, stages(settings, models))

@@ -1,12 +1,13 @@
 """What a person reads at the end of a run, and the line per stage before it."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyarrow.compute as pc
 
 from data_lake.lake import Lake, Manifest
 from flows import text
+from flows.run import Run
+from flows.settings import DEFAULT_FILE
 
 SHOWN = ("HR@10", "NDCG@10")
 TRY = ("show recommendations", "show metrics", "show rejects", "status", "plan --set enrich.generator=none")
@@ -21,13 +22,14 @@ def stage_line(manifest: Manifest) -> str:
     return f"{manifest.stage:<16} {manifest.seconds:6.1f} s  {made}" + (f"  (failed: {failed})" if failed else "")
 
 
-def summary(lake: Lake, ran: Sequence[Manifest], skipped: int, seconds: float, config: Path) -> str:
+def summary(run: Run, ran: Sequence[Manifest], skipped: int, seconds: float) -> str:
     """Return what ran, where the artifacts lie, the main figures, and what to try next."""
+    lake = run.lake
     names = ", ".join(manifest.stage for manifest in ran) or "nothing"
     parts = [f"Done in {seconds:.0f} s. Made: {names}; skipped: {skipped}.\nArtifacts: {lake.home}"]
     if lake.manifest("metrics"):
         parts.append(f"Test, phase finetune:\n{main_figures(lake)}")
-    option = "" if config == Path("edt.toml") else f" --config {config}"
+    option = "" if run.request.config == DEFAULT_FILE else f" --config {run.request.config}"
     there = [verb for verb in TRY if not verb.startswith("show ") or lake.manifest(verb.removeprefix("show "))]
     parts.append("Next:\n" + "\n".join(f"  edt {verb}{option}" for verb in there))
     return "\n\n".join(parts)

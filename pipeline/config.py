@@ -1,13 +1,15 @@
 """The settings of the pipeline's stages. Importing this module loads nothing heavy."""
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from data_lake.config import Config
+from pipeline.llm.backends import BACKENDS, NONE
 from pipeline.llm.prompts import check_prompt, load_prompt
 
 
@@ -80,8 +82,8 @@ class DataConfig(Config):
         """Return every raw file, interactions first."""
         return [path for files in (self.interactions, self.items) for _, path in listed(files)]
 
-    def described(self) -> dict[str, Any]:
-        """Return the settings with each path cut to what appears in `rejects`, for a fingerprint."""
+    def as_fingerprint(self) -> dict[str, Any]:
+        """Return the settings with each path cut to what appears in `rejects`."""
         names = short_names(self.sources())
         tree = self.model_dump(mode="json")
         for key in ("interactions", "items"):
@@ -146,10 +148,13 @@ class EmbedConfig(Config):
 class EnrichConfig(Config):
     """The transferable item augmenter: who is asked for which items, and which answers are inserted."""
 
-    generator: Literal["none", "retrieval", "vllm", "openai"] = "retrieval"
+    renamed: ClassVar[Mapping[str, str]] = {"evidence": "prompt_share"}
+
+    generator: str = "retrieval"
+    """`none`, or one of `pipeline.llm.backends`."""
     representatives: PositiveInt = 5
     """K: items that stand for a user's history in a domain."""
-    evidence: float = Field(0.8, gt=0, lt=1)
+    prompt_share: float = Field(0.8, gt=0, lt=1)
     """Share of the training prefix that prompts may show; at least one action is left out."""
     budget: NonNegativeInt = 10
     """B: items inserted into a domain where the user has none; a domain with its fair share gets 0."""
@@ -174,6 +179,18 @@ class EnrichConfig(Config):
     prompt: str = load_prompt("generate_items")
     """Its text; the settings file names a file that holds it. So for every prompt."""
     rows_per_shard: PositiveInt = 2000
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a generator."""
+        return self.generator != NONE
+
+    @field_validator("generator")
+    @classmethod
+    def _check_generator(cls, name: str) -> str:
+        if name not in (NONE, *BACKENDS):
+            raise ValueError(f"the generators are {', '.join([NONE, *BACKENDS])}")
+        return name
 
     @field_validator("prompt")
     @classmethod

@@ -23,10 +23,10 @@ def training_prefix(sequences: pa.Table) -> pl.DataFrame:
     return actions(sequences).filter(pl.col("split") == TRAIN)
 
 
-def prompt_visible(sequences: pa.Table, evidence: float) -> pl.DataFrame:
-    """Return the first share `evidence` of each user's training prefix; at least its last action is left out."""
+def prompt_visible(sequences: pa.Table, prompt_share: float) -> pl.DataFrame:
+    """Return the first share `prompt_share` of each user's training prefix; at least its last action is left out."""
     length = pl.len().over("row")
-    shown = (length * evidence + 1e-9).floor().clip(upper_bound=length - 1)
+    shown = (length * prompt_share + 1e-9).floor().clip(upper_bound=length - 1)
     return training_prefix(sequences).filter(pl.int_range(pl.len()).over("row") < shown)
 
 

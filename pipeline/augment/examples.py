@@ -22,23 +22,23 @@ Examples = Mapping[tuple[str, str], Sequence[tuple[Sequence[str], Sequence[str]]
 """Per pair (from, to): the item ids of each example, those in `from` and those in `to`."""
 
 
-def kept_examples(
+def load_or_choose_examples(
     representatives: pa.Table,
     sequences: pa.Table,
     pairs: Sequence[tuple[str, str]],
     cfg: EnrichConfig,
-    memory: KeyedCache,
+    cache: KeyedCache,
 ) -> dict[tuple[str, str], list[tuple[list[str], list[str]]]]:
     """Return `cfg.examples` examples per pair, fewer where fewer users have items in both domains.
 
-    An example is a user's representative items. Those that `memory` holds stay as long as the part of their user's
+    An example is a user's representative items. Those that `cache` holds stay as long as the part of their user's
     history that prompts may show still holds all their items; the others are chosen among the users with most items,
     up to two, in both domains by the hash of seed and user, and held from now on.
     """
     known = frame_of(representatives).filter(pl.col("item_ids").list.len() > 0).select("user_id", "domain", "item_ids")
     keys = {pair: _key(pair, cfg) for pair in pairs}
-    held = {row["key"]: json.loads(row["examples"]) for row in memory.get(list(keys.values())).to_pylist()}
-    valid = _still_shown([each for examples in held.values() for each in examples], sequences, cfg.evidence)
+    held = {row["key"]: json.loads(row["examples"]) for row in cache.get(list(keys.values())).to_pylist()}
+    valid = _still_shown([each for examples in held.values() for each in examples], sequences, cfg.prompt_share)
     found, new = {}, []
     for pair, key in keys.items():
         before = held.get(key, [])
@@ -50,7 +50,7 @@ def kept_examples(
             new.append({"key": key, "examples": json.dumps(examples)})
         found[pair] = [(each["from"], each["to"]) for each in examples]
     if new:
-        memory.put(pa.Table.from_pylist(new))
+        cache.put(pa.Table.from_pylist(new))
     return found
 
 
@@ -86,13 +86,13 @@ def _choose(known: pl.DataFrame, pair: tuple[str, str], cfg: EnrichConfig, taken
     return [{"user_id": row["user_id"], "from": row["item_ids"], "to": row["item_ids_to"]} for row in chosen.to_dicts()]
 
 
-def _still_shown(examples: list[dict[str, Any]], sequences: pa.Table, evidence: float) -> set[str]:
+def _still_shown(examples: list[dict[str, Any]], sequences: pa.Table, prompt_share: float) -> set[str]:
     """Return, as JSON, the examples whose user's shown part holds all of their items."""
     users = {each["user_id"] for each in examples}
     if not users:
         return set()
     theirs = frame_of(sequences).filter(pl.col("user_id").is_in(list(users)))
-    shown = prompt_visible(theirs.to_arrow(compat_level=pl.CompatLevel.oldest()), evidence)
+    shown = prompt_visible(theirs.to_arrow(compat_level=pl.CompatLevel.oldest()), prompt_share)
     items = dict(shown.group_by("user_id").agg("item_id").iter_rows())
     return {
         json.dumps(each)

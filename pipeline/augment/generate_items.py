@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -13,9 +14,8 @@ from data_lake.tables import check
 from pipeline.augment.examples import Examples, example_text
 from pipeline.config import DomainConfig, EnrichConfig
 from pipeline.llm.answers import ask, reply_columns
-from pipeline.llm.generator import Generate, Request
+from pipeline.llm.generator import Generator, ItemsQuestion, Request
 from pipeline.llm.prompts import ANSWER_CHARACTERS, items_schema, named, render, titles_of
-from pipeline.llm.tokens import BY_CHARACTERS, Tokens
 
 
 def pairs_of(cfg: EnrichConfig, domains: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -59,59 +59,64 @@ def generation_rows(representatives: pa.Table, cfg: EnrichConfig, domains: Seque
 def generate_items(
     rows: pa.Table,
     items: pa.Table,
-    generate: Generate,
+    generator: Generator,
     cfg: EnrichConfig,
     about: Mapping[str, DomainConfig],
-    tokens: Tokens = BY_CHARACTERS,
     examples: Examples = MappingProxyType({}),
 ) -> pa.Table:
     """Return GENERATED_ITEMS, one row per row of `rows` (see `generation_rows`), in the same order.
 
     A reply that cannot be used, even when asked for again with fewer and shorter answers, keeps its row: no answers,
     and the reason. `about` describes domains; one that it lacks goes by its name. Where a prompt is too long for the
-    model the oldest items are left out. `examples` (see `augment.examples`) stand in every prompt of their pair.
+    model the oldest items are dropped. `examples` (see `augment.examples`) stand in every prompt of their pair.
     """
     asked = rows.to_pylist()
-    told = [item for pair in examples.values() for each in pair for part in each for item in part]
-    titles = titles_of(items, pa.array({item for row in asked for item in row["item_ids"]} | set(told), pa.string()))
-    lines = tokens.quoted(titles.values(), cfg.title_tokens)
+    shown = {item for row in asked for item in row["item_ids"]}
+    shown |= {item for pair in examples.values() for example in pair for part in example for item in part}
+    titles = titles_of(items, pa.array(shown, pa.string()))
+    prompts = _Prompts(titles, generator.tokens.quoted(titles.values(), cfg.title_tokens), cfg, about, examples)
 
-    def line(item_id: str) -> str:
-        return lines[titles[item_id]]
+    def request(index: int, is_retry: bool, dropped: int) -> Request:
+        return prompts.request(asked[index], is_retry, dropped)
 
-    shown_examples = {pair: example_text(each, pair, about, titles, lines) for pair, each in examples.items()}
-
-    def request(place: int, is_retry: bool, dropped: int) -> Request:
-        row = asked[place]
-        source, target = row["from_domain"], row["to_domain"]
-        answers = max(1, cfg.answers // 2) if is_retry else cfg.answers
-        settings = about.get(target, DomainConfig())
-        shown = row["item_ids"][min(dropped, len(row["item_ids"]) - 1) :]
-        slots = {
-            "from_domain": named(source, about),
-            "to_domain": named(target, about),
-            "answers": answers,
-            "titles": "\n".join(map(line, shown)),
-        }
-        prompt = settings.generate_prompt or cfg.prompt
-        return Request(
-            task="generate_items",
-            messages=render(prompt, slots, is_retry, shown_examples.get((source, target), "")),
-            schema=items_schema(answers, ANSWER_CHARACTERS // 2 if is_retry else ANSWER_CHARACTERS),
-            max_tokens=cfg.max_tokens,
-            facts={
-                "user_id": row["user_id"],
-                "from": source,
-                "to": target,
-                "item_ids": shown,
-                "titles": [titles[item_id] for item_id in shown],
-                "k": answers,
-            },
-        )
-
-    answers = ask(generate, len(asked), request, tokens)
+    answers = ask(generator, len(asked), request)
     table = rows.select(["user_id", "from_domain", "to_domain"])
-    for name, column in reply_columns(answers, generate.identity).items():
+    for name, column in reply_columns(answers, generator.identity).items():
         table = table.append_column(name, column)
     texts = pa.array([answer.value for answer in answers], pa.list_(pa.string()))
     return check(table.append_column("answers", texts), GENERATED_ITEMS)
+
+
+class _Prompts:
+    """Writes the requests of some users; `lines` are the titles as prompts show them."""
+
+    def __init__(
+        self,
+        titles: Mapping[str, str],
+        lines: Mapping[str, str],
+        cfg: EnrichConfig,
+        about: Mapping[str, DomainConfig],
+        examples: Examples,
+    ) -> None:
+        self._titles, self._lines, self._cfg, self._about = titles, lines, cfg, about
+        self._examples = {pair: example_text(each, pair, about, titles, lines) for pair, each in examples.items()}
+
+    def request(self, row: Mapping[str, Any], is_retry: bool, dropped: int) -> Request:
+        """Return the request of a row, without its `dropped` oldest items; a retry asks for fewer, shorter answers."""
+        source, target = row["from_domain"], row["to_domain"]
+        answers = max(1, self._cfg.answers // 2) if is_retry else self._cfg.answers
+        shown = row["item_ids"][min(dropped, len(row["item_ids"]) - 1) :]
+        titles = tuple(self._titles[item_id] for item_id in shown)
+        slots = {
+            "from_domain": named(source, self._about),
+            "to_domain": named(target, self._about),
+            "answers": answers,
+            "titles": "\n".join(self._lines[title] for title in titles),
+        }
+        prompt = self._about.get(target, DomainConfig()).generate_prompt or self._cfg.prompt
+        return Request(
+            question=ItemsQuestion(row["user_id"], source, target, tuple(shown), titles, answers),
+            messages=render(prompt, slots, is_retry, self._examples.get((source, target), "")),
+            schema=items_schema(answers, ANSWER_CHARACTERS // 2 if is_retry else ANSWER_CHARACTERS),
+            max_tokens=self._cfg.max_tokens,
+        )

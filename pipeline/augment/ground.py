@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,40 +17,24 @@ from pipeline.frames import frame_of
 from pipeline.histories import of_users, prompt_visible
 from pipeline.vectors.catalogue import Catalogue
 from pipeline.vectors.embedding import Embed
-from pipeline.vectors.neighbours import Index, build
+from pipeline.vectors.neighbours import Index, build, recall
 
 BLOCK_NUMBERS = 1 << 24
 NEIGHBOURS = 32
 """Items that an index is asked for; the nearest that the user's shown part does not hold is taken."""
+SCORES = ("faithfulness", "faithfulness_threshold", "relevance", "relevance_threshold")
 DECIMALS = 5
 """Scores are rounded, so that how rows were blocked decides nothing."""
 
 
 @dataclass(frozen=True)
-class Measure:
-    """What a domain's scores are compared with. It depends on the catalogue and the seed, on no user."""
+class GroundingThresholds:
+    """What a domain's scores are compared with. They depend on the catalogue and the seed, on no user."""
 
     items: np.ndarray  # rows in the catalogue of the domain's items with text
     sample: np.ndarray  # rows of a fixed sample of them
     faithful: float  # the quantile of the cosines of sampled items to their own nearest neighbours
     index: Index | None = None  # over `items`, where they are too many to compare with each
-
-
-def measure(catalogue: Catalogue, cfg: EnrichConfig, domains: Sequence[str]) -> dict[str, Measure]:
-    """Measure each domain once, for all calls of `ground`."""
-    measures = {}
-    for domain in domains:
-        items = catalogue.texts_of(domain)
-        sample = _sample(items, catalogue, cfg)
-        nearest = np.full(len(sample), -1.0)  # a domain of one item has no neighbours: every answer is faithful
-        for block in _blocks(len(sample), len(items)):
-            scores = catalogue.vectors[sample[block]] @ catalogue.vectors[items].T
-            scores[items[None, :] == sample[block, None]] = -1
-            nearest[block] = scores.max(axis=1)
-        threshold = float(np.quantile(nearest, cfg.faithful_quantile)) if len(items) else 1.0
-        index = build(catalogue.vectors[items], cfg.exact_up_to)
-        measures[domain] = Measure(items, sample, round(threshold, DECIMALS), index)
-    return measures
 
 
 def _sample(items: np.ndarray, catalogue: Catalogue, cfg: EnrichConfig) -> np.ndarray:
@@ -62,88 +46,108 @@ def _sample(items: np.ndarray, catalogue: Catalogue, cfg: EnrichConfig) -> np.nd
     return np.sort(items[sorted(range(len(items)), key=marks.__getitem__)[: cfg.sample]])
 
 
-def ground(
-    sequences: pa.Table,
-    representatives: pa.Table,
-    generated: pa.Table,
-    items: pa.Table,
-    catalogue: Catalogue,
-    measures: Mapping[str, Measure],
-    embed: Embed,
-    cfg: EnrichConfig,
-) -> pa.Table:
-    """Return GROUNDED_ITEMS: a row per answer to the users of `sequences`, kept or with the reason why not.
+class Grounder:
+    """Finds the catalogue items of answers: the catalogue's side of grounding, measured once for all users."""
 
-    The other tables may hold further users. An answer's item is the nearest in its domain that the shown part does not
-    hold. Faithfulness is the cosine of answer and item; relevance the cosine of the item with the nearest of all of the
-    user's representatives. Reasons, the first that applies: `no_neighbour`; `unfaithful`, `irrelevant` (with the noise
-    filter); `duplicate` (another answer to this user means the same item more closely); `over_budget` (others are more
-    relevant).
-    """
-    users = sequences["user_id"]
-    answers = (
-        of_users(generated, users)
+    def __init__(self, items: pa.Table, catalogue: Catalogue, cfg: EnrichConfig, domains: Sequence[str]) -> None:
+        self._titles = frame_of(items).select("item_id", "title")
+        self._catalogue, self._cfg = catalogue, cfg
+        self._thresholds = {domain: thresholds_of(catalogue, cfg, domain) for domain in domains}
+
+    def ground(self, sequences: pa.Table, representatives: pa.Table, generated: pa.Table, embed: Embed) -> pa.Table:
+        """Return GROUNDED_ITEMS: a row per answer to the users of `sequences`, kept or with the reason why not.
+
+        The other tables may hold further users. An answer's item is the nearest in its domain that is not among what
+        prompts show of the user. Faithfulness is the cosine of answer and item; relevance the cosine of the item with
+        the nearest of all of the user's representatives. Reasons, the first that applies: `no_neighbour`; `unfaithful`,
+        `irrelevant` (with the noise filter); `duplicate` (another answer to this user means the same item more
+        closely); `over_budget` (others are more relevant).
+        """
+        answers = _answers(generated, sequences["user_id"])
+        if answers.is_empty():
+            return empty(GROUNDED_ITEMS)
+        known = of_users(representatives, sequences["user_id"])
+        shown = prompt_visible(sequences, self._cfg.prompt_share)
+        scored = self._scored(answers, embed, shown, known.select("row", "item_ids").explode("item_ids").drop_nulls())
+        budget = known.select("row", "budget", to_domain="domain")
+        found = scored.join(budget, on=["row", "to_domain"], how="left", maintain_order="left")
+        return self._table(_judged(found, self._cfg.noise_filter))
+
+    def counts(self, grounded: pa.Table) -> dict[str, Any]:
+        """Return what a manifest tells: answers kept, not kept by reason, and the recall of an index."""
+        dropped = Counter(reason for reason in grounded["reason"].to_pylist() if reason)
+        kept = grounded.num_rows - dropped.total()
+        indexes = (each.index for each in self._thresholds.values())
+        return {"kept": kept, "dropped": dict(sorted(dropped.items())), **recall(indexes)}
+
+    def _scored(
+        self, answers: pl.DataFrame, embed: Embed, shown: pl.DataFrame, representatives: pl.DataFrame
+    ) -> pl.DataFrame:
+        """Add to each answer its `item` (row of the catalogue, -1: none) and the columns of SCORES."""
+        catalogue = self._catalogue
+        texts = answers["answer"].unique(maintain_order=True)
+        vectors = embed(texts.to_list())
+        text_of = answers["answer"].replace_strict(texts, range(len(texts)), return_dtype=pl.Int64).to_numpy()
+        shown_items = RaggedRows(shown["row"].to_numpy(), catalogue.rows(shown["item_id"].to_arrow()))
+        stand_ins = RaggedRows(
+            representatives["row"].to_numpy(), catalogue.rows(representatives["item_ids"].to_arrow())
+        )
+        row, to = answers["row"].to_numpy(), answers["to_domain"].to_numpy()
+        item = np.full(len(row), -1)
+        scores = np.full((len(SCORES), len(row)), np.nan)
+        for domain in np.unique(to):
+            here, limits = np.flatnonzero(to == domain), self._thresholds[str(domain)]
+            here = here[np.argsort(text_of[here], kind="stable")]
+            asked = text_of[here], row[here], vectors, catalogue, limits.items, shown_items
+            if limits.index is None:
+                item[here], scores[0, here] = _nearest(*asked)
+            else:
+                item[here], scores[0, here] = _nearest_by_index(limits.index, *asked)
+            scores[1, here] = limits.faithful
+            scores[2, here] = _relevance(item[here], row[here], catalogue, stand_ins)
+            quantile = self._cfg.relevant_quantile
+            scores[3, here] = _relevance_thresholds(row[here], catalogue, limits.sample, stand_ins, quantile)
+        scores[:, item < 0] = np.nan
+        columns = (pl.Series(name, values) for name, values in zip(SCORES, scores, strict=True))
+        return answers.with_columns(pl.Series("item", item), *columns)
+
+    def _table(self, judged: pl.DataFrame) -> pa.Table:
+        """Return the judged answers as GROUNDED_ITEMS, with ids and titles for rows of the catalogue."""
+        ids = self._catalogue.item_ids.take(pa.array(judged["item"].clip(lower_bound=0).to_numpy()))
+        named = judged.with_columns(item_id=pl.when(pl.col("item") >= 0).then(pl.Series(pl.from_arrow(ids))))
+        table = named.join(self._titles, on="item_id", how="left", maintain_order="left").with_columns(
+            pl.col(SCORES).fill_nan(None), kept=pl.col("reason").is_null()
+        )
+        return check(table.select(GROUNDED_ITEMS.tables[""].names).to_arrow(), GROUNDED_ITEMS)
+
+
+def thresholds_of(catalogue: Catalogue, cfg: EnrichConfig, domain: str) -> GroundingThresholds:
+    """Return what the scores of one domain are compared with."""
+    items = catalogue.texts_of(domain)
+    sample = _sample(items, catalogue, cfg)
+    nearest = np.full(len(sample), -1.0)  # a domain of one item has no neighbours: every answer is faithful
+    for block in _blocks(len(sample), len(items)):
+        scores = catalogue.vectors[sample[block]] @ catalogue.vectors[items].T
+        scores[items[None, :] == sample[block, None]] = -1
+        nearest[block] = scores.max(axis=1)
+    threshold = float(np.quantile(nearest, cfg.faithful_quantile)) if len(items) else 1.0
+    index = build(catalogue.vectors[items], cfg.exact_up_to)
+    return GroundingThresholds(items, sample, round(threshold, DECIMALS), index)
+
+
+def _answers(generated: pa.Table, user_ids: pa.ChunkedArray) -> pl.DataFrame:
+    """Return a row per answer to these users; `row` is the user's place in `user_ids`, `place` that of the answer."""
+    return (
+        of_users(generated, user_ids)
         .select("row", "user_id", "from_domain", "to_domain", answer="answers")
         .with_columns(answer_index=pl.int_ranges(pl.col("answer").list.len()))
         .filter(pl.col("answer").list.len() > 0)
         .explode("answer", "answer_index")
         .with_row_index("place")
     )
-    if answers.is_empty():
-        return empty(GROUNDED_ITEMS)
-    texts = answers["answer"].unique(maintain_order=True)
-    vectors = embed(texts.to_list())
-    text_of = (
-        answers.select("answer")
-        .join(pl.DataFrame({"answer": texts}).with_row_index("text"), on="answer", maintain_order="left")["text"]
-        .to_numpy()
-    )
-
-    shown = prompt_visible(sequences, cfg.evidence)
-    shown_items = _Lists(shown["row"].to_numpy(), catalogue.rows(shown["item_id"].to_arrow()))
-    known = of_users(representatives, users)
-    stand_for = known.select("row", "item_ids").explode("item_ids").drop_nulls()
-    stand_ins = _Lists(stand_for["row"].to_numpy(), catalogue.rows(stand_for["item_ids"].to_arrow()))
-
-    row, to = answers["row"].to_numpy(), answers["to_domain"].to_numpy()
-    item = np.full(len(row), -1)
-    scores = np.full((4, len(row)), np.nan)  # faithfulness, its threshold, relevance, its threshold
-    for domain in np.unique(to):
-        mine, measured = np.flatnonzero(to == domain), measures[str(domain)]
-        mine = mine[np.argsort(text_of[mine], kind="stable")]
-        asked = text_of[mine], row[mine], vectors, catalogue, measured.items, shown_items
-        if measured.index is None:
-            item[mine], scores[0, mine] = _nearest(*asked)
-        else:
-            item[mine], scores[0, mine] = _nearest_by_index(measured.index, *asked)
-        scores[1, mine] = measured.faithful
-        scores[2, mine] = _relevance(item[mine], row[mine], catalogue, stand_ins)
-        scores[3, mine] = _relevance_thresholds(row[mine], catalogue, measured.sample, stand_ins, cfg.relevant_quantile)
-    scores[:, item < 0] = np.nan
-    names = ("faithfulness", "faithfulness_threshold", "relevance", "relevance_threshold")
-    budget = known.select("row", "budget", to_domain="domain")
-    found = answers.with_columns(
-        pl.Series("item", item), *(pl.Series(name, values) for name, values in zip(names, scores, strict=True))
-    ).join(budget, on=["row", "to_domain"], how="left", maintain_order="left")
-    ids = catalogue.item_ids.take(pa.array(np.maximum(item, 0)))
-    titles = frame_of(items).select("item_id", "title")
-    table = (
-        _judged(found, cfg.noise_filter)
-        .with_columns(item_id=pl.when(pl.col("item") >= 0).then(pl.Series(pl.from_arrow(ids))))
-        .join(titles, on="item_id", how="left", maintain_order="left")
-        .with_columns(pl.col(names).fill_nan(None), kept=pl.col("reason").is_null())
-        .select(GROUNDED_ITEMS.tables[""].names)
-    )
-    return check(table.to_arrow(), GROUNDED_ITEMS)
 
 
-def figures(grounded: pa.Table) -> dict[str, Any]:
-    """Return what a manifest tells: how many answers are kept, and how many are not, by reason."""
-    dropped = Counter(reason for reason in grounded["reason"].to_pylist() if reason)
-    return {"kept": grounded.num_rows - dropped.total(), "dropped": dict(sorted(dropped.items()))}
-
-
-class _Lists:
+class RaggedRows:
     """A list of catalogue rows per user."""
 
     def __init__(self, users: np.ndarray, values: np.ndarray) -> None:
@@ -159,7 +163,7 @@ class _Lists:
 
 
 def _nearest(
-    text: np.ndarray, user: np.ndarray, vectors: np.ndarray, catalogue: Catalogue, items: np.ndarray, shown: _Lists
+    text: np.ndarray, user: np.ndarray, vectors: np.ndarray, catalogue: Catalogue, items: np.ndarray, shown: RaggedRows
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return each answer's item (-1: none) and cosine; `text` (rising) says which vector is the answer's."""
     found, cosine = np.full(len(text), -1), np.full(len(text), np.nan)
@@ -194,7 +198,7 @@ def _nearest(
 
 def _nearest_by_index(
     index: Index, text: np.ndarray, user: np.ndarray, vectors: np.ndarray, catalogue: Catalogue, items: np.ndarray,
-    shown: _Lists,
+    shown: RaggedRows,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Return what `_nearest` does, looking only at the neighbours that the index finds; exactly where it finds none."""
     distinct, place = np.unique(text, return_inverse=True)
@@ -215,7 +219,7 @@ def _nearest_by_index(
     return found, cosine
 
 
-def _relevance(item: np.ndarray, user: np.ndarray, catalogue: Catalogue, stand_ins: _Lists) -> np.ndarray:
+def _relevance(item: np.ndarray, user: np.ndarray, catalogue: Catalogue, stand_ins: RaggedRows) -> np.ndarray:
     """Return the cosine of each item with the nearest of its user's representatives."""
     relevance = np.full(len(item), -1.0)
     for block in _blocks(len(item), 32 * catalogue.vectors.shape[1]):
@@ -227,7 +231,7 @@ def _relevance(item: np.ndarray, user: np.ndarray, catalogue: Catalogue, stand_i
 
 
 def _relevance_thresholds(
-    user: np.ndarray, catalogue: Catalogue, sample: np.ndarray, stand_ins: _Lists, quantile: float
+    user: np.ndarray, catalogue: Catalogue, sample: np.ndarray, stand_ins: RaggedRows, quantile: float
 ) -> np.ndarray:
     """Return, per answer, the quantile of what the sampled items score against its user's representatives."""
     if not len(sample):

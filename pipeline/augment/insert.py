@@ -23,7 +23,7 @@ def insert(
     similar of those. Where several stand together, the domains take turns and the more relevant item of a domain comes
     first. A synthetic position has the time of the real one before it, and the role "train".
     """
-    shown = prompt_visible(sequences, cfg.evidence)
+    shown = prompt_visible(sequences, cfg.prompt_share)
     turn = {domain: index for index, domain in enumerate(domains)}
     ranked = (
         of_users(grounded, sequences["user_id"])

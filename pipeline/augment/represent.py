@@ -22,7 +22,7 @@ def represent(sequences: pa.Table, catalogue: Catalogue, cfg: EnrichConfig, doma
     Only the shown part of the training prefix is read. A user's different items with text in a domain are clustered
     into K groups, and the real item nearest each centre is taken; up to K items are taken whole.
     """
-    shown = prompt_visible(sequences, cfg.evidence)
+    shown = prompt_visible(sequences, cfg.prompt_share)
     index = {domain: number for number, domain in enumerate(domains)}
     domain = shown["domain"].replace_strict(index, return_dtype=pl.Int64).to_numpy()
     cell = shown["row"].to_numpy() * len(domains) + domain

@@ -1,1 +1,1 @@
-"""The doors to a language model: one protocol, `Generate`, and what stands behind it."""
+"""The doors to a language model: one protocol, `Generator`, and what stands behind it."""

@@ -9,11 +9,10 @@ from typing import Any
 import pyarrow as pa
 
 from data_lake.errors import UserError
-from pipeline.llm.generator import TOO_LONG, Generate, Reply, Request, prompt_hash
-from pipeline.llm.tokens import BY_CHARACTERS, Tokens
+from pipeline.llm.generator import TOO_LONG, Generator, Reply, Request, Tokens, prompt_hash
 
 ASKED_TWICE = frozenset({"not_json", "schema", "cut", "empty", "repeated"})
-"""What a second, shorter request may mend; other errors of a generator are not asked again here."""
+"""What a second, shorter request may fix; other errors of a generator are not asked again here."""
 
 ENDS = (".", "!", "?", "…", "。")
 """How a sentence ends."""
@@ -40,24 +39,22 @@ class Answer:
 
 
 Build = Callable[[int, bool, int], Request | None]
-"""Makes the request of a place: (place, is_retry, dropped) with the `dropped` least telling of its texts missing."""
+"""Makes the request of an index: (index, is_retry, dropped), without the `dropped` least telling of its texts."""
 
 
-def ask(
-    generate: Generate, places: int, build: Build, tokens: Tokens = BY_CHARACTERS, reason: str = ""
-) -> list[Answer]:
-    """Return one answer per place, in order; one for which `build` makes no request fails with `reason`, unasked.
+def ask(generator: Generator, count: int, build: Build, reason: str = "") -> list[Answer]:
+    """Return `count` answers, in order; one for which `build` makes no request fails with `reason`, unasked.
 
     A request too long for the model loses one text after the other until it fits. A reply that is cut, empty, repeats
     itself or breaks its schema is asked for once more, tighter; one that an endpoint finds too long, with fewer texts.
     """
-    answers = [Answer(None, None, (), reason)] * places
-    for place, answer in _asked(generate, range(places), False, build, tokens).items():
-        answers[place] = answer
-    again = [place for place, answer in enumerate(answers) if answer.reason in ASKED_TWICE]
-    for place, answer in _asked(generate, again, True, build, tokens).items():
-        first = answers[place]
-        answers[place] = Answer(
+    answers = [Answer(None, None, (), reason)] * count
+    for index, answer in _asked(generator, range(count), False, build).items():
+        answers[index] = answer
+    again = [index for index, answer in enumerate(answers) if answer.reason in ASKED_TWICE]
+    for index, answer in _asked(generator, again, True, build).items():
+        first = answers[index]
+        answers[index] = Answer(
             answer.request,
             answer.reply,
             answer.value,
@@ -69,53 +66,51 @@ def ask(
     return answers
 
 
-def _asked(
-    generate: Generate, places: Iterable[int], is_retry: bool, build: Build, tokens: Tokens
-) -> dict[int, Answer]:
-    """Return the answers of the places that have a request; one too long for an endpoint loses texts."""
+def _asked(generator: Generator, indices: Iterable[int], is_retry: bool, build: Build) -> dict[int, Answer]:
+    """Return the answers to the requests that there are; one too long for an endpoint loses texts."""
 
-    def built(place: int, dropped: int) -> Request | None:
-        request = build(place, is_retry, dropped)
+    def built(index: int, dropped: int) -> Request | None:
+        request = build(index, is_retry, dropped)
         return request and replace(request, is_retry=is_retry)
 
-    made, lost = _fitted(places, is_retry, built, tokens)
-    answers = dict(_ask(generate, list(made.items())))
+    requests, lost = _fitted(indices, is_retry, built, generator.tokens)
+    answers = _ask(generator, requests)
     for more in DROPPED:
-        shorter = []
-        for place, answer in answers.items():
+        shorter = {}
+        for index, answer in answers.items():
             if answer.reason == TOO_LONG and answer.request is not None:
-                request = built(place, lost[place] + more)
+                request = built(index, lost[index] + more)
                 if request is not None and request.messages != answer.request.messages:
-                    shorter.append((place, request))
-        answers |= _ask(generate, shorter)
+                    shorter[index] = request
+        answers |= _ask(generator, shorter)
     return answers
 
 
 def _fitted(
-    places: Iterable[int], is_retry: bool, built: Callable[[int, int], Request | None], tokens: Tokens
+    indices: Iterable[int], is_retry: bool, built: Callable[[int, int], Request | None], tokens: Tokens
 ) -> tuple[dict[int, Request], dict[int, int]]:
-    """Return the request of each place that has one, short enough for the model, and how many texts it lost."""
-    made = {place: request for place in places if (request := built(place, 0)) is not None}
-    lost = dict.fromkeys(made, 0)
-    over, dropped = list(made), 0
+    """Return the requests, each short enough for the model, and how many texts each one lost."""
+    requests = {index: request for index in indices if (request := built(index, 0)) is not None}
+    lost = dict.fromkeys(requests, 0)
+    over, dropped = list(requests), 0
     while over := [
-        place for place, fits in zip(over, tokens.fits([made[place] for place in over]), strict=True) if not fits
+        index for index, fits in zip(over, tokens.fits([requests[each] for each in over]), strict=True) if not fits
     ]:
         dropped += 1
-        for place in over:
-            shorter = built(place, dropped)
-            if shorter is not None and shorter.messages != made[place].messages:
-                made[place], lost[place] = shorter, dropped
+        for index in over:
+            shorter = built(index, dropped)
+            if shorter is not None and shorter.messages != requests[index].messages:
+                requests[index], lost[index] = shorter, dropped
             elif is_retry:  # the first reply's reason stands
-                del made[place]
+                del requests[index]
             else:
                 raise UserError(
-                    f"The instructions of the task {made[place].task} and one short text need "
-                    f"{tokens.count([made[place]])[0]} tokens: with {made[place].max_tokens} for the answer that does "
-                    "not fit into [llm] max_model_len. Raise it, or lower max_tokens or title_tokens."
+                    f"The instructions of the task {requests[index].question.task} and one short text need "
+                    f"{tokens.count([requests[index]])[0]} tokens: with {requests[index].max_tokens} for the answer "
+                    "that does not fit into [llm] max_model_len. Raise it, or lower max_tokens or title_tokens."
                 )
-        over = [place for place in over if place in made]
-    return made, lost
+        over = [index for index in over if index in requests]
+    return requests, lost
 
 
 def reply_columns(answers: Sequence[Answer], identity: Mapping[str, Any]) -> dict[str, pa.Array]:
@@ -190,14 +185,13 @@ def _read(reply: Reply, request: Request) -> tuple[tuple[str, ...], str | None]:
         return (), str(bad)
 
 
-def _ask(generate: Generate, asked: list[tuple[int, Request]]) -> list[tuple[int, Answer]]:
-    """Ask in an order that puts equal instructions next to each other, so that a model reads them once."""
-    asked = sorted(asked, key=lambda pair: pair[1].messages[0]["content"])
-    replies = generate([request for _, request in asked]) if asked else []
-    answers = []
-    for (place, request), reply in zip(asked, replies, strict=True):
+def _ask(generator: Generator, requests: Mapping[int, Request]) -> dict[int, Answer]:
+    """Return the answer to each request, by its index."""
+    replies = generator(list(requests.values())) if requests else []
+    answers = {}
+    for (index, request), reply in zip(requests.items(), replies, strict=True):
         value, reason = _read(reply, request)
         text = None if reply.text is None else reply.text.encode(errors="replace").decode()
         tokens = (reply.tokens_in, reply.tokens_out, reply.tokens_cached)
-        answers.append((place, Answer(request, text, value, reason, *tokens)))
+        answers[index] = Answer(request, text, value, reason, *tokens)
     return answers

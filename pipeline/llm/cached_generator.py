@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_lake.keyed_cache import KeyedCache
-from pipeline.llm.generator import Generate, Reply, Request, prompt_hash
+from pipeline.llm.generator import Generator, OnReply, Reply, Request, Tokens, no_listener, prompt_hash
 
 KEPT = pa.schema(
     [
@@ -22,63 +22,91 @@ KEPT = pa.schema(
 
 
 class CachedGenerator:
-    """A `Generate` that passes on only what the memory cannot answer.
+    """A `Generator` that passes on only what the cache cannot answer.
 
-    A reply that `worth_keeping` accepts is kept at once and comes back as it was, its tokens included; another one
-    comes back in this run, and is asked again in the next.
-    With `ask_again` what the memory held before is ignored, and each prompt is asked anew, once.
-    `asked`, `reused`, `seconds_asking`, `tokens_in`, `tokens_out` and `tokens_cached` count what this object did:
-    seconds and tokens only of what it asked, `reused` also where one prompt stood twice in a call.
+    A reply that `worth_keeping` accepts is kept and comes back as it was, its tokens included; another one comes back
+    in this run, and is asked again in the next. With `ask_again` what the cache held before is ignored, and each prompt
+    is asked again, once. Counted are the requests `asked` and `reused`, also where one prompt stood twice in a call,
+    and `seconds_asking`.
     """
+
+    asks_model = True
+    needs_catalogue = False
 
     def __init__(
         self,
-        generate: Generate,
-        memory: KeyedCache,
+        generator: Generator,
+        cache: KeyedCache,
         ask_again: bool = False,
         worth_keeping: Callable[[Reply, Request], bool] = lambda reply, request: reply.error is None,
     ) -> None:
-        self.generate = generate
-        self.memory = memory
-        self.worth_keeping = worth_keeping
-        self.ask_again = ask_again
-        self.seconds_asking = 0.0
-        self.asked = self.reused = self.tokens_in = self.tokens_out = self.tokens_cached = 0
+        self._generator, self._cache = generator, cache
+        self._ask_again, self._worth_keeping = ask_again, worth_keeping
+        self._asked = self._reused = 0
+        self._seconds_asking = 0.0
         self._renewed: set[str] = set()
         self._not_kept: dict[str, Reply] = {}
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """That of whoever is asked."""
-        return self.generate.identity
+        """That of whoever is asked, as are `fingerprint`, `tokens` and `last_words`."""
+        return self._generator.identity
 
-    def __call__(self, requests: Sequence[Request]) -> list[Reply]:
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """See `Generator`."""
+        return self._generator.fingerprint
+
+    @property
+    def tokens(self) -> Tokens:
+        """See `Generator`."""
+        return self._generator.tokens
+
+    @property
+    def last_words(self) -> str:
+        """See `Generator`."""
+        return self._generator.last_words
+
+    def read_catalogue(self, items: pa.Table, item_embeddings: pa.Table) -> None:
+        """Hand the catalogue on."""
+        self._generator.read_catalogue(items, item_embeddings)
+
+    def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
         """Return one reply per request, in the same order."""
         keys = [prompt_hash(request, self.identity) for request in requests]
         replies = self._held(keys)
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in replies}
         if missing:
             started = time.monotonic()
-            new = dict(zip(missing, self.generate(list(missing.values())), strict=True))
-            self.seconds_asking += time.monotonic() - started
+            new = dict(zip(missing, self._generator(list(missing.values())), strict=True))
+            self._seconds_asking += time.monotonic() - started
             self._keep(new, missing)
             replies |= new
-        self.asked += len(missing)
-        self.reused += len(requests) - len(missing)
+        self._asked += len(missing)
+        self._reused += len(requests) - len(missing)
+        for index, key in enumerate(keys):
+            on_reply(index, replies[key])
         return [replies[key] for key in keys]
 
+    def counts(self) -> dict[str, Any]:
+        """Return `asked`, `reused` and `seconds_asking` since the last call, and what the generator counted."""
+        counts = {"asked": self._asked, "reused": self._reused, "seconds_asking": self._seconds_asking}
+        self._asked, self._reused, self._seconds_asking = 0, 0, 0.0
+        return {**self._generator.counts(), **counts}
+
+    def close(self, patience: float = 15.0) -> None:
+        """Close the generator."""
+        self._generator.close(patience)
+
     def _held(self, keys: Sequence[str]) -> dict[str, Reply]:
-        held = self.memory.get([key for key in keys if key in self._renewed] if self.ask_again else keys)
+        held = self._cache.get([key for key in keys if key in self._renewed] if self._ask_again else keys)
         replies = {row.pop("key"): Reply(**row) for row in held.to_pylist()}
         return replies | {key: self._not_kept[key] for key in keys if key in self._not_kept}
 
     def _keep(self, replies: Mapping[str, Reply], requests: Mapping[str, Request]) -> None:
-        kept = {key: reply for key, reply in replies.items() if self.worth_keeping(reply, requests[key])}
+        kept = {key: reply for key, reply in replies.items() if self._worth_keeping(reply, requests[key])}
         rows = [{"key": key, **vars(reply)} for key, reply in kept.items()]
-        self.memory.put(pa.Table.from_pylist(rows, schema=KEPT))
+        self._cache.put(pa.Table.from_pylist(rows, schema=KEPT))
         self._not_kept |= {key: reply for key, reply in replies.items() if key not in kept}
-        if self.ask_again:
+        if self._ask_again:
             self._renewed.update(kept)
-        self.tokens_in += sum(reply.tokens_in for reply in replies.values())
-        self.tokens_out += sum(reply.tokens_out for reply in replies.values())
-        self.tokens_cached += sum(reply.tokens_cached for reply in replies.values())

@@ -1,10 +1,12 @@
-"""One question to a language model, one answer, and the protocol of whoever answers."""
+"""One question to a generator, one reply, and the protocol of whoever replies."""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, TypedDict
+
+import pyarrow as pa
 
 TOO_LONG = "too_long"
 """The error of a reply to a prompt that does not fit into the model's context."""
@@ -18,18 +20,66 @@ class Message(TypedDict):
 
 
 @dataclass(frozen=True)
-class Request:
-    """A chat to answer in JSON of `schema`.
+class ItemsQuestion:
+    """Which items of `to_domain` would the user choose who chose `item_ids` in `from_domain`?"""
 
-    `facts` is what the prompt was rendered from: `retrieval` answers from it, a language model never sees it.
+    task: ClassVar[str] = "generate_items"
+    user_id: str
+    from_domain: str
+    to_domain: str
+    item_ids: tuple[str, ...]
+    titles: tuple[str, ...]
+    answers: int
+    """Items to name."""
+
+
+@dataclass(frozen=True)
+class DomainProfileQuestion:
+    """What does the user prefer in one domain?"""
+
+    task: ClassVar[str] = "profile_domain"
+    user_id: str
+    domain: str
+    groups: tuple[tuple[str, ...], ...]
+    """Titles of the user's latest items, cluster by cluster."""
+    evidence: int
+    """Real actions of the user in the domain."""
+    inferred: bool
+    """Whether none of the titles is of a real action."""
+    words: int
+
+
+@dataclass(frozen=True)
+class DomainSummary:
+    """What is known of a user in one domain."""
+
+    domain: str
+    text: str
+    evidence: int
+
+
+@dataclass(frozen=True)
+class UserProfileQuestion:
+    """What do these summaries of one user say together?"""
+
+    task: ClassVar[str] = "profile_user"
+    summaries: tuple[DomainSummary, ...]
+
+
+Question = ItemsQuestion | DomainProfileQuestion | UserProfileQuestion
+
+
+@dataclass(frozen=True)
+class Request:
+    """A question, and the chat that puts it to a language model, to be answered in JSON of `schema`.
+
     `is_retry` marks the second request of a question whose first reply could not be used; the model does not see it.
     """
 
-    task: str
+    question: Question
     messages: tuple[Message, ...]
     schema: Mapping[str, Any]
     max_tokens: int
-    facts: Mapping[str, Any] = field(default_factory=dict)
     is_retry: bool = False
 
 
@@ -44,15 +94,68 @@ class Reply:
     tokens_cached: int = 0
 
 
-class Generate(Protocol):
-    """Answers requests in their order; one that fails is a `Reply` with `error`, never an exception."""
+class Tokens(Protocol):
+    """Cuts texts and measures prompts."""
+
+    is_estimate: bool
+    """Whether the model's own tokenizer is not known."""
+
+    def quoted(self, texts: Iterable[str], tokens: int) -> Mapping[str, str]:
+        """Return each text as one line of JSON (see `prompts.quoted`), cut to about `tokens` tokens."""
+
+    def fits(self, requests: Sequence[Request]) -> list[bool]:
+        """Say of each request whether prompt and answer fit into the model's context."""
+
+    def count(self, requests: Sequence[Request]) -> list[int]:
+        """Return the tokens of each request's prompt."""
+
+
+OnReply = Callable[[int, Reply], None]
+"""Told of each reply as it arrives, by its place among the requests; calls may come from several threads."""
+
+
+def no_listener(index: int, reply: Reply) -> None:
+    """Listen to no reply."""
+
+
+class Generator(Protocol):
+    """Answers requests in their order; one that fails is a `Reply` with `error`, never an exception.
+
+    Everything that others need to know of a generator stands here: nobody else tells generators apart.
+    """
+
+    asks_model: bool
+    """Whether a language model is asked: its replies are remembered, its failures counted, its cost told beforehand."""
+    needs_catalogue: bool
+    """Whether it answers from the catalogue, which `read_catalogue` must give it before the first request."""
+
+    @property
+    def last_words(self) -> str:
+        """What an endpoint said, in one line, of the last request that it refused or failed; else empty."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What the answers depend on besides the request: model, revision, sampling. Never a secret."""
+        """What the replies depend on besides the request: model, revision, sampling. Never a secret."""
 
-    def __call__(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return one reply per request, in the same order."""
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What an artifact of replies depends on besides its inputs and the settings of its stage."""
+
+    @property
+    def tokens(self) -> Tokens:
+        """What cuts titles and measures prompts."""
+
+    def read_catalogue(self, items: pa.Table, item_embeddings: pa.Table) -> None:
+        """Take the catalogue to answer from: tables ITEMS and ITEM_EMBEDDINGS."""
+
+    def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
+        """Return one reply per request, in the same order; `on_reply` gets each one as soon as it is there."""
+
+    def counts(self) -> dict[str, Any]:
+        """Return what was counted since the last call, as it stands in a manifest's figures."""
+
+    def close(self, patience: float = 15.0) -> None:
+        """End what runs and free its memory, within `patience` seconds; the next request starts it again."""
 
 
 def prompt_hash(request: Request, identity: Mapping[str, Any]) -> str:

@@ -7,13 +7,17 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from typing import Any
 
 import httpx
 
 from data_lake.errors import UserError
 from pipeline.config import LLMConfig, OpenAIConfig
-from pipeline.llm.generator import TOO_LONG, Reply, Request
+from pipeline.llm.generator import TOO_LONG, OnReply, Reply, Request, Tokens, no_listener
+from pipeline.llm.language_model import LanguageModel, by_prompt
+from pipeline.llm.tokens import BY_CHARACTERS, ModelTokens
+from pipeline.model_identity import identify
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds
 TRY_AGAIN = frozenset({408, 409, 429})
@@ -24,8 +28,8 @@ WORDS = 200
 """Characters that are kept of what the endpoint says of a request that it refuses."""
 
 
-class OpenAI:
-    """A `Generate` that sends each request to `base_url`/chat/completions, several at a time.
+class OpenAI(LanguageModel):
+    """A `Generator` that sends each request to `base_url`/chat/completions, several at a time.
 
     A request that is refused, or still fails after the last try, is a reply with its reason: "too_long", "cut",
     "timeout", "connection", "http_503", .... An endpoint that cannot be reached, refuses the key or does not know the
@@ -39,8 +43,8 @@ class OpenAI:
         if not llm.model:
             raise UserError("[llm] model is empty: set it to the name under which the endpoint serves the model.")
         _check_url(cfg.base_url)
-        self.llm, self.cfg = llm, cfg
-        self.last_words = ""
+        super().__init__(llm)
+        self.cfg = cfg
         self._answered = 0
         self._down_since = -1  # the endpoint is down while this equals `_answered`
         self._client: httpx.Client | None = None
@@ -50,24 +54,39 @@ class OpenAI:
     @property
     def identity(self) -> Mapping[str, Any]:
         """Name and revision of the model as [llm] has them, and the sampling; not where it is served."""
-        sampling: dict[str, Any] = {"temperature": self.llm.temperature}
-        if self.llm.temperature > 0:
-            sampling |= {"top_p": self.llm.top_p, "seed": self.llm.seed}
-        if self.cfg.extra_body:
-            sampling["extra_body"] = self.cfg.extra_body
+        extra = {"extra_body": self.cfg.extra_body} if self.cfg.extra_body else {}
+        sampling = self.sampling | extra
         return {"backend": "openai", "model": self.llm.model, "revision": self.llm.revision, "sampling": sampling}
 
-    def __call__(self, requests: Sequence[Request]) -> list[Reply]:
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """As for every language model, and the tokenizer that stands for the endpoint's."""
+        folder = self.cfg.tokenizer
+        tokenizer = identify(folder, None, section="openai").revision if folder else None
+        return {**super().fingerprint, "tokenizer": tokenizer}
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """The tokenizer that the settings name; without one four characters are a token."""
+        folder = self.cfg.tokenizer
+        return ModelTokens(folder, None, self.llm.max_model_len) if folder else BY_CHARACTERS
+
+    def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
         """Return one reply per request, in the same order."""
         if not requests:
             return []
-        # Equal beginnings follow each other, so that a server's prefix cache serves them.
-        order = sorted(range(len(requests)), key=lambda i: [message["content"] for message in requests[i].messages])
+        order = by_prompt(requests)
         replies: dict[int, Reply] = {}
+
+        def answer(index: int) -> Reply:
+            reply = self._ask(requests[index])
+            on_reply(index, reply)
+            return reply
+
         self._stopping = threading.Event()
         pool = ThreadPoolExecutor(min(self.cfg.concurrency, len(requests)), "openai")
         try:
-            for i, reply in zip(order, pool.map(lambda i: self._ask(requests[i]), order), strict=True):
+            for i, reply in zip(order, pool.map(answer, order), strict=True):
                 replies[i] = reply
         except BaseException:  # what is under way fails at once, what waits is never sent
             self._stopping.set()
@@ -134,14 +153,12 @@ class OpenAI:
 
     def _body(self, request: Request) -> dict[str, Any]:
         # Not `strict`: OpenAI's own strict mode refuses the length limits that hold a small model to its task.
-        schema = {"name": request.task, "schema": dict(request.schema)}
-        sampled = {"top_p": self.llm.top_p, "seed": self.llm.seed} if self.llm.temperature > 0 else {}
+        schema = {"name": request.question.task, "schema": dict(request.schema)}
         return {
             "model": self.llm.model,
             "messages": list(request.messages),
             "max_tokens": request.max_tokens,
-            "temperature": self.llm.temperature,
-            **sampled,
+            **self.sampling,
             "response_format": {"type": "json_schema", "json_schema": schema},
             **self.cfg.extra_body,
         }

@@ -11,7 +11,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.llm.generator import Reply, Request
+from pipeline.llm.generator import (
+    DomainProfileQuestion,
+    DomainSummary,
+    ItemsQuestion,
+    OnReply,
+    Reply,
+    Request,
+    Tokens,
+    UserProfileQuestion,
+    no_listener,
+)
+from pipeline.llm.prompts import titles_of
+from pipeline.llm.tokens import BY_CHARACTERS
 from pipeline.vectors.catalogue import Catalogue
 from pipeline.vectors.neighbours import Index, build, recall
 
@@ -21,17 +33,19 @@ GROUPS, TITLES_PER_GROUP = 3, 1
 
 
 class Retrieval:
-    """A `Generate` that reads each request's `facts` and answers in its schema.
+    """A `Generator` that answers each request's question from the catalogue.
 
     Items: the ones of the target domain nearest to the user's representative items, in turns: the nearest of the
     first, of the second, ..., then the second nearest of each, no text twice. Profiles: a few words by template.
     """
 
-    def __init__(self, items: pa.Table, item_embeddings: pa.Table, exact_up_to: int = 500_000) -> None:
+    asks_model = False
+    needs_catalogue = True
+    last_words = ""
+
+    def __init__(self, exact_up_to: int = 500_000) -> None:
         """With more than `exact_up_to` different titles in a domain an index finds the nearest."""
         self._exact_up_to = exact_up_to
-        self._catalogue = Catalogue.of(item_embeddings)
-        self._titles = _titles(items)
         self._domains: dict[str, tuple[list[str], np.ndarray, Index | None]] = {}
 
     @property
@@ -39,12 +53,31 @@ class Retrieval:
         """The name, and the model whose vectors decide what is near."""
         return {"model": "retrieval", "embedding": self._catalogue.model, "revision": self._catalogue.revision}
 
-    def __call__(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return one reply per request, in the same order."""
-        nearest = self._nearest([request.facts for request in requests if request.task == "generate_items"])
-        return [self._answer(request, nearest) for request in requests]
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """From how many items on an index is asked; the vectors are an input of the stage."""
+        return {"exact_up_to": self._exact_up_to}
 
-    def recall(self) -> dict[str, dict[str, int]]:
+    @property
+    def tokens(self) -> Tokens:
+        """No prompt is read: four characters are a token."""
+        return BY_CHARACTERS
+
+    def read_catalogue(self, items: pa.Table, item_embeddings: pa.Table) -> None:
+        """Answer from this catalogue."""
+        self._catalogue = Catalogue.of(item_embeddings)
+        self._titles = titles_of(items, items["item_id"])
+        self._domains = {}
+
+    def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
+        """Return one reply per request, in the same order."""
+        nearest = self._nearest([each.question for each in requests if isinstance(each.question, ItemsQuestion)])
+        replies = [self._answer(request, nearest) for request in requests]
+        for index, reply in enumerate(replies):
+            on_reply(index, reply)
+        return replies
+
+    def counts(self) -> dict[str, Any]:
         """Return how often the indexes found the truly nearest since the last call (see `neighbours.recall`)."""
         return recall(index for _, _, index in self._domains.values())
 
@@ -52,29 +85,30 @@ class Retrieval:
         """Do nothing: no process and no connection is held."""
 
     def _answer(self, request: Request, nearest: Mapping[tuple[str, str], list[str]]) -> Reply:
-        facts, answer = request.facts, request.schema["properties"]
-        if request.task == "generate_items":
-            lists = [nearest.get((facts["to"], item_id), []) for item_id in facts["item_ids"]]
-            turns = (text for text in chain.from_iterable(zip_longest(*lists)) if text is not None)
-            longest = answer["items"]["items"].get("maxLength")
-            texts = list(dict.fromkeys(text[:longest].strip() for text in turns))[: facts["k"]]
-            return _reply({"items": texts}) if texts else Reply(None, error="no representative item has a text")
-        if request.task == "profile_domain":
-            return _reply({"profile": _shorten(_domain_profile(facts), answer["profile"].get("maxLength"))})
-        if request.task == "profile_user":
-            return _reply({"profile": _shorten(_user_profile(facts["domains"]), answer["profile"].get("maxLength"))})
-        raise ValueError(f"retrieval has no answer to the task {request.task!r}")
+        answer = request.schema["properties"]
+        match request.question:
+            case ItemsQuestion(to_domain=domain, item_ids=item_ids, answers=answers):
+                lists = [nearest.get((domain, item_id), []) for item_id in item_ids]
+                turns = (text for text in chain.from_iterable(zip_longest(*lists)) if text is not None)
+                longest = answer["items"]["items"].get("maxLength")
+                texts = list(dict.fromkeys(text[:longest].strip() for text in turns))[:answers]
+                return _reply({"items": texts}) if texts else Reply(None, error="no representative item has a text")
+            case DomainProfileQuestion() as question:
+                text = _domain_profile(question)
+            case UserProfileQuestion(summaries=summaries):
+                text = _user_profile(summaries)
+        return _reply({"profile": _shorten(text, answer["profile"].get("maxLength"))})
 
-    def _nearest(self, asked: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[str]]:
+    def _nearest(self, questions: Sequence[ItemsQuestion]) -> dict[tuple[str, str], list[str]]:
         """Return for each (target domain, representative item) the nearest texts of the domain, nearest first."""
         found: dict[tuple[str, str], list[str]] = {}
-        for domain in sorted({facts["to"] for facts in asked}):
-            here = [facts for facts in asked if facts["to"] == domain]
-            ids = sorted({item_id for facts in here for item_id in facts["item_ids"]})
+        for domain in sorted({question.to_domain for question in questions}):
+            here = [question for question in questions if question.to_domain == domain]
+            ids = sorted({item_id for question in here for item_id in question.item_ids})
             rows = self._catalogue.rows(pa.array(ids, pa.string()))
             known = [i for i, row in enumerate(rows) if row >= 0 and self._catalogue.has_text[row]]
             texts, vectors, index = self._texts(domain)
-            queries, k = self._catalogue.vectors[rows[known]], max(facts["k"] for facts in here)
+            queries, k = self._catalogue.vectors[rows[known]], max(question.answers for question in here)
             best = nearest_rows(queries, vectors, k) if index is None else index.search(queries, k)[0]
             for i, places in zip(known, best, strict=True):
                 found[domain, ids[i]] = [texts[place] for place in places if place >= 0]
@@ -110,20 +144,14 @@ def _best(scores: np.ndarray, k: int) -> np.ndarray:
     return np.take_along_axis(rows, order, axis=1)
 
 
-def _titles(items: pa.Table) -> dict[str, str]:
-    """Return each item's title, or its text where it has none."""
-    columns = (items[name].to_pylist() for name in ("item_id", "title", "text"))
-    return {item_id: title or text for item_id, title, text in zip(*columns, strict=True) if title or text}
-
-
-def _domain_profile(facts: Mapping[str, Any]) -> str:
+def _domain_profile(question: DomainProfileQuestion) -> str:
     """Say what the user's largest groups of items in a domain are, by a title of each."""
-    groups = sorted((group for group in facts["groups"] if group), key=len, reverse=True)
+    groups = sorted((group for group in question.groups if group), key=len, reverse=True)
     if not groups:
-        return f"{facts['domain']}: nothing is known."
-    known = "inferred, no action yet" if facts["inferred"] else f"{facts['evidence']} actions"
-    opening = f"{facts['domain']} ({known}): mostly "
-    words = facts["words"] - len(opening.split())
+        return f"{question.domain}: nothing is known."
+    known = "inferred, no action yet" if question.inferred else f"{question.evidence} actions"
+    opening = f"{question.domain} ({known}): mostly "
+    words = question.words - len(opening.split())
     likes: list[str] = []
     for titles in groups[:GROUPS]:
         like = " and ".join(dict.fromkeys(titles[:TITLES_PER_GROUP]))
@@ -134,11 +162,10 @@ def _domain_profile(facts: Mapping[str, Any]) -> str:
     return opening + "; ".join(likes) + "."
 
 
-def _user_profile(domains: Sequence[Mapping[str, Any]]) -> str:
+def _user_profile(summaries: Sequence[DomainSummary]) -> str:
     """Put the domains' profiles one after the other, the best known first; an inferred one only where all are."""
-    known = [domain for domain in domains if domain["evidence"]] or list(domains)
-    known = sorted(known, key=lambda domain: -domain["evidence"])
-    return " ".join(domain["text"] for domain in known)
+    known = [summary for summary in summaries if summary.evidence] or list(summaries)
+    return " ".join(summary.text for summary in sorted(known, key=lambda summary: -summary.evidence))
 
 
 def _shorten(text: str, longest: int | None) -> str:

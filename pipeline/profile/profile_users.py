@@ -8,9 +8,8 @@ from data_lake.tables import check
 from pipeline.config import ProfileConfig
 from pipeline.frames import frame_of
 from pipeline.llm.answers import ask, reply_columns
-from pipeline.llm.generator import Generate, Request
+from pipeline.llm.generator import DomainSummary, Generator, Request, UserProfileQuestion
 from pipeline.llm.prompts import profile_schema, render
-from pipeline.llm.tokens import BY_CHARACTERS, Tokens
 
 TOKENS_PER_WORD = 3
 
@@ -33,19 +32,19 @@ def users_to_profile(domain_profiles: pa.Table) -> pa.Table:
     return users.to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
-def profile_users(rows: pa.Table, generate: Generate, cfg: ProfileConfig, tokens: Tokens = BY_CHARACTERS) -> pa.Table:
+def profile_users(rows: pa.Table, generator: Generator, cfg: ProfileConfig) -> pa.Table:
     """Return USER_PROFILES, one row per row of `rows` (see `users_to_profile`), in the same order.
 
     `evidence` is the number of real items that the merged summaries rest on. Where there is nothing to merge, nothing
     is asked and the reason is `no_profiles`. Where a prompt is too long for the model, the summaries that rest on the
-    fewest items are left out.
+    fewest items are dropped.
     """
     users = rows.to_pylist()
     texts = [text for row in users for text in (*row["domains"], *row["texts"])]
-    lines = tokens.quoted(texts, TOKENS_PER_WORD * cfg.words)
+    lines = generator.tokens.quoted(texts, TOKENS_PER_WORD * cfg.words)
 
-    def request(place: int, is_retry: bool, dropped: int) -> Request | None:
-        row = users[place]
+    def request(index: int, is_retry: bool, dropped: int) -> Request | None:
+        row = users[index]
         if not row["domains"]:
             return None
         words = max(1, cfg.user_words // 2) if is_retry else cfg.user_words
@@ -57,17 +56,16 @@ def profile_users(rows: pa.Table, generate: Generate, cfg: ProfileConfig, tokens
             for domain, text, count in parts
         )
         return Request(
-            task="profile_user",
+            question=UserProfileQuestion(tuple(DomainSummary(*part) for part in parts)),
             messages=render(cfg.user_prompt, {"words": words, "profiles": profiles}, is_retry),
             schema=profile_schema(words),
             max_tokens=2 * cfg.max_tokens,
-            facts={"domains": [{"domain": domain, "text": text, "evidence": count} for domain, text, count in parts]},
         )
 
-    answers = ask(generate, len(users), request, tokens, reason="no_profiles")
+    answers = ask(generator, len(users), request, reason="no_profiles")
     columns = {
         "user_id": rows["user_id"],
         "text": pa.array([answer.value[0] if answer.value else None for answer in answers], pa.string()),
         "evidence": pa.array([sum(row["evidences"]) for row in users], pa.int32()),
     }
-    return check(pa.table({**columns, **reply_columns(answers, generate.identity)}), USER_PROFILES)
+    return check(pa.table({**columns, **reply_columns(answers, generator.identity)}), USER_PROFILES)

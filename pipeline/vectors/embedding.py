@@ -4,7 +4,7 @@ Run as a module it is that process.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -83,12 +83,15 @@ class SentenceEmbedder(_Identified):
 class EmbedProcess(_Identified):
     """A `SentenceEmbedder` in a child process, started at the first text and ended by `close`."""
 
-    def __init__(self, cfg: EmbedConfig) -> None:
+    def __init__(self, cfg: EmbedConfig, before_start: Callable[[], None] = lambda: None) -> None:
+        """`before_start` is called before each use: it ends what should not be in memory beside the model."""
         super().__init__(cfg)
+        self._before_start = before_start
         self._worker = Worker("pipeline.vectors.embedding", cfg.model_dump())
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Return (n, d) float32 vectors of length one, in the order of `texts`."""
+        self._before_start()
         distinct, places = _longest_first(texts)
         parts = [
             matrix(self._worker.ask(pa.table({"text": distinct[start : start + TEXTS_PER_MESSAGE]}))["vector"])[0]
@@ -101,14 +104,12 @@ class EmbedProcess(_Identified):
         self._worker.close(patience)
 
 
-class RememberedEmbed:
-    """An `Embed` that encodes a text once and takes it from the memory ever after."""
+class CachedEmbed:
+    """An `Embed` that encodes a text once and takes it from the cache ever after."""
 
-    def __init__(self, embed: Embed, memory: KeyedCache) -> None:
-        self.embed = embed
-        self.memory = memory
-        self.asked = 0
-        self.reused = 0
+    def __init__(self, embed: Embed, cache: KeyedCache) -> None:
+        self.embed, self.cache = embed, cache
+        self._asked = self._reused = 0
 
     @property
     def model(self) -> str:
@@ -126,20 +127,26 @@ class RememberedEmbed:
             return self.embed(texts)
         distinct = list(dict.fromkeys(texts))
         keys = [self._key(text) for text in distinct]
-        held = self.memory.get(keys)
+        held = self.cache.get(keys)
         rows = dict(zip(held["key"].to_pylist(), range(held.num_rows), strict=True))
         new = [place for place, key in enumerate(keys) if key not in rows]
-        self.asked += len(new)
-        self.reused += len(distinct) - len(new)
+        self._asked += len(new)
+        self._reused += len(distinct) - len(new)
         parts = [matrix(held["vector"])[0]] if held.num_rows else []
         if new:
             made = self.embed([distinct[place] for place in new])
-            self.memory.put(_table([keys[place] for place in new], made))
+            self.cache.put(_table([keys[place] for place in new], made))
             parts.append(made)
             rows |= {keys[place]: held.num_rows + row for row, place in enumerate(new)}
         vectors = np.concatenate(parts)
         row_of = dict(zip(distinct, (rows[key] for key in keys), strict=True))
         return vectors[[row_of[text] for text in texts]]
+
+    def counts(self) -> dict[str, Any]:
+        """Return the texts that were `asked` and `reused` since the last call."""
+        counts = {"asked": self._asked, "reused": self._reused}
+        self._asked = self._reused = 0
+        return counts
 
     def _key(self, text: str) -> str:
         return hashlib.sha256("\0".join([self.model, self.revision, text]).encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 A lesson is about a shopper drawn here, from the words, the titles and the shares of the simulator. No world is
 simulated, so no user of any sample is ever seen. The prompts come out of the stages themselves: the teacher is
-a `Generate` that writes down each request together with its answer.
+a `Generator` that writes down each request together with its answer.
 """
 
 import json
@@ -18,8 +18,19 @@ import pyarrow as pa
 from data_lake.schemas import TRAIN
 from pipeline.augment.generate_items import generate_items
 from pipeline.config import DomainConfig, EnrichConfig, ProfileConfig
-from pipeline.llm.generator import Message, Reply, Request
-from pipeline.profile.profile_domains import profile_domains
+from pipeline.llm.generator import (
+    DomainProfileQuestion,
+    DomainSummary,
+    ItemsQuestion,
+    OnReply,
+    Reply,
+    Request,
+    Tokens,
+    UserProfileQuestion,
+    no_listener,
+)
+from pipeline.llm.tokens import BY_CHARACTERS
+from pipeline.profile.profile_domains import profile_domains, profile_rows
 from pipeline.profile.profile_users import profile_users
 from pipeline.sample_world.edt_tiny import DOMAINS
 from pipeline.sample_world.simulate import LOYALTY, NEXT, RECIPES, SAME, STYLE_SHARES, TASTES_PER_USER, titles
@@ -131,15 +142,13 @@ class Profile:
 class Lesson:
     """A chat, and the reply that is right."""
 
-    task: str
-    messages: tuple[Message, ...]
-    schema: Mapping[str, Any]
+    request: Request
     reply: str
 
 
 @dataclass
 class Teacher:
-    """A `Generate` that knows every shopper, and notes each request with the right answer.
+    """A `Generator` that knows every shopper, and notes each request with the right answer.
 
     With `strict` the first request of each shopper fails, so that the retry is noted.
     """
@@ -151,25 +160,40 @@ class Teacher:
     lessons: list[Lesson] = field(default_factory=list)
     identity: Mapping[str, Any] = field(default_factory=lambda: {"model": "teacher"})
 
-    def __call__(self, requests: Sequence[Request]) -> list[Reply]:
+    asks_model = True
+    needs_catalogue = False
+    last_words = ""
+    tokens: Tokens = BY_CHARACTERS
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+
+    def read_catalogue(self, items: pa.Table, item_embeddings: pa.Table) -> None:
+        """Need no catalogue."""
+
+    def counts(self) -> dict[str, Any]:
+        """Count nothing."""
+        return {}
+
+    def close(self, patience: float = 15.0) -> None:
+        """Hold nothing."""
+
+    def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
         """Return the right answers, in order."""
         if self.strict:
             self.strict = False
             return [Reply(None, error="cut")] * len(requests)
         answers = [self._answer(request) for request in requests]
         for request, answer in zip(requests, answers, strict=True):
-            self.lessons.append(Lesson(request.task, request.messages, request.schema, answer))
+            self.lessons.append(Lesson(request, answer))
         return [Reply(answer) for answer in answers]
 
     def _answer(self, request: Request) -> str:
-        facts = request.facts
-        if request.task == "profile_user":
-            return _json({"profile": self._merged(facts["domains"])})
-        shopper, shown = self.shoppers[facts["user_id"]]
-        if request.task == "generate_items":
-            answers = request.schema["properties"]["items"]["maxItems"]
-            return _json({"items": suggestions(shopper, shown, facts["to"], answers, self.rng)})
-        return _json({"profile": self._described(facts["domain"], shopper, shown, facts["inferred"])})
+        match request.question:
+            case UserProfileQuestion(summaries=summaries):
+                return _json({"profile": self._merged(summaries)})
+            case ItemsQuestion(user_id=user_id, to_domain=domain, answers=answers):
+                return _json({"items": suggestions(*self.shoppers[user_id], domain, answers, self.rng)})
+            case DomainProfileQuestion(user_id=user_id, domain=domain, inferred=inferred):
+                return _json({"profile": self._described(domain, *self.shoppers[user_id], inferred)})
 
     def _described(self, domain: str, shopper: Shopper, shown: Sequence[Kind], inferred: bool) -> str:
         tastes = [taste for taste, _ in shopper.shows(shown)][:3]
@@ -178,13 +202,13 @@ class Teacher:
         self.profiles[profile.text] = profile
         return profile.text
 
-    def _merged(self, parts: Sequence[Mapping[str, Any]]) -> str:
-        parts = sorted(parts, key=lambda part: -part["evidence"])
-        read = [self.profiles[part["text"]] for part in parts]
+    def _merged(self, parts: Sequence[DomainSummary]) -> str:
+        parts = sorted(parts, key=lambda part: -part.evidence)
+        read = [self.profiles[part.text] for part in parts]
         if len(read) == 1:
             return read[0].text
         tastes = list(dict.fromkeys(taste for profile in read for taste in profile.tastes))
-        examples = {part["domain"]: next(iter(p.products.values()))[:2] for part, p in zip(parts, read, strict=True)}
+        examples = {part.domain: next(iter(p.products.values()))[:2] for part, p in zip(parts, read, strict=True)}
         return Profile(tastes[:4], read[0].style, examples).text
 
 
@@ -282,7 +306,8 @@ def _profile_lessons(
     teacher = Teacher(known, rng, strict and len(domains) == 1)
     for domain in domains:
         mine = pa.array([owner == domain for _, _, owner in owners])
-        profile_domains(augmented.filter(mine), items, clusters, teacher, cfg, [domain], about)
+        rows = profile_rows(augmented.filter(mine), clusters, cfg.last_items, [domain])
+        profile_domains(rows, items, teacher, cfg, about)
     if len(domains) == 1:
         return teacher.lessons, []
     merger = Teacher(known, rng, strict, teacher.profiles)

@@ -47,8 +47,8 @@ def train_tokenizer(rng: np.random.Generator, batches: int) -> PreTrainedTokeniz
     texts = []
     for _ in range(batches):
         batch = lessons(16, rng)
-        texts.append(batch[0].messages[0]["content"])
-        texts += [text for lesson in batch for text in (lesson.messages[1]["content"], lesson.reply)]
+        texts.append(batch[0].request.messages[0]["content"])
+        texts += [text for lesson in batch for text in (lesson.request.messages[1]["content"], lesson.reply)]
     bpe.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, pad_token="<pad>", eos_token="<|im_end|>", model_max_length=POSITIONS
@@ -87,10 +87,10 @@ def loss_of(
     model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, batch: list[Lesson]
 ) -> tuple[Tensor, Tensor, int]:
     """Return the mean loss on the reply tokens of lessons with equal instructions, the share right, and the tokens."""
-    fixed = tokens(tokenizer, batch[0].messages[:1], reply=False)
+    fixed = tokens(tokenizer, batch[0].request.messages[:1], reply=False)
     rows, wanted = [], []
     for lesson in batch:
-        asked = tokens(tokenizer, lesson.messages, reply=True)[len(fixed) :]
+        asked = tokens(tokenizer, lesson.request.messages, reply=True)[len(fixed) :]
         reply = [*tokenizer.encode(lesson.reply, add_special_tokens=False), tokenizer.eos_token_id]
         rows.append(asked + reply)
         wanted.append([IGNORED] * (len(asked) - 1) + reply + [IGNORED])

@@ -1,0 +1,50 @@
+"""A run from the command line: compare first, start the flow only where something is to be made."""
+
+import os
+import time
+
+from data_lake.errors import UserError
+from flows.plan import plan
+from flows.run import Run, RunRequest, open_run
+from flows.server import prefect_server
+from flows.summary import summary
+from flows.text import log
+
+
+class RunFailed(Exception):
+    """A run that began and could not be finished, for a reason that the message tells in full."""
+
+
+def run_locally(request: RunRequest) -> str:
+    """Make what is stale and return the summary for the person who asked."""
+    started = time.monotonic()
+    with open_run(request) as run:
+        to_make = [step for step in plan(run) if step.action == "run"]
+        if not to_make:
+            return f"{_nothing_to_do(run)} ({time.monotonic() - started:.1f} s). --rerun STAGE rebuilds one."
+        _check_sources(run)
+        first, *others = to_make
+        log("Stale: " + ", ".join([f"{first.stage} ({first.why})", *(step.stage for step in others)]))
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the server gets every line
+        try:
+            with run.lake.lock():
+                prefect_server("--no-scheduler", "--no-ui")
+                from flows.nightly import run_as_flow
+
+                ran, skipped = run_as_flow(run)
+        except UserError as error:
+            raise RunFailed(str(error)) from error
+        return summary(run, ran, skipped, time.monotonic() - started)
+
+
+def _nothing_to_do(run: Run) -> str:
+    only, to = run.selection.only, run.selection.to
+    what = f"{only} is" if only else f"every stage{f' up to {to}' if to else ''} is"
+    return f"Nothing to do: {what} fresh"
+
+
+def _check_sources(run: Run) -> None:
+    for stage in run.stages:
+        missing = [path for path in stage.sources if not path.is_file()]
+        if missing and run.selection.only in (None, stage.name):
+            raise UserError(f"{missing[0]}: no such file. Correct [data] in {run.request.config}.")

@@ -1,0 +1,56 @@
+"""Every generator by its name in [enrich] generator. Nothing is loaded before one is opened."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pipeline.config import EnrichConfig, LLMConfig, OpenAIConfig
+    from pipeline.llm.generator import Generator
+
+NONE = "none"
+"""Stands for no generator: nothing is enriched."""
+
+
+class GeneratorSettings(Protocol):
+    """The settings that generators are made of."""
+
+    @property
+    def enrich(self) -> "EnrichConfig": ...
+    @property
+    def llm(self) -> "LLMConfig": ...
+    @property
+    def openai(self) -> "OpenAIConfig": ...
+
+
+BeforeStart = Callable[[], None]
+"""Called before a model is loaded, so that no other one is in memory beside it."""
+
+
+def _retrieval(settings: GeneratorSettings, before_start: BeforeStart) -> "Generator":
+    from pipeline.llm.retrieval import Retrieval
+
+    return Retrieval(settings.enrich.exact_up_to)
+
+
+def _vllm(settings: GeneratorSettings, before_start: BeforeStart) -> "Generator":
+    from pipeline.llm.vllm import VLLM
+
+    return VLLM(settings.llm, before_start)
+
+
+def _openai(settings: GeneratorSettings, before_start: BeforeStart) -> "Generator":
+    from pipeline.llm.openai import OpenAI
+
+    return OpenAI(settings.llm, settings.openai)
+
+
+BACKENDS: dict[str, Callable[[GeneratorSettings, BeforeStart], "Generator"]] = {
+    "retrieval": _retrieval,
+    "vllm": _vllm,
+    "openai": _openai,
+}
+
+
+def open_generator(settings: GeneratorSettings, before_start: BeforeStart) -> "Generator":
+    """Return the generator that the settings name, not started."""
+    return BACKENDS[settings.enrich.generator](settings, before_start)
