@@ -11,11 +11,15 @@ class UndeclaredSettingError(AttributeError):
     """A setting was read that was not among those that `Config.only` left."""
 
 
+class RenamedSettingWarning(FutureWarning):
+    """A setting was given under its old name."""
+
+
 class Config(BaseModel):
     """Settings that cannot change once read and refuse a key that they do not know.
 
     A class that renames a setting keeps the old name working: `renamed` maps it to the new one. The old name warns with
-    a FutureWarning; both names together are an error.
+    a RenamedSettingWarning; both names together are an error.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,7 +39,9 @@ class Config(BaseModel):
             new = names[old]
             if new in given:
                 raise ValueError(f"{old} is the old name of {new}; set {new} alone")
-            warnings.warn(f"setting {old} is now called {new}; the old name will stop working", FutureWarning, 2)
+            warnings.warn(
+                f"setting {old} is now called {new}; the old name will stop working", RenamedSettingWarning, 2
+            )
             given = {new if key == old else key: value for key, value in given.items()}
         return given
 

@@ -7,17 +7,19 @@ import json
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
+from data_lake.config import RenamedSettingWarning
 from data_lake.errors import UserError
 from flows import text
 from flows.local_run import RunFailed, run_locally
-from flows.plan import Step, plan, status
+from flows.plan import Step, plan, stale_artifacts, status
 from flows.run import RunRequest, open_run
 from flows.selection import StageSelection
 from flows.settings import DEFAULT_FILE, load_settings
@@ -145,7 +147,10 @@ def show(
     """Show an artifact: schema, rows, a sample, and key figures."""
     from flows.show import describe, format_artifact
 
-    shown = describe(open_lake(load_settings(config, set_ or ())), artifact, user, table)
+    with open_run(_request(config, set_)) as run:
+        shown = describe(run.lake, artifact, user, table)
+        if why := stale_artifacts(run).get(artifact):
+            text.log(f"{artifact} is stale: {why}.")
     print(json.dumps(shown, indent=2) if as_json else format_artifact(shown))
 
 
@@ -170,12 +175,26 @@ def serve(
 
 def main() -> None:
     """Run the command line; a mistake that the user can fix is a sentence without a traceback."""
+    warnings.showwarning = _warn
     os.environ.setdefault("DO_NOT_TRACK", "1")  # read by Prefect and vLLM, which else report what they are used for
     try:
         app()
     except (UserError, RunFailed) as error:
         text.log("\n".join(f"error: {text.escape_control(line)}" for line in str(error).splitlines()))
         sys.exit(2 if isinstance(error, UserError) else 1)
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show a warning of ours as a sentence; those of libraries are not for the person at the terminal."""
+    if issubclass(category, RenamedSettingWarning):
+        text.log(f"warning: {message}.")
 
 
 def _request(

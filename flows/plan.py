@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from data_lake.errors import UserError
 from data_lake.lake import Lake, Stage
 from flows.run import Run
+from flows.selection import StageSelection
 from flows.stages import STAGES
 
 
@@ -38,6 +39,13 @@ def plan(run: Run) -> list[Step]:
         if steps[-1].action in ("run", "depends"):
             remade |= dict.fromkeys(active[name].makes, name)
     return steps
+
+
+def stale_artifacts(run: Run) -> dict[str, str]:
+    """Return the artifacts that are not current with their inputs and settings, and why."""
+    makes = {stage.name: stage.makes for stage in run.stages}
+    steps = plan(replace(run, request=run.request.model_copy(update={"selection": StageSelection()})))
+    return {name: step.why for step in steps if step.state == "stale" for name in makes[step.stage]}
 
 
 def status(run: Run, verify: bool = False) -> list[Step]:

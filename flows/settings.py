@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from data_lake.config import Config
 from data_lake.errors import UserError
@@ -34,6 +34,8 @@ PROMPTS = frozenset({
 """The settings, by their first section, that name a file with a prompt; what it holds is what they mean."""
 SECRETS = frozenset({"key_variable"})
 """Settings into which a person may have put a secret by mistake: no error shows what they are."""
+SEEDED = ("data", "enrich", "profile", "llm", "train")
+"""The sections that have a seed of their own."""
 NAME = "NAME"
 """Stands for the part of a section's name that the user chooses, as in [domains.NAME]."""
 
@@ -56,6 +58,9 @@ class Settings(Config):
     """The settings of one dataset. Paths are absolute once `load_settings` has read them."""
 
     dataset: str = Field(pattern=DATASET)
+    seed: NonNegativeInt = 0
+    """Of everything that is drawn, where a section has no `seed` of its own."""
+
     data: DataConfig
     split: SplitConfig = SplitConfig()
     embed: EmbedConfig = EmbedConfig()
@@ -84,6 +89,9 @@ def load_settings(path: str | Path = DEFAULT_FILE, overrides: Iterable[str] = ()
     tree.setdefault("lake", {})
     if isinstance(tree["lake"], dict):
         tree["lake"].setdefault("root", LakeConfig().root)
+    for section in SEEDED if "seed" in tree else ():
+        if isinstance(tree.setdefault(section, {}), dict):
+            tree[section].setdefault("seed", tree["seed"])
     try:
         folder = path.resolve().parent
         return Settings.model_validate(_absolute(_with_prompts(tree, folder), folder))

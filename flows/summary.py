@@ -6,6 +6,7 @@ import pyarrow.compute as pc
 
 from data_lake.lake import Lake, Manifest
 from flows import text
+from flows.plan import stale_artifacts
 from flows.run import Run
 from flows.settings import DEFAULT_FILE
 
@@ -27,7 +28,10 @@ def summary(run: Run, ran: Sequence[Manifest], skipped: int, seconds: float) -> 
     lake = run.lake
     names = ", ".join(manifest.stage for manifest in ran) or "nothing"
     parts = [f"Done in {seconds:.0f} s. Made: {names}; skipped: {skipped}.\nArtifacts: {lake.home}"]
-    if lake.manifest("metrics"):
+    stale = stale_artifacts(run)
+    if "metrics" in stale:
+        parts.append(f"The metrics in the lake are not of these inputs: {stale['metrics']}.")
+    elif lake.manifest("metrics"):
         parts.append(f"Test, phase finetune:\n{main_figures(lake)}")
     option = "" if run.request.config == DEFAULT_FILE else f" --config {run.request.config}"
     there = [verb for verb in TRY if not verb.startswith("show ") or lake.manifest(verb.removeprefix("show "))]

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from prefect.testing.utilities import prefect_test_harness
 
 from data_lake.lake import Lake
 from flows.nightly import nightly
+from flows.run import Run, RunRequest, open_run
+from flows.selection import StageSelection
 from flows.stages import STAGES
 from pipeline.sample_world.simulate import SimulateConfig, simulate, write
 
@@ -54,6 +57,14 @@ class Place:
     @property
     def lake(self) -> Lake:
         return Lake(self.folder / "data_lake" / "store", "tiny")
+
+    @contextmanager
+    def open(self, *overrides: str, ask_again: bool = False, **selection: object) -> Iterator[Run]:
+        """Open a run without starting it."""
+        chosen = StageSelection(**selection)
+        request = RunRequest(config=self.config, overrides=overrides, selection=chosen, ask_again=ask_again)
+        with open_run(request) as run:
+            yield run
 
     def run(self, **choice: object) -> list[str]:
         """Run the flow and return the names of the stages that it did not skip."""

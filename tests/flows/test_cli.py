@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,9 +153,29 @@ def test_every_artifact_can_be_shown(finished, artifact):
 def test_the_summary_proposes_to_show_only_what_is_there(finished, tmp_path):
     from flows.summary import summary
 
-    proposed = [summary(lake, [], 0, 1.0, Path("edt.toml")).split("Next:\n")[1].split("\n")[0]
-                for lake in (finished.lake, Lake(tmp_path, "new"))]  # fmt: skip
+    with finished.open() as run:
+        runs = run, replace(run, lake=Lake(tmp_path, "new"))
+        proposed = [summary(each, [], 0, 1.0).split("Next:\n")[1].split("\n")[0] for each in runs]
     assert proposed == ["  edt show recommendations", "  edt status"]
+
+
+def test_figures_of_other_inputs_are_named_stale_and_not_shown_as_this_runs(place):
+    with (place.folder / "interactions.csv").open("a") as file:
+        file.write("u01,food-01,food,1700000000,5\n")
+    done = place.edt("run", "--only", "ingest")
+    assert done.returncode == 0, done.stderr
+    assert "The metrics in the lake are not of these inputs: stage split is to make" in done.stdout
+    assert "HR@10" not in done.stdout
+    shown = place.edt("show", "metrics")
+    assert shown.stderr.startswith("metrics is stale: ")
+    assert "HR@10" in shown.stdout
+
+
+def test_a_setting_under_its_old_name_works_and_warns_in_one_line(finished):
+    done = finished.edt("status", "--set", "enrich.evidence=0.8")
+    assert (done.returncode, done.stderr) == (
+        0, "warning: setting evidence is now called prompt_share; the old name will stop working.\n",
+    )  # fmt: skip
 
 
 def zeros_of_the_same_time(path):

@@ -1,20 +1,20 @@
+import os
+
 import pytest
 
 from data_lake.errors import UserError
-from flows.engines import Engines
-from flows.plan import Choice, plan, status
-from flows.settings import load_settings
-from flows.stages import STAGES, stages
+from flows.plan import plan, status
+from flows.stages import STAGES
 
 
-def steps(place, *overrides, choice=None):
-    settings = load_settings(place.config, overrides)
-    return {step.stage: step for step in plan(place.lake, stages(settings, Engines(settings)), choice or Choice())}
+def steps(place, *overrides, **selection):
+    with place.open(*overrides, **selection) as run:
+        return {step.stage: step for step in plan(run)}
 
 
-def actions(place, *overrides, choice=None):
+def actions(place, *overrides, **selection):
     found = {}
-    for name, step in steps(place, *overrides, choice=choice).items():
+    for name, step in steps(place, *overrides, **selection).items():
         found.setdefault(step.action, []).append(name)
     return found
 
@@ -52,13 +52,13 @@ def test_what_changes_no_result_makes_nothing_stale(finished, override):
 
 
 def test_what_comes_after_the_last_stage_asked_for_is_left_alone(finished):
-    choice = Choice(from_="ground", to="profile_domains")
-    found = actions(finished, "train.finetune.epochs=2", choice=choice)
+    selection = {"from_": "ground", "to": "profile_domains"}
+    found = actions(finished, "train.finetune.epochs=2", **selection)
     assert found == {
         "run": ["ground", "insert", "profile_domains"],
         "skip": [name for name in STAGES if name not in ("ground", "insert", "profile_domains")],
     }
-    assert steps(finished, choice=choice)["pretrain"].why == "it comes after profile_domains"
+    assert steps(finished, **selection)["pretrain"].why == "it comes after profile_domains"
 
 
 def test_without_a_generator_the_enrichment_is_off(finished):
@@ -74,38 +74,35 @@ def test_a_changed_raw_file_is_named(place):
 
 
 def test_a_spoiled_artifact_is_stale_at_once_or_on_verification(place):
-    settings = load_settings(place.config)
-    on = stages(settings, Engines(settings))
     part = place.lake.path("sequences") / "part-00000.parquet"
     stat = part.stat()
     data = bytearray(part.read_bytes())
     data[len(data) // 2] ^= 1
     part.write_bytes(data)
-    import os
-
     os.utime(part, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert status(place.lake, on)[1].state == "fresh"
-    verified = status(place.lake, on, verify=True)[1]
+    with place.open() as run:
+        assert status(run)[1].state == "fresh"
+        verified = status(run, verify=True)[1]
     assert (verified.stage, verified.state) == ("split", "stale")
     assert "content differs" in verified.why
 
 
 @pytest.mark.parametrize(
-    ("choice", "message"),
+    ("selection", "message"),
     [
-        (Choice(only="nope"), "'nope' is no stage"),
-        (Choice(only="split", from_="ingest"), "exclude each other"),
-        (Choice(only="split", to="ground"), "--only and --to exclude each other"),
-        (Choice(to="nope"), "'nope' is no stage"),
-        (Choice(from_="ground", to="split"), "Stage ground comes after --to split"),
-        (Choice(rerun=("split", "nope")), "'nope' is no stage"),
+        (dict(only="nope"), "'nope' is no stage"),
+        (dict(only="split", from_="ingest"), "exclude each other"),
+        (dict(only="split", to="ground"), "--only and --to exclude each other"),
+        (dict(to="nope"), "'nope' is no stage"),
+        (dict(from_="ground", to="split"), "Stage ground comes after --to split"),
+        (dict(rerun=("split", "nope")), "'nope' is no stage"),
     ],
 )
-def test_a_choice_that_makes_no_sense_is_refused(finished, choice, message):
+def test_a_selection_that_makes_no_sense_is_refused(finished, selection, message):
     with pytest.raises(UserError, match=message):
-        actions(finished, choice=choice)
+        actions(finished, **selection)
 
 
 def test_a_stage_that_is_off_cannot_be_chosen(finished):
     with pytest.raises(UserError, match="ground is off"):
-        actions(finished, "enrich.generator=none", choice=Choice(rerun=("ground",)))
+        actions(finished, "enrich.generator=none", rerun=("ground",))

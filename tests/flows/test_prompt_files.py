@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_lake.errors import UserError
-from flows.engines import Engines
+from flows.models import Models
 from flows.settings import Settings, load_settings
 from flows.stages import stages
 from pipeline.llm.prompts import load_prompt
@@ -42,8 +42,8 @@ def load(tmp_path: Path):
 
 
 def recipes(settings: Settings) -> dict[str, object]:
-    with Engines(settings) as engines:
-        return {stage.name: stage.settings for stage in stages(settings, engines)}
+    with Models(settings) as models:
+        return {stage.name: stage.settings for stage in stages(settings, models)}
 
 
 def test_a_prompt_is_the_text_of_the_file_that_its_setting_names(load):

@@ -10,13 +10,11 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.sorting import LogSort
 
-from benchmarks.generation import EMBEDDED
 from data_lake.errors import UserError
-from flows.engines import Engines
-from flows.forecast import ASKING, Forecast, _Listener, forecast, total
-from flows.plan import Choice, plan
-from flows.settings import load_settings
-from flows.stages import stages
+from flows.forecast import CountingGenerator, Forecast, forecast, total
+from flows.plan import plan
+from flows.stages import ASKING
+from pipeline.sample_world.edt_tiny import get_model_path
 from pipeline.sample_world.simulate import SimulateConfig
 
 CHANGED = 2
@@ -72,10 +70,10 @@ def by_endpoint(model):
 
 def until(place, last, overrides):
     """Make every stage up to `last`, and return what each asking stage asked and reused."""
-    settings, asked = load_settings(place.config, overrides), {}
-    with Engines(settings) as engines:
-        for stage in stages(settings, engines):
-            made = place.lake.run(stage)
+    asked = {}
+    with place.open(*overrides) as run:
+        for stage in run.stages:
+            made = run.lake.run(stage)
             if stage.name in ASKING and not made.skipped:
                 asked[stage.name] = made.figures
             if stage.name == last:
@@ -83,10 +81,9 @@ def until(place, last, overrides):
     raise AssertionError(last)
 
 
-def told(place, overrides):
-    settings = load_settings(place.config, overrides)
-    steps = plan(place.lake, stages(settings, Engines(settings)))
-    return {each.stage: each for each in forecast(place.lake, settings, steps)}
+def told(place, overrides, **options):
+    with place.open(*overrides, **options) as run:
+        return {each.stage: each for each in forecast(run, plan(run))}
 
 
 def hashes(place):
@@ -202,11 +199,8 @@ def test_hours_are_told_by_the_rate_of_all_runs_and_tokens_by_the_rows_that_were
 
 
 def test_asking_again_counts_every_prompt_as_new(nights, by_endpoint):
-    settings = load_settings(nights["place"].config, by_endpoint)
-    lake = nights["place"].lake
-    steps = plan(lake, stages(settings, Engines(settings)), Choice(rerun=("generate_items",)))
-    [held], [again] = (
-        [each for each in forecast(lake, settings, steps, ask_again) if each.stage == "generate_items"]
+    held, again = (
+        told(nights["place"], by_endpoint, rerun=("generate_items",), ask_again=ask_again)["generate_items"]
         for ask_again in (False, True)
     )
     assert (held.new, held.reused) == (0, held.prompts)
@@ -236,16 +230,16 @@ def test_tokens_are_counted_by_the_models_own_tokenizer(nights, monkeypatch):
     from transformers import AutoTokenizer
 
     requests = []
-    listen = _Listener.__call__
+    count = CountingGenerator.__call__
 
     def hear(self, asked):
         requests.extend(asked)
-        return listen(self, asked)
+        return count(self, asked)
 
-    monkeypatch.setattr(_Listener, "__call__", hear)
+    monkeypatch.setattr(CountingGenerator, "__call__", hear)
     by_model = ("enrich.generator=vllm", "llm.model=edt-tiny", "llm.max_model_len=2048")
     forecast = told(nights["place"], by_model)["generate_items"]
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    tokenizer = AutoTokenizer.from_pretrained(get_model_path())
     prompts = {json.dumps(request.messages): list(request.messages) for request in requests}
     lengths = [
         len(tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=False))

@@ -1,0 +1,59 @@
+"""A lake of the version before: its settings are understood, and a language model is asked nothing again."""
+
+import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from data_lake.config import RenamedSettingWarning
+from flows.run import RunRequest, open_run
+from flows.stages import ASKING
+
+BEFORE = Path(__file__).parent / "lake-0.1.0"
+"""Raw files, settings and memories as version 0.1.0 wrote them, with replies by a stub to every prompt."""
+
+
+class Counting(BaseHTTPRequestHandler):
+    """Counts requests and refuses them."""
+
+    def do_POST(self):
+        self.server.asked += 1
+        self.send_error(400)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def endpoint():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Counting)
+    server.daemon_threads, server.asked = True, 0
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_every_question_of_the_version_before_is_answered_from_its_memory(tmp_path, endpoint):
+    for name in ("interactions.csv", "items.csv", "edt.toml"):
+        shutil.copy(BEFORE / name, tmp_path)
+    shutil.copytree(BEFORE / "memory", tmp_path / "data_lake" / "store" / "shop" / "memory")
+    url = f"openai.base_url=http://127.0.0.1:{endpoint.server_address[1]}/v1"
+    request = RunRequest(config=tmp_path / "edt.toml", overrides=(url,))
+    with pytest.warns(RenamedSettingWarning, match="evidence is now called prompt_share"), open_run(request) as run:
+        made = [run.lake.run(stage) for stage in run.stages if stage.name in UP_TO_PROFILES]
+    asked = {each.stage: each.figures["asked"] for each in made if "asked" in each.figures}
+    assert endpoint.asked == 0
+    assert asked == dict.fromkeys(("embed_items", "generate_items", "ground", "profile_domains", "profile_users"), 0)
+    assert [run.lake.manifest(name).figures["ok"] for name in ASKING.values()] == OK
+
+
+OK = [40, 57, 40]
+"""Usable replies of the three asking stages, as version 0.1.0 counted them."""
+
+UP_TO_PROFILES = (
+    "ingest", "split", "embed_items", "represent", "generate_items", "ground", "insert", "profile_domains",
+    "profile_users",
+)  # fmt: skip
