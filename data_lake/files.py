@@ -1,4 +1,4 @@
-"""Put files and folders in place so that a reader sees the whole of them or nothing, after a crash too."""
+"""Put files and folders in place atomically: a reader sees a complete one or none, after a crash too."""
 
 import hashlib
 import os
@@ -7,17 +7,17 @@ import uuid
 from pathlib import Path
 
 TEMPORARY = ".tmp-"
-"""How the name of everything half-written begins; nothing reads it, and `Lake.clean` removes it."""
+"""How the name of every half-written file begins; nothing reads it, and `Lake.clean` removes it."""
 
 
 def cache_folder(name: str) -> Path:
-    """Return the place of this name in the user's cache folder."""
+    """Return the folder of this name in the user's cache folder."""
     caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     return caches / "llm-edt" / hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def temporary(folder: Path) -> Path:
-    """Return a new name inside `folder` for what is being written."""
+    """Return a new path inside `folder` for a file or folder that is being written."""
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{TEMPORARY}{uuid.uuid4().hex}"
 
@@ -64,6 +64,14 @@ def put_link(path: Path, target: str) -> None:
     link.symlink_to(target)
     os.replace(link, path)
     flush(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with everything in it; where there is none, do nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def put_text(path: Path, text: str) -> None:

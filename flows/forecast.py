@@ -78,7 +78,7 @@ def forecast(lake: Lake, settings: Settings, steps: Sequence[Step], ask_again: b
             found.append(Forecast(step.stage, note=f"known after `edt run --to {max(before, key=STAGES.index)}`"))
             continue
         listener = engines.listener = _Listener(engines, lake, ask_again)
-        stage.work(_Rehearsal(lake, stage, ""))
+        stage.work(_Rehearsal(lake.store, stage.name, stage.reads, stage.makes, ""))
         found.append(_told(step.stage, listener, lake, settings))
     return found
 
@@ -186,7 +186,7 @@ class _Rehearsal(StageIO):
             make(rows.slice(start, rows_per_shard))
 
     def keyed_cache(self, name: str) -> KeyedCache:
-        return _ReadOnly(self._lake.keyed_cache(name).folder)
+        return _ReadOnly(self._store.keyed_cache(name).folder)
 
 
 class _ReadOnly(KeyedCache):

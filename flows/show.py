@@ -32,7 +32,7 @@ def describe(lake: Lake, artifact: str, user: str | None = None, table: str | No
     if name not in tables:
         raise UserError(f"{artifact} has no table {name!r}. It has {', '.join(filter(None, tables)) or 'only one'}.")
     manifest = lake.manifest(artifact)
-    assert manifest is not None  # `whole` has looked
+    assert manifest is not None  # `verified_path` found one
     data = _dataset(folder / name)
     try:
         if user is not None:

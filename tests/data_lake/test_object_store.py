@@ -5,10 +5,12 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from data_lake.errors import UserError
 from data_lake.lake import Lake, Stage, StageIO
@@ -41,35 +43,43 @@ def test_an_artifact_made_on_one_machine_is_fresh_and_read_on_another(
     here: Lake, there: Lake, items: Items, writes: Writes, url: str
 ) -> None:
     stage = writes("ingest", {"items": items("tea", "pan")})
-    mark = here.run(stage).fingerprint
-    assert objects(url) == [f"items/{mark}/manifest.json", f"items/{mark}/part-00000.parquet", "items/current"]
-    assert fsspec.filesystem("memory").cat(f"{url}/shop/items/current") == f"{mark}\n".encode()
+    fingerprint = here.run(stage).fingerprint
+    assert objects(url) == [
+        f"items/{fingerprint}/manifest.json",
+        f"items/{fingerprint}/part-00000.parquet",
+        "items/current",
+    ]
+    assert fsspec.filesystem("memory").cat(f"{url}/shop/items/current") == f"{fingerprint}\n".encode()
     assert there.state(stage).kind == "fresh"
     assert list(there.home.rglob("*.parquet")) == []  # a look at the state downloads no data
     assert there.run(stage).skipped
     assert there.read("items")["title"].to_pylist() == ["tea", "pan"]
-    assert there.verify("items") == ""
+    assert there.find_alteration("items", full=True) == ""
 
 
-def test_a_lost_or_cut_object_is_named_and_made_again(here: Lake, items: Items, writes: Writes, url: str) -> None:
+def test_a_lost_or_cut_object_is_named_and_rebuilt(here: Lake, items: Items, writes: Writes, url: str) -> None:
     stage = writes("ingest", {"items": items("tea")})
-    mark = here.run(stage).fingerprint
-    fsspec.filesystem("memory").pipe(f"{url}/shop/items/{mark}/part-00000.parquet", b"cut")
+    fingerprint = here.run(stage).fingerprint
+    fsspec.filesystem("memory").pipe(f"{url}/shop/items/{fingerprint}/part-00000.parquet", b"cut")
     assert here.state(stage).why == "items/part-00000.parquet: size differs"
     here.run(stage)
     assert here.state(stage).kind == "fresh"
 
 
-def test_nothing_is_in_force_before_its_upload_is_whole(
+def test_nothing_is_current_before_its_upload_is_complete(
     here: Lake, there: Lake, items: Items, writes: Writes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = writes("ingest", {"items": items("tea")})
 
-    def cut(*_: object) -> None:
-        raise ConnectionError("the network went away")
+    write = MemoryFileSystem.pipe_file
+
+    def cut(fs: MemoryFileSystem, path: str, *args: Any, **more: Any) -> None:
+        if path.endswith("/current"):
+            raise ConnectionError("the network went away")
+        write(fs, path, *args, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr("data_lake.mirror.Mirror.point", cut)
+        patch.setattr(MemoryFileSystem, "pipe_file", cut)
         with pytest.raises(ConnectionError):
             here.run(stage)
     assert there.manifest("items") is None
@@ -78,11 +88,11 @@ def test_nothing_is_in_force_before_its_upload_is_whole(
     assert there.read("items").num_rows == 1
 
 
-def test_what_another_machine_made_again_replaces_the_local_copy(here: Lake, there: Lake, items: Items) -> None:
+def test_what_another_machine_rebuilt_replaces_the_local_copy(here: Lake, there: Lake, items: Items) -> None:
     titles = ["tea"]
 
-    def work(work: StageIO) -> None:
-        work.write("items", items(*titles))  # not the same every time, as an LLM may be
+    def work(io: StageIO) -> None:
+        io.write("items", items(*titles))  # not the same every time, as an LLM may be
 
     stage = Stage("ingest", 1, (), ("items",), {}, work)
     here.run(stage)
@@ -97,15 +107,19 @@ def test_forget_and_keep_remove_objects(url: str, tmp_path: Path, items: Items, 
     lake = Lake(url, "shop", keep=1, cache=tmp_path)
     lake.run(writes("ingest", {"items": items("tea")}, settings={"seed": 1}))
     stage = writes("ingest", {"items": items("tea")}, settings={"seed": 2})
-    mark = lake.run(stage).fingerprint
-    assert objects(url) == [f"items/{mark}/manifest.json", f"items/{mark}/part-00000.parquet", "items/current"]
+    fingerprint = lake.run(stage).fingerprint
+    assert objects(url) == [
+        f"items/{fingerprint}/manifest.json",
+        f"items/{fingerprint}/part-00000.parquet",
+        "items/current",
+    ]
     lake.forget(stage)
     assert objects(url) == []
 
 
 def test_replies_reach_the_store_even_from_a_run_that_fails(here: Lake, there: Lake) -> None:
-    def work(work: StageIO) -> None:
-        work.keyed_cache("replies").put(pa.table({"key": ["k"], "text": ["paid for"]}))
+    def work(io: StageIO) -> None:
+        io.keyed_cache("replies").put(pa.table({"key": ["k"], "text": ["paid for"]}))
         raise RuntimeError("engine died")
 
     with pytest.raises(RuntimeError):
