@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from data_lake.errors import UserError
-from data_lake.files import TEMPORARY, cache_folder, put_folder, remove
+from data_lake.files import TEMPORARY, cache_folder, put_folder, put_text, remove
 from data_lake.keyed_cache import KeyedCache
 from data_lake.manifest import MANIFEST, Input, Manifest, find_alteration, fingerprint, git_commit, load, versions
 from data_lake.object_store import ObjectStore
@@ -24,6 +24,8 @@ from data_lake.tables import read_tables
 __all__ = ["KeyedCache", "Lake", "Manifest", "Stage", "StageIO", "State"]
 
 SOURCES = ".sources.json"
+REBUILD = ".rebuild"
+"""The file in the folder of a stage's first artifact that asks for a rebuild, until that is published."""
 
 
 def open_store(root: str | Path, dataset: str, cache: Path | None = None) -> Store:
@@ -43,13 +45,15 @@ class Lake:
         self.store = open_store(root, dataset, cache)
         self.home, self.keep = self.store.home, keep
 
-    def run(self, stage: Stage) -> Manifest:
+    def run(self, stage: Stage, rebuild: bool = False) -> Manifest:
         """Make the stage's artifacts and publish them, or skip the stage where they are fresh.
 
-        A skip says so in the manifest's `skipped` and `why`. A run that fails or is killed publishes nothing. Raises
-        UserError for a missing input.
+        A skip says so in the manifest's `skipped` and `why`. `rebuild` makes them in any case (see `request_rebuild`).
+        A run that fails or is killed publishes nothing. Raises UserError for a missing input.
         """
         with self.lock():
+            if rebuild:
+                self.request_rebuild(stage)
             state = self.state(stage)
             if state.blocked:
                 names = ", ".join(state.blocked)
@@ -57,7 +61,7 @@ class Lake:
             if state.manifest is not None and state.kind == "fresh":
                 return state.manifest.model_copy(update={"skipped": True, "why": state.why})
             recipe = self._recipe(stage)
-            earlier = self._earlier_run(stage, recipe.fingerprint)
+            earlier = None if self._rebuild_requested(stage) else self._earlier_run(stage, recipe.fingerprint)
             if earlier is None:
                 return self._make(stage, recipe)
             self._publish(stage, recipe.fingerprint)
@@ -83,18 +87,23 @@ class Lake:
         if recipe.fingerprint != last.fingerprint:
             reasons += differences(stage, recipe, last) or ["its fingerprint differs"]
         reasons = reasons or self._alterations(stage)
+        if self._rebuild_requested(stage):
+            reasons.append("a rebuild was requested")
         return State("stale" if reasons else "fresh", "; ".join(reasons) or "nothing has changed", (), last)
 
-    def forget(self, stage: Stage) -> None:
-        """Take what the stage made out of force and remove it with what is unfinished; the memories stay."""
+    def request_rebuild(self, stage: Stage) -> None:
+        """Let the next run make the stage's artifacts although they are fresh; until then they stay current.
+
+        Removes the unfinished work of earlier runs. A second request before the rebuild is published changes nothing,
+        so that a rebuild that was killed goes on from its finished shards.
+        """
         with self.lock():
-            doomed = set() if self.state(stage).blocked else {self._recipe(stage).fingerprint}
+            if self._rebuild_requested(stage):
+                return
             for artifact in stage.makes:
-                made = self.manifest(artifact)
-                for name in [CURRENT, *doomed, *([made.fingerprint] if made else [])]:
-                    self.store.remove(artifact, name)
                 for path in self._unfinished(artifact):
                     remove(path)
+            put_text(self._rebuild_marker(stage), "")
 
     def read(self, artifact: str, table: str = "", columns: Sequence[str] | None = None) -> pa.Table:
         """Return a table of the current artifact; raise SchemaError where it breaks its schema."""
@@ -219,6 +228,7 @@ class Lake:
     def _publish(self, stage: Stage, fingerprint: str) -> None:
         """Make the folders of this fingerprint current, then remove what is no longer needed."""
         self.store.publish(stage.makes, fingerprint)
+        remove(self._rebuild_marker(stage))
         for artifact in stage.makes:
             for path in self._unfinished(artifact):
                 if path.name.endswith(fingerprint):
@@ -232,6 +242,12 @@ class Lake:
         others.sort(key=lambda path: (path / MANIFEST).stat().st_mtime_ns, reverse=True)
         for path in others[max(self.keep - 1, 0) :]:
             self.store.remove(artifact, path.name)
+
+    def _rebuild_marker(self, stage: Stage) -> Path:
+        return self.home / stage.makes[0] / REBUILD
+
+    def _rebuild_requested(self, stage: Stage) -> bool:
+        return self._rebuild_marker(stage).exists()
 
     def _unfinished(self, artifact: str) -> list[Path]:
         home = self.home / artifact

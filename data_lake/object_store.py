@@ -138,10 +138,13 @@ class ObjectStore:
                 put_text(local, text)
 
     def _upload_folder(self, artifact: str, name: str) -> None:
-        """Upload an artifact's folder, its manifest last."""
-        folder = self.home / artifact / name
-        for file, path in [*files(folder), (MANIFEST, folder / MANIFEST)]:
+        """Upload an artifact's folder, its manifest last; then remove the objects of a folder that it replaces."""
+        folder, base = self.home / artifact / name, f"{self._base}/{artifact}/{name}"
+        written = {**dict(files(folder)), MANIFEST: folder / MANIFEST}
+        for file, path in written.items():
             self._upload(path, f"{artifact}/{name}/{file}")
+        for path in set(self._fs.find(base)) - {f"{base}/{file}" for file in written}:
+            self._fs.rm(path)
 
     def _text(self, name: str) -> str | None:
         try:

@@ -34,11 +34,11 @@ class Choice:
                 raise UserError(f"Stage {name} comes after --to {self.to}. Name a later stage there.")
 
     def take(self, lake: Lake, stages: Sequence[Stage]) -> list[Stage]:
-        """Forget what is to be made anew, and return the stages to go through, in order."""
+        """Request the rebuilds that are chosen, and return the stages to go through, in order."""
         self.check(stages)
-        for stage in reversed(stages):
+        for stage in stages:
             if self.forgets(stage.name):
-                lake.forget(stage)
+                lake.request_rebuild(stage)
         return [stage for stage in stages if self.only in (None, stage.name) and not self.beyond(stage.name)]
 
     def beyond(self, stage: str) -> bool:

@@ -218,15 +218,42 @@ def test_a_stage_touches_only_what_it_declares(lake: Lake, items: Items) -> None
             lake.run(stage(work))
 
 
-def test_forget_removes_what_was_made_and_keeps_the_memory(lake: Lake, items: Items, writes: Writes) -> None:
-    stage = writes("ingest", {"items": items("tea")})
+def test_a_rebuild_makes_a_fresh_stage_once_more_and_keeps_the_caches(lake: Lake, items: Items) -> None:
+    titles = iter(["tea", "pan", "pot"])
+    stage = Stage("ingest", 1, (), ("items",), {}, lambda io: io.write("items", items(next(titles))))
     lake.run(stage)
     lake.keyed_cache("replies").put(pa.table({"key": ["k"], "text": ["t"]}))
-    lake.forget(stage)
-    assert list((lake.home / "items").iterdir()) == []
-    assert lake.state(stage).kind == "missing"
+    lake.request_rebuild(stage)
+    assert (lake.state(stage).kind, lake.state(stage).why) == ("stale", "a rebuild was requested")
+    assert lake.read("items")["title"].to_pylist() == ["tea"]
     assert not lake.run(stage).skipped
+    assert lake.read("items")["title"].to_pylist() == ["pan"]
+    assert lake.run(stage).skipped  # once is enough
+    assert not lake.run(stage, rebuild=True).skipped
+    assert lake.read("items")["title"].to_pylist() == ["pot"]
     assert lake.keyed_cache("replies").get(["k"]).num_rows == 1
+    assert sorted(path.name for path in (lake.home / "items").iterdir()) == sorted(["current", lake.path("items").name])
+
+
+def test_a_rebuild_reuses_no_earlier_run_of_the_settings(lake: Lake, items: Items, writes: Writes) -> None:
+    one = writes("ingest", {"items": items("tea")}, settings={"seed": 1})
+    lake.run(one)
+    lake.run(writes("ingest", {"items": items("pan")}, settings={"seed": 2}))
+    assert not lake.run(one, rebuild=True).skipped
+
+
+def test_a_failed_rebuild_leaves_the_current_artifacts(lake: Lake, items: Items) -> None:
+    def work(io: StageIO) -> None:
+        io.write("items", items("tea"))
+        if lake.manifest("items"):
+            raise RuntimeError("out of memory")
+
+    stage = Stage("ingest", 1, (), ("items",), {}, work)
+    lake.run(stage)
+    with pytest.raises(RuntimeError):
+        lake.run(stage, rebuild=True)
+    assert lake.read("items")["title"].to_pylist() == ["tea"]
+    assert lake.state(stage).why == "a rebuild was requested"  # the next run tries again
 
 
 def test_the_manifest_says_what_was_read_made_and_counted(lake: Lake, items: Items, writes: Writes) -> None:

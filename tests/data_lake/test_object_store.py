@@ -9,11 +9,13 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from data_lake.errors import UserError
 from data_lake.lake import Lake, Stage, StageIO
+from data_lake.schemas import PRETRAINED
 
 Items = Callable[..., pa.Table]
 Writes = Callable[..., Stage]
@@ -32,6 +34,11 @@ def here(url: str, tmp_path: Path) -> Lake:
 @pytest.fixture
 def there(url: str, tmp_path: Path) -> Lake:
     return Lake(url, "shop", cache=tmp_path / "there")
+
+
+def history(folder: Path) -> None:
+    """Write a history of no epoch, as a trainer would into an artifact's folder."""
+    pq.write_table(PRETRAINED.tables[""].empty_table(), folder / "history.parquet")
 
 
 def objects(url: str) -> list[str]:
@@ -97,24 +104,33 @@ def test_what_another_machine_rebuilt_replaces_the_local_copy(here: Lake, there:
     stage = Stage("ingest", 1, (), ("items",), {}, work)
     here.run(stage)
     assert there.read("items")["title"].to_pylist() == ["tea"]
-    here.forget(stage)
     titles[0] = "pan"
-    here.run(stage)
+    here.run(stage, rebuild=True)
     assert there.read("items")["title"].to_pylist() == ["pan"]
 
 
-def test_forget_and_keep_remove_objects(url: str, tmp_path: Path, items: Items, writes: Writes) -> None:
+def test_only_the_newest_fingerprints_stay_in_the_store(url: str, tmp_path: Path, items: Items, writes: Writes) -> None:
     lake = Lake(url, "shop", keep=1, cache=tmp_path)
     lake.run(writes("ingest", {"items": items("tea")}, settings={"seed": 1}))
     stage = writes("ingest", {"items": items("tea")}, settings={"seed": 2})
-    fingerprint = lake.run(stage).fingerprint
-    assert objects(url) == [
-        f"items/{fingerprint}/manifest.json",
-        f"items/{fingerprint}/part-00000.parquet",
-        "items/current",
-    ]
-    lake.forget(stage)
-    assert objects(url) == []
+    name = lake.run(stage).fingerprint
+    assert objects(url) == [f"items/{name}/manifest.json", f"items/{name}/part-00000.parquet", "items/current"]
+
+
+def test_a_rebuild_leaves_no_object_of_the_run_before(here: Lake, url: str) -> None:
+    names = ["weights-1", "weights-2"]
+
+    def work(io: StageIO) -> None:
+        history(io.folder("pretrained"))
+        for name in names:
+            (io.folder("pretrained") / name).write_text(name)
+
+    stage = Stage("pretrain", 1, (), ("pretrained",), {}, work)
+    here.run(stage)
+    names.pop()
+    fingerprint = here.run(stage, rebuild=True).fingerprint
+    files = ["history.parquet", "manifest.json", "weights-1"]
+    assert objects(url) == [*(f"pretrained/{fingerprint}/{name}" for name in files), "pretrained/current"]
 
 
 def test_replies_reach_the_store_even_from_a_run_that_fails(here: Lake, there: Lake) -> None:

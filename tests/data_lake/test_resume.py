@@ -181,3 +181,41 @@ def test_a_forgotten_shard_is_rebuilt_and_no_other(lake: Lake, items: Callable[.
         lake.run(stage)
     assert lake.run(stage).figures == {"shards": 3, "shards_resumed": 1}
     assert made == ["rice", "tea", "tea", "salt"]
+
+
+def test_a_killed_rebuild_leaves_the_old_artifact_current_and_keeps_its_finished_shards(lake: Lake) -> None:
+    before = lake.run(profiles([]))
+    run_and_kill(lake, "lake.run(profiles([], die_at='u4'), rebuild=True)")
+    assert lake.manifest("domain_profiles") == before
+    assert lake.read("domain_profiles").num_rows == 5
+    lake.clean([profiles([])])
+    asked: list[str] = []
+    manifest = lake.run(profiles(asked), rebuild=True)
+    assert asked == ["u4"]
+    assert manifest.figures["shards_resumed"] == 2
+    assert list((lake.home / "domain_profiles").glob(".*")) == []
+    assert lake.run(profiles(asked)).skipped
+
+
+def test_a_killed_rebuild_goes_on_with_the_next_plain_run(lake: Lake) -> None:
+    lake.run(profiles([]))
+    run_and_kill(lake, "lake.run(profiles([], die_at='u4'), rebuild=True)")
+    asked: list[str] = []
+    assert not lake.run(profiles(asked)).skipped
+    assert asked == ["u4"]
+
+
+def test_a_rebuild_makes_again_the_shards_of_the_run_before_it(lake: Lake) -> None:
+    run_and_kill(lake, "lake.run(profiles([], die_at='u4'))")
+    asked: list[str] = []
+    lake.run(profiles(asked), rebuild=True)
+    assert asked == ["u0", "u1", "u2", "u3", "u4"]
+
+
+def test_after_a_kill_between_the_two_folders_of_a_rebuild_both_are_made(lake: Lake) -> None:
+    lake.run(two_tables())
+    run_and_kill(lake, "die_at_call(module, 'put_folder', 2)\nlake.run(two_tables(), rebuild=True)")
+    assert lake.read("items").num_rows == 1
+    assert lake.read("rejects").num_rows == 0
+    assert not lake.run(two_tables()).skipped
+    assert lake.state(two_tables()).kind == "fresh"
