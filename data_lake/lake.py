@@ -1,15 +1,13 @@
 """The lake: complete, verified artifacts, each in a folder named by its fingerprint (layout: see `store.py`)."""
 
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 
-from data_lake.errors import UserError
+from data_lake.errors import StageFailed, UserError
 from data_lake.files import TEMPORARY, cache_folder, put_folder, put_text, remove
 from data_lake.keyed_cache import KeyedCache
 from data_lake.manifest import MANIFEST, Input, Manifest, find_alteration, fingerprint, git_commit, load, versions
@@ -18,7 +16,7 @@ from data_lake.schemas import ARTIFACTS
 from data_lake.sources import source_hashes
 from data_lake.stage import Recipe, Stage, State, differences
 from data_lake.stage_io import SHARDS, WORK, StageIO
-from data_lake.store import CURRENT, LocalStore, Store, current_path, verified_path
+from data_lake.store import CURRENT, FAILED, LocalStore, Store, current_path, verified_path
 from data_lake.tables import read_tables
 
 __all__ = ["KeyedCache", "Lake", "Manifest", "Stage", "StageIO", "State"]
@@ -58,6 +56,7 @@ class Lake:
             if state.blocked:
                 names = ", ".join(state.blocked)
                 raise UserError(f"Stage '{stage.name}' needs {names}, which is not there. Make or provide it first.")
+            self._remove_evidence(stage)
             if state.manifest is not None and state.kind == "fresh":
                 return state.manifest.model_copy(update={"skipped": True, "why": state.why})
             recipe = self._recipe(stage)
@@ -120,6 +119,11 @@ class Lake:
     def manifest(self, artifact: str) -> Manifest | None:
         """Return the manifest of the current artifact, or None where there is none."""
         return self.store.manifest(artifact)
+
+    def failed_run(self, artifact: str) -> tuple[Path, Manifest] | None:
+        """Return the folder and manifest of the evidence that the last run left if it failed (see `StageFailed`)."""
+        manifest = self.store.failed_run(artifact)
+        return (self.store.folder(artifact, manifest), manifest) if manifest else None
 
     def find_alteration(self, artifact: str, full: bool) -> str:
         """Return which file differs from what was written, by size and time, or by hash if `full`; else an empty text.
@@ -196,29 +200,19 @@ class Lake:
         return first
 
     def _make(self, stage: Stage, recipe: Recipe) -> Manifest:
-        started, clock = datetime.now(UTC), time.monotonic()
         io = StageIO(self.store, stage.name, stage.reads, stage.makes, recipe.fingerprint)
         try:
             stage.work(io)
-            finished = io.finish()
-            manifest = Manifest(
-                stage=stage.name,
-                version=stage.version,
-                fingerprint=recipe.fingerprint,
-                settings=recipe.settings,
-                inputs=recipe.inputs,
-                sources=recipe.sources,
-                outputs={artifact: output for artifact, (_, output) in finished.items()},
-                figures=io.figures,
-                git=git_commit(),
-                versions=versions(),
-                started=started.isoformat(timespec="seconds"),
-                seconds=round(time.monotonic() - clock, 3),
-            )
-            for folder, _ in finished.values():
-                manifest.save(folder)
-            for artifact, (folder, _) in finished.items():
+            manifest, folders = _finish(stage, recipe, io, stage.makes)
+            for artifact, folder in folders.items():
                 put_folder(folder, self.home / artifact / recipe.fingerprint)
+        except StageFailed as failure:
+            for artifact, table in failure.evidence.items():
+                io.write(artifact, table)
+            _, folders = _finish(stage, recipe, io, failure.evidence, str(failure))
+            for artifact, folder in folders.items():
+                self.store.put_failed(artifact, folder)
+            raise
         finally:
             io.close()
             self.store.save_caches()
@@ -237,11 +231,16 @@ class Lake:
 
     def _remove_old(self, artifact: str, fingerprint: str) -> None:
         """Remove all but the newest `keep` fingerprints; the current one always stays."""
-        others = [path.parent for path in (self.home / artifact).glob(f"[0-9a-f]*/{MANIFEST}")]
-        others = [path for path in others if path.name not in (fingerprint, CURRENT)]
+        others = [path.parent for path in (self.home / artifact).glob(f"[!.]*/{MANIFEST}")]
+        others = [path for path in others if path.name not in (fingerprint, CURRENT, FAILED)]
         others.sort(key=lambda path: (path / MANIFEST).stat().st_mtime_ns, reverse=True)
         for path in others[max(self.keep - 1, 0) :]:
             self.store.remove(artifact, path.name)
+
+    def _remove_evidence(self, stage: Stage) -> None:
+        for artifact in stage.makes:
+            if self.store.failed_run(artifact):
+                self.store.remove(artifact, FAILED)
 
     def _rebuild_marker(self, stage: Stage) -> Path:
         return self.home / stage.makes[0] / REBUILD
@@ -252,3 +251,29 @@ class Lake:
     def _unfinished(self, artifact: str) -> list[Path]:
         home = self.home / artifact
         return [*home.glob(f"{WORK}*"), *home.glob(f"{SHARDS}*")]
+
+
+def _finish(
+    stage: Stage, recipe: Recipe, io: StageIO, artifacts: Iterable[str], error: str = ""
+) -> tuple[Manifest, dict[str, Path]]:
+    """Write the manifest of a run beside its outputs `artifacts`; return it and the folder of each."""
+    finished = io.finish(artifacts)
+    manifest = Manifest(
+        stage=stage.name,
+        version=stage.version,
+        fingerprint=recipe.fingerprint,
+        settings=recipe.settings,
+        inputs=recipe.inputs,
+        sources=recipe.sources,
+        outputs={artifact: output for artifact, (_, output) in finished.items()},
+        figures=io.figures,
+        git=git_commit(),
+        versions=versions(),
+        started=io.started.isoformat(timespec="seconds"),
+        seconds=round(io.seconds, 3),
+        error=error,
+    )
+    folders = {artifact: folder for artifact, (folder, _) in finished.items()}
+    for folder in folders.values():
+        manifest.save(folder)
+    return manifest, folders

@@ -50,7 +50,8 @@ class Manifest(Config):
     """The record of one run of a stage; every artifact that the run made holds the same one.
 
     `figures` are the stage's own counts over its whole output, including rows that an earlier, killed run made.
-    `skipped` and `why` describe the call that returned the manifest; they are not written.
+    `error` is the message of a run that failed, and not written for any other. `skipped` and `why` describe the call
+    that returned the manifest; they are not written.
     """
 
     stage: str
@@ -65,12 +66,14 @@ class Manifest(Config):
     versions: dict[str, str]
     started: str
     seconds: float
+    error: str = ""
     skipped: bool = False
     why: str = ""
 
     def save(self, folder: Path) -> None:
         """Write the manifest into an artifact's folder."""
-        text = self.model_dump_json(indent=2, exclude={"skipped", "why"})
+        hidden = {"skipped", "why"} | (set() if self.error else {"error"})
+        text = self.model_dump_json(indent=2, exclude=hidden)
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
     def table(self) -> list[dict[str, Any]]:

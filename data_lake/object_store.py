@@ -17,7 +17,7 @@ from data_lake.files import put_file, put_link, put_text, remove, temporary
 from data_lake.keyed_cache import KeyedCache
 from data_lake.lock import holder, in_use, locked
 from data_lake.manifest import MANIFEST, Manifest, files
-from data_lake.store import CACHES, CURRENT, LocalStore
+from data_lake.store import CACHES, CURRENT, FAILED, LocalStore
 
 LEASE = 600.0
 """Seconds after which the lock of a writer that no longer renews it may be taken over."""
@@ -45,11 +45,16 @@ class ObjectStore:
             put_link(link, fingerprint)
         return self._local.manifest(artifact)
 
+    def failed_run(self, artifact: str) -> Manifest | None:
+        self._download_manifest(artifact, FAILED)
+        return self._local.failed_run(artifact)
+
     def folder(self, artifact: str, manifest: Manifest) -> Path:
+        folder = FAILED if manifest.error else manifest.fingerprint
         for name, file in manifest.outputs[artifact].files.items():
-            path = self.home / artifact / manifest.fingerprint / name
+            path = self.home / artifact / folder / name
             if not path.exists():
-                self._download(f"{artifact}/{manifest.fingerprint}/{name}", path)
+                self._download(f"{artifact}/{folder}/{name}", path)
                 os.utime(path, ns=(file.mtime_ns, file.mtime_ns))
         return self._local.folder(artifact, manifest)
 
@@ -72,6 +77,10 @@ class ObjectStore:
         for artifact in artifacts:
             self._fs.pipe_file(f"{self._base}/{artifact}/{CURRENT}", f"{fingerprint}\n".encode())
         self._local.publish(artifacts, fingerprint)
+
+    def put_failed(self, artifact: str, written: Path) -> None:
+        self._local.put_failed(artifact, written)
+        self._upload_folder(artifact, FAILED)
 
     def remove(self, artifact: str, name: str) -> None:
         self._remove(f"{artifact}/{name}")

@@ -4,7 +4,9 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ class StageIO:
     def __init__(self, store: Store, stage: str, reads: Sequence[str], makes: Sequence[str], fingerprint: str) -> None:
         self._store, self._stage, self._fingerprint = store, stage, fingerprint
         self._reads, self._makes = reads, makes
+        self.started, self._clock = datetime.now(UTC), time.monotonic()
         self._inputs: dict[str, Path] = {}
         self._folders: dict[str, Path] = {}
         self._written: dict[str, set[str]] = {}
@@ -140,14 +143,19 @@ class StageIO:
         _add(self._figures, figures)
 
     @property
+    def seconds(self) -> float:
+        """Seconds since the start of the run."""
+        return time.monotonic() - self._clock
+
+    @property
     def figures(self) -> dict[str, Any]:
         """The figures counted so far."""
         return self._figures
 
-    def finish(self) -> dict[str, tuple[Path, Output]]:
-        """Return every output's folder and its files; raise ValueError or SchemaError for one that is incomplete."""
+    def finish(self, artifacts: Iterable[str]) -> dict[str, tuple[Path, Output]]:
+        """Return the outputs' folders and files; raise ValueError or SchemaError for one that is incomplete."""
         finished = {}
-        for name in self._makes:
+        for name in artifacts:
             tables = set(ARTIFACTS[name].tables)
             missing = tables - self._written.get(name, set())
             if name not in self._folders:

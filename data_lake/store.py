@@ -2,6 +2,7 @@
 
 <home>/<artifact>/<fingerprint>/manifest.json, part-00000.parquet, ...
 <home>/<artifact>/current -> <fingerprint>
+<home>/<artifact>/failed/, like the folder of a fingerprint: what the last run left as evidence if it failed
 <home>/memory/<name>/*.parquet, the keyed caches
 """
 
@@ -11,13 +12,13 @@ from pathlib import Path
 from typing import Protocol
 
 from data_lake.errors import UserError
-from data_lake.files import put_link, remove
+from data_lake.files import put_folder, put_link, remove
 from data_lake.keyed_cache import KeyedCache
 from data_lake.lock import locked
 from data_lake.manifest import Manifest, find_alteration, load
 from data_lake.schemas import ARTIFACTS
 
-CURRENT = "current"
+CURRENT, FAILED = "current", "failed"
 CACHES = "memory"
 
 
@@ -34,14 +35,20 @@ class Store(Protocol):
     def manifest(self, artifact: str) -> Manifest | None:
         """Return the manifest of the current artifact, or None where there is none."""
 
+    def failed_run(self, artifact: str) -> Manifest | None:
+        """Return the manifest of the last run if it failed and left evidence as this artifact, else None."""
+
     def folder(self, artifact: str, manifest: Manifest) -> Path:
-        """Return the local folder that holds every file of the artifact that `manifest` describes."""
+        """Return the local folder of the current artifact, or of a failed run's evidence, with all of its files."""
 
     def find_alteration(self, artifact: str, manifest: Manifest, full: bool) -> str:
         """Return which file differs from what was written, or an empty text; `full` compares hashes."""
 
     def publish(self, artifacts: Sequence[str], fingerprint: str) -> None:
         """Make the folders of this fingerprint the current ones of the artifacts."""
+
+    def put_failed(self, artifact: str, written: Path) -> None:
+        """Make a written folder the evidence that the last run left as this artifact."""
 
     def remove(self, artifact: str, name: str) -> None:
         """Remove what lies under the artifact's name `name`, everywhere."""
@@ -65,8 +72,11 @@ class LocalStore:
     def manifest(self, artifact: str) -> Manifest | None:
         return load(self.home / artifact / CURRENT)
 
+    def failed_run(self, artifact: str) -> Manifest | None:
+        return load(self.home / artifact / FAILED)
+
     def folder(self, artifact: str, manifest: Manifest) -> Path:
-        return (self.home / artifact / CURRENT).resolve()
+        return (self.home / artifact / (FAILED if manifest.error else CURRENT)).resolve()
 
     def find_alteration(self, artifact: str, manifest: Manifest, full: bool) -> str:
         return find_alteration(self.folder(artifact, manifest), manifest.outputs[artifact], full)
@@ -74,6 +84,9 @@ class LocalStore:
     def publish(self, artifacts: Sequence[str], fingerprint: str) -> None:
         for artifact in artifacts:
             put_link(self.home / artifact / CURRENT, fingerprint)
+
+    def put_failed(self, artifact: str, written: Path) -> None:
+        put_folder(written, self.home / artifact / FAILED)
 
     def remove(self, artifact: str, name: str) -> None:
         remove(self.home / artifact / name)

@@ -10,10 +10,10 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from data_lake.errors import UserError
+from data_lake.errors import StageFailed, UserError
 from data_lake.lake import Lake, Stage, StageIO
 from data_lake.schemas import PRETRAINED, REJECTS, TRAINING_SET
-from data_lake.tables import SchemaError, empty, write_parts
+from data_lake.tables import SchemaError, empty, read_tables, write_parts
 
 Items = Callable[..., pa.Table]
 Writes = Callable[..., Stage]
@@ -254,6 +254,64 @@ def test_a_failed_rebuild_leaves_the_current_artifacts(lake: Lake, items: Items)
         lake.run(stage, rebuild=True)
     assert lake.read("items")["title"].to_pylist() == ["tea"]
     assert lake.state(stage).why == "a rebuild was requested"  # the next run tries again
+
+
+def rejects(*rows: str) -> pa.Table:
+    lines = list(range(2, len(rows) + 2))
+    columns = {"file": "items.csv", "kind": "item", "reason": "no_domain"}
+    constant = {name: [value] * len(rows) for name, value in columns.items()}
+    return pa.table({**constant, "line": pa.array(lines, pa.int64()), "row": pa.array(rows, pa.string())})
+
+
+def refusing(*rows: str) -> Stage:
+    """Return an ingest that stops at bad rows, and says which, or succeeds if there are none."""
+
+    def work(io: StageIO) -> None:
+        if rows:
+            raise StageFailed(f"{len(rows)} rows are bad", {"rejects": rejects(*rows)})
+        io.write("rejects", empty(REJECTS))
+
+    return Stage("ingest", 1, (), ("rejects",), {"rows": rows}, work)
+
+
+def test_a_failed_stage_leaves_the_rows_that_made_it_fail_and_nothing_current(lake: Lake) -> None:
+    with pytest.raises(StageFailed, match="2 rows are bad"):
+        lake.run(refusing("f1,", "f2,"))
+    found = lake.failed_run("rejects")
+    assert found is not None
+    folder, manifest = found
+    assert (manifest.error, manifest.outputs["rejects"].rows) == ("2 rows are bad", 2)
+    assert read_tables(folder, REJECTS)["row"].to_pylist() == ["f1,", "f2,"]
+    assert lake.manifest("rejects") is None
+    assert lake.state(refusing("f1,", "f2,")).kind == "missing"
+
+
+def test_the_evidence_of_a_failed_run_goes_with_the_next_success(lake: Lake) -> None:
+    lake.run(refusing())
+    for rows in (("f1,", "f2,"), ("f3,",)):
+        with pytest.raises(StageFailed):
+            lake.run(refusing(*rows))
+        assert lake.read("rejects").num_rows == 0  # the current artifact stays as it was
+    found = lake.failed_run("rejects")
+    assert found is not None
+    assert read_tables(found[0], REJECTS)["row"].to_pylist() == ["f3,"]
+    assert lake.run(refusing()).skipped
+    assert lake.failed_run("rejects") is None
+
+
+def test_the_manifest_of_a_successful_run_says_nothing_of_errors(lake: Lake) -> None:
+    lake.run(refusing())
+    assert "error" not in json.loads((lake.path("rejects") / "manifest.json").read_text())
+
+
+def test_the_evidence_of_a_failed_run_counts_as_no_fingerprint_to_keep(tmp_path: Path) -> None:
+    lake = Lake(tmp_path, "shop", keep=1)
+    lake.run(refusing())
+    with pytest.raises(StageFailed):
+        lake.run(refusing("f1,"))
+    assert sorted(path.name for path in (lake.home / "rejects").iterdir()) == sorted(
+        ["current", "failed", lake.path("rejects").name]
+    )
 
 
 def test_the_manifest_says_what_was_read_made_and_counted(lake: Lake, items: Items, writes: Writes) -> None:

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from data_lake.errors import UserError
+from data_lake.errors import StageFailed, UserError
 from data_lake.lake import Lake, Stage, StageIO
-from data_lake.schemas import PRETRAINED
+from data_lake.schemas import PRETRAINED, REJECTS
+from data_lake.tables import read_tables
 
 Items = Callable[..., pa.Table]
 Writes = Callable[..., Stage]
@@ -131,6 +132,26 @@ def test_a_rebuild_leaves_no_object_of_the_run_before(here: Lake, url: str) -> N
     fingerprint = here.run(stage, rebuild=True).fingerprint
     files = ["history.parquet", "manifest.json", "weights-1"]
     assert objects(url) == [*(f"pretrained/{fingerprint}/{name}" for name in files), "pretrained/current"]
+
+
+def test_the_evidence_of_a_failed_run_is_read_on_another_machine(here: Lake, there: Lake, url: str) -> None:
+    bad = pa.table({"file": ["items.csv"], "line": [2], "kind": ["item"], "reason": ["no_item"], "row": [",food"]})
+    errors: list[str] = ["1 row is bad"]
+
+    def work(io: StageIO) -> None:
+        if errors:
+            raise StageFailed(errors.pop(), {"rejects": bad})
+        io.write("rejects", bad)
+
+    stage = Stage("ingest", 1, (), ("rejects",), {}, work)
+    with pytest.raises(StageFailed):
+        here.run(stage)
+    found = there.failed_run("rejects")
+    assert found is not None
+    assert read_tables(found[0], REJECTS)["row"].to_pylist() == [",food"]
+    here.run(stage)
+    assert there.failed_run("rejects") is None
+    assert not any("failed" in name for name in objects(url))
 
 
 def test_replies_reach_the_store_even_from_a_run_that_fails(here: Lake, there: Lake) -> None:
