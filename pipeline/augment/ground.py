@@ -11,9 +11,9 @@ import polars as pl
 import pyarrow as pa
 
 from data_lake.schemas import GROUNDED_ITEMS
-from data_lake.tables import check, empty
+from data_lake.tables import empty
 from pipeline.config import EnrichConfig
-from pipeline.frames import frame_of
+from pipeline.frames import frame_of, to_arrow
 from pipeline.histories import of_users, prompt_visible
 from pipeline.vectors.catalogue import Catalogue
 from pipeline.vectors.embedding import Embed
@@ -132,9 +132,8 @@ def ground(
         .with_columns(item_id=pl.when(pl.col("item") >= 0).then(pl.Series(pl.from_arrow(ids))))
         .join(titles, on="item_id", how="left", maintain_order="left")
         .with_columns(pl.col(names).fill_nan(None), kept=pl.col("reason").is_null())
-        .select(GROUNDED_ITEMS.tables[""].names)
     )
-    return check(table.to_arrow(), GROUNDED_ITEMS)
+    return to_arrow(table, GROUNDED_ITEMS)
 
 
 def figures(grounded: pa.Table) -> dict[str, Any]:

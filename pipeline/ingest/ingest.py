@@ -75,8 +75,8 @@ def ingest(cfg: DataConfig) -> Ingested:
     actions = _in_order(actions, cfg)
     items = pl.concat([items, added], how="diagonal")
     return Ingested(
-        to_arrow(actions.select(INTERACTIONS.tables[""].names), INTERACTIONS),
-        to_arrow(items.select(ITEMS.tables[""].names), ITEMS),
+        to_arrow(actions, INTERACTIONS),
+        to_arrow(items, ITEMS),
         refused.table(),
         _figures(actions, items, rows, len(added), refused),
     )

@@ -6,8 +6,6 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from data_lake.schemas import DOMAIN_PROFILES
-from data_lake.tables import check
 from pipeline.config import DomainConfig, ProfileConfig
 from pipeline.frames import frame_of
 from pipeline.histories import training_prefix
@@ -77,7 +75,7 @@ def profile_domains(
         for name in ("user_id", "domain", "evidence", "inferred")
     }
     columns["text"] = pa.array([answer.value[0] if answer.value else None for answer in answers], pa.string())
-    return check(pa.table({**columns, **reply_columns(answers, generate.identity)}), DOMAIN_PROFILES)
+    return pa.table({**columns, **reply_columns(answers, generate.identity)})
 
 
 def _listed(augmented: pa.Table, clusters: pa.Table, last: int, domains: Sequence[str]) -> pl.DataFrame:
