@@ -1,5 +1,6 @@
 """Put files and folders in place atomically: a reader sees a complete one or none, after a crash too."""
 
+import ctypes
 import hashlib
 import os
 import shutil
@@ -46,16 +47,32 @@ def put_file(written: Path, path: Path) -> None:
 
 
 def put_folder(written: Path, path: Path) -> None:
-    """Give a written folder its final name; a folder that has the name already is removed."""
+    """Give a written folder its final name; a folder that has the name already is removed.
+
+    Where the file system can exchange two folders (Linux, most local disks) a reader finds one of the two at every
+    moment; elsewhere there is none between two renames.
+    """
     flush_tree(written)
     if path.exists():
-        old = temporary(path.parent)
-        path.rename(old)
-        written.rename(path)
-        shutil.rmtree(old)
+        replaced = written.rename(temporary(path.parent))  # a name that no run resumes from
+        if not _exchange(replaced, path):
+            new, replaced = replaced, temporary(path.parent)
+            path.rename(replaced)
+            new.rename(path)
+        shutil.rmtree(replaced)
     else:
         written.rename(path)
     flush(path.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders swap their names in one step, by Linux's renameat2; return whether that was possible."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 def put_link(path: Path, target: str) -> None:
