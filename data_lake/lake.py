@@ -58,13 +58,13 @@ class Lake:
                 raise UserError(f"Stage '{stage.name}' needs {names}, which is not there. Make or provide it first.")
             self._remove_evidence(stage)
             if state.manifest is not None and state.kind == "fresh":
-                return state.manifest.model_copy(update={"skipped": True, "why": state.why})
+                return _skipped(state.manifest, state.why)
             recipe = self._recipe(stage)
             earlier = None if self._rebuild_requested(stage) else self._earlier_run(stage, recipe.fingerprint)
             if earlier is None:
                 return self._make(stage, recipe)
             self._publish(stage, recipe.fingerprint)
-            return earlier.model_copy(update={"skipped": True, "why": "made before with these settings and inputs"})
+            return _skipped(earlier, "made before with these settings and inputs")
 
     def state(self, stage: Stage) -> State:
         """Return whether the stage's artifacts are fresh, from manifests, file sizes and times alone."""
@@ -79,15 +79,9 @@ class Lake:
             return State("missing", f"{', '.join(absent)} is not there", tuple(blocked), last)
         if blocked:
             return State("stale", f"input {', '.join(blocked)} is missing", tuple(blocked), last)
-        reasons = []
-        if any(manifest != last for manifest in manifests.values()):
-            reasons.append(f"{', '.join(stage.makes)} are not from one run")
-        recipe = self._recipe(stage)
-        if recipe.fingerprint != last.fingerprint:
-            reasons += differences(stage, recipe, last) or ["its fingerprint differs"]
-        reasons = reasons or self._alterations(stage)
-        if self._rebuild_requested(stage):
-            reasons.append("a rebuild was requested")
+        one_run = all(manifest == last for manifest in manifests.values())
+        reasons = [] if one_run else [f"{', '.join(stage.makes)} are not from one run"]
+        reasons += self._reasons_to_run(stage, last)
         return State("stale" if reasons else "fresh", "; ".join(reasons) or "nothing has changed", (), last)
 
     def request_rebuild(self, stage: Stage) -> None:
@@ -170,9 +164,15 @@ class Lake:
                 if path.name.removeprefix(WORK).removeprefix(SHARDS) not in resumable:
                     remove(path)
 
-    def _alterations(self, stage: Stage) -> list[str]:
-        found = {artifact: self.find_alteration(artifact, full=False) for artifact in stage.makes}
-        return [f"{artifact}/{problem}" for artifact, problem in found.items() if problem]
+    def _reasons_to_run(self, stage: Stage, last: Manifest) -> list[str]:
+        """Return why the current artifacts, made by the run `last`, are not what the stage would make now."""
+        recipe = self._recipe(stage)
+        if recipe.fingerprint != last.fingerprint:
+            reasons = differences(stage, recipe, last) or ["its fingerprint differs"]
+        else:
+            found = {artifact: self.find_alteration(artifact, full=False) for artifact in stage.makes}
+            reasons = [f"{artifact}/{problem}" for artifact, problem in found.items() if problem]
+        return [*reasons, *(["a rebuild was requested"] if self._rebuild_requested(stage) else [])]
 
     def _recipe(self, stage: Stage) -> Recipe:
         inputs = {}
@@ -251,6 +251,10 @@ class Lake:
     def _unfinished(self, artifact: str) -> list[Path]:
         home = self.home / artifact
         return [*home.glob(f"{WORK}*"), *home.glob(f"{SHARDS}*")]
+
+
+def _skipped(manifest: Manifest, why: str) -> Manifest:
+    return manifest.model_copy(update={"skipped": True, "why": why})
 
 
 def _finish(

@@ -187,7 +187,7 @@ def test_the_rows_that_an_ingest_refused_are_shown_though_it_failed(place):
     [row] = json.loads(place.edt("show", "rejects", "--json").stdout)["rows"]
     assert (row["line"], row["reason"]) == (2, "unknown_item")
     (place.folder / "interactions.csv").write_text(good)
-    assert place.edt("run", "--only", "ingest").returncode == 0
+    assert place.edt("run", "--rerun", "ingest", "--to", "ingest").returncode == 0
     assert "error" not in json.loads(place.edt("show", "rejects", "--json").stdout)
 
 
