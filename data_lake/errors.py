@@ -1,4 +1,10 @@
-"""The one error type for what a user can fix."""
+"""Errors that a user can fix."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class UserError(Exception):
@@ -6,3 +12,15 @@ class UserError(Exception):
 
     The command line prints it without a traceback; every other exception keeps its traceback.
     """
+
+
+class StageFailed(UserError):
+    """A stage that stops because of its data, with the rows that show why.
+
+    `evidence` holds tables of the stage's outputs by artifact. The lake keeps them until the stage succeeds, apart from
+    the current artifacts.
+    """
+
+    def __init__(self, message: str, evidence: "Mapping[str, pa.Table]") -> None:
+        super().__init__(message)
+        self.evidence = evidence

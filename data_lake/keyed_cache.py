@@ -1,4 +1,4 @@
-"""What the lake remembers over all runs: replies, vectors, cluster centres, each under a key."""
+"""Rows that every run of a dataset shares, each under a key: replies, vectors, cluster centres."""
 
 import uuid
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ MERGE_BELOW = 200_000
 
 
 class KeyedCache:
-    """Rows under a text key, kept as Parquet parts that are only ever added.
+    """Rows under a text key, stored as Parquet parts that are added and never changed.
 
-    A key put twice means its later row. A part appears by rename, so one torn by a crash is never read. Parts may
+    Of two rows with one key the later counts. A part appears by rename, so a half-written one is never read. Parts may
     have different columns (vectors of two models); the rows of one `get` must have the same.
     """
 
@@ -28,17 +28,17 @@ class KeyedCache:
         self._keys: dict[str, pa.ChunkedArray] = {}  # the keys of each part read so far
 
     def put(self, table: pa.Table) -> None:
-        """Add rows; the column "key" holds their keys."""
+        """Add rows; the column "key" holds their keys. Raises ValueError where it is missing or has nulls."""
         if "key" not in table.column_names or table["key"].null_count:
-            raise ValueError("a memory needs a column 'key' without nulls")
+            raise ValueError("a keyed cache needs a column 'key' without nulls")
         if table.num_rows:
             self._write(table)
             self._merge()
 
     def get(self, keys: Sequence[str]) -> pa.Table:
-        """Return one row for each different key that is known, in the order of `keys`.
+        """Return one row per distinct key that the cache holds, in the order of `keys`.
 
-        Where none is known the table has no rows, and the column "key" alone.
+        Where it holds none, the table has no rows and the single column "key".
         """
         wanted = pa.array(keys, pa.string()).unique()
         found = [pa.table({"key": pa.array([], pa.string())})]
@@ -64,7 +64,7 @@ class KeyedCache:
         put_file(written, self.folder / f"{number:08d}-{uuid.uuid4().hex[:8]}.parquet")
 
     def _merge(self) -> None:
-        """Make one part of the newest small ones, when there are many."""
+        """Merge the newest small parts into one where there are many."""
         small: list[Path] = []
         for path in reversed(self._parts()):
             if len(self._keys_of(path)) >= MERGE_BELOW:
@@ -77,21 +77,21 @@ class KeyedCache:
         for schema in schemas.values():
             rows = pa.concat_tables([table for table in tables if table.schema.equals(schema)])
             self._write(_latest(rows, rows["key"].unique()))
-        for path in small:  # a crash before this leaves the same rows twice, which changes no answer
+        for path in small:  # a crash before this leaves the same rows twice, which changes no result
             path.unlink()
             self._keys.pop(path.name, None)
 
 
 def _take(path: Path, rows: np.ndarray) -> pa.Table:
     """Return some rows of a part, reading only the row groups that hold them."""
-    groups, place = np.unique(rows // ROWS_PER_GROUP, return_inverse=True)
+    groups, index = np.unique(rows // ROWS_PER_GROUP, return_inverse=True)
     table = pq.ParquetFile(path).read_row_groups(groups.tolist())
-    return table.take(pa.array(place * ROWS_PER_GROUP + rows % ROWS_PER_GROUP))
+    return table.take(pa.array(index * ROWS_PER_GROUP + rows % ROWS_PER_GROUP))
 
 
 def _latest(rows: pa.Table, keys: pa.Array) -> pa.Table:
     """Return the last row of each key, in the order of `keys`."""
     numbered = pa.table({"key": rows["key"], "row": np.arange(rows.num_rows)})
-    last = numbered.group_by("key", use_threads=False).aggregate([("row", "max")])  # as in `check`: memory of numpy
-    last = last.append_column("place", pc.index_in(last["key"], value_set=keys)).sort_by("place")
+    last = numbered.group_by("key", use_threads=False).aggregate([("row", "max")])  # see `tables._check_key`
+    last = last.append_column("order", pc.index_in(last["key"], value_set=keys)).sort_by("order")
     return rows.take(last["row_max"])

@@ -1,297 +1,283 @@
-"""The lake: artifacts that are whole, verified and made once, each in a folder named by its fingerprint.
-
-<root>/<dataset>/<artifact>/<fingerprint>/manifest.json, part-00000.parquet, ...
-<root>/<dataset>/<artifact>/current -> <fingerprint>
-<root>/<dataset>/memory/<name>/*.parquet
-"""
+"""The lake: complete, verified artifacts, each in a folder named by its fingerprint (layout: see `store.py`)."""
 
 import json
-import shutil
-import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pyarrow as pa
 
-from data_lake.errors import UserError
-from data_lake.files import TEMPORARY, cache_folder, put_folder, put_link, put_text
+from data_lake.errors import StageFailed, UserError
+from data_lake.files import TEMPORARY, cache_folder, put_folder, put_text, remove
 from data_lake.keyed_cache import KeyedCache
-from data_lake.lock import locked
-from data_lake.manifest import (
-    NAME,
-    Input,
-    Manifest,
-    find_alteration,
-    fingerprint,
-    git_commit,
-    hash_file,
-    load,
-    versions,
-)
-from data_lake.mirror import Mirror
+from data_lake.manifest import MANIFEST, Input, Manifest, find_alteration, fingerprint, git_commit, load, versions
+from data_lake.object_store import ObjectStore
 from data_lake.schemas import ARTIFACTS
+from data_lake.sources import source_hashes
 from data_lake.stage import Recipe, Stage, State, differences
 from data_lake.stage_io import SHARDS, WORK, StageIO
+from data_lake.store import CURRENT, FAILED, LocalStore, Store, current_path, verified_path
 from data_lake.tables import read_tables
 
 __all__ = ["KeyedCache", "Lake", "Manifest", "Stage", "StageIO", "State"]
 
-CURRENT = "current"
 SOURCES = ".sources.json"
+REBUILD = ".rebuild"
+"""The file in the folder of a stage's first artifact that asks for a rebuild, until that is published."""
+
+
+def open_store(root: str | Path, dataset: str, cache: Path | None = None) -> Store:
+    """Return the store of a dataset under a local folder or an fsspec URL; a URL is worked on in the folder `cache`."""
+    if "://" in str(root):
+        return ObjectStore(str(root), (cache or cache_folder(str(root))) / dataset)
+    return LocalStore(Path(root).absolute() / dataset)
 
 
 class Lake:
-    """The artifacts of one dataset under a root: a folder, or an fsspec URL that is worked on through a local cache.
+    """The artifacts of one dataset under a root: a folder, or an fsspec URL with a local folder `cache`.
 
-    Per artifact the newest `keep` fingerprints stay, so that going back to recent settings makes nothing anew.
+    Per artifact the newest `keep` fingerprints stay, so that going back to recent settings rebuilds nothing.
     """
 
     def __init__(self, root: str | Path, dataset: str, keep: int = 3, cache: Path | None = None) -> None:
-        remote = "://" in str(root)
-        self.root = (cache or cache_folder(str(root))) if remote else Path(root).absolute()
-        self.dataset, self.keep = dataset, keep
-        self.home = self.root / dataset
-        self._mirror = Mirror(str(root), dataset, self.home) if remote else None
-        self._memories: set[str] = set()
+        self.store = open_store(root, dataset, cache)
+        self.home, self.keep = self.store.home, keep
 
-    def run(self, stage: Stage) -> Manifest:
-        """Make what the stage makes and put it in force, or skip it when that is in force already.
+    def run(self, stage: Stage, rebuild: bool = False) -> Manifest:
+        """Make the stage's artifacts and publish them, or skip the stage where they are fresh.
 
-        A skip says so in the manifest's `skipped` and `why`. Nothing is seen of a run that fails or is killed.
+        A skip says so in the manifest's `skipped` and `why`. `rebuild` makes them in any case (see `request_rebuild`).
+        A run that fails or is killed publishes nothing. Raises UserError for a missing input.
         """
         with self.lock():
+            if rebuild:
+                self.request_rebuild(stage)
             state = self.state(stage)
             if state.blocked:
                 names = ", ".join(state.blocked)
                 raise UserError(f"Stage '{stage.name}' needs {names}, which is not there. Make or provide it first.")
+            self._remove_evidence(stage)
             if state.manifest is not None and state.kind == "fresh":
-                return state.manifest.model_copy(update={"skipped": True, "why": state.why})
+                return _skipped(state.manifest, state.why)
             recipe = self._recipe(stage)
-            made = self._made(stage, recipe.fingerprint)
-            if made is not None:
-                self._put_in_force(stage, recipe.fingerprint)
-                return made.model_copy(update={"skipped": True, "why": "made before with these settings and inputs"})
-            return self._make(stage, recipe)
+            earlier = None if self._rebuild_requested(stage) else self._earlier_run(stage, recipe.fingerprint)
+            if earlier is None:
+                return self._make(stage, recipe)
+            self._publish(stage, recipe.fingerprint)
+            return _skipped(earlier, "made before with these settings and inputs")
 
     def state(self, stage: Stage) -> State:
-        """Tell how a stage stands without reading any data."""
-        made = {artifact: self.manifest(artifact) for artifact in stage.makes}
-        last = next((manifest for manifest in made.values() if manifest), None)
-        absent = [artifact for artifact, manifest in made.items() if manifest is None]
+        """Return whether the stage's artifacts are fresh, from manifests, file sizes and times alone."""
+        manifests = {artifact: self.manifest(artifact) for artifact in stage.makes}
+        last = next((manifest for manifest in manifests.values() if manifest), None)
+        absent = [artifact for artifact, manifest in manifests.items() if manifest is None]
         blocked = [artifact for artifact in stage.reads if self.manifest(artifact) is None]
         blocked += [str(path) for path in stage.sources if not path.is_file()]
+        if last is None:
+            return State("missing", "never made", tuple(blocked))
         if absent:
-            why = "never made" if last is None else f"{', '.join(absent)} is not there"
-            return State("missing", why, tuple(blocked), last)
-        assert last is not None
+            return State("missing", f"{', '.join(absent)} is not there", tuple(blocked), last)
         if blocked:
             return State("stale", f"input {', '.join(blocked)} is missing", tuple(blocked), last)
-        recipe = self._recipe(stage)
-        reasons = []
-        if any(manifest != last for manifest in made.values()):
-            reasons.append(f"{', '.join(stage.makes)} are not from one run")
-        if recipe.fingerprint != last.fingerprint:
-            reasons += differences(stage, recipe, last) or ["its fingerprint differs"]
-        for artifact in stage.makes:
-            problem = "" if reasons else self.find_alteration(artifact, full=False)
-            if problem:
-                reasons.append(f"{artifact}/{problem}")
+        one_run = all(manifest == last for manifest in manifests.values())
+        reasons = [] if one_run else [f"{', '.join(stage.makes)} are not from one run"]
+        reasons += self._reasons_to_run(stage, last)
         return State("stale" if reasons else "fresh", "; ".join(reasons) or "nothing has changed", (), last)
 
-    def forget(self, stage: Stage) -> None:
-        """Take what the stage made out of force and remove it with what is unfinished; the memories stay."""
+    def request_rebuild(self, stage: Stage) -> None:
+        """Let the next run make the stage's artifacts although they are fresh; until then they stay current.
+
+        Removes the unfinished work of earlier runs. A second request before the rebuild is published changes nothing,
+        so that a rebuild that was killed goes on from its finished shards.
+        """
         with self.lock():
-            doomed = set() if self.state(stage).blocked else {self._recipe(stage).fingerprint}
+            if self._rebuild_requested(stage):
+                return
             for artifact in stage.makes:
-                made = self.manifest(artifact)
-                for name in [CURRENT, *doomed, *([made.fingerprint] if made else [])]:
-                    if self._mirror:
-                        self._mirror.remove(f"{artifact}/{name}")
-                    _remove(self.home / artifact / name)
                 for path in self._unfinished(artifact):
-                    _remove(path)
+                    remove(path)
+            put_text(self._rebuild_marker(stage), "")
 
     def read(self, artifact: str, table: str = "", columns: Sequence[str] | None = None) -> pa.Table:
-        """Return a table of the artifact in force, its schema checked."""
+        """Return a table of the current artifact; raise SchemaError where it breaks its schema."""
         return read_tables(self.path(artifact), ARTIFACTS[artifact], table, columns)
 
     def path(self, artifact: str) -> Path:
-        """Return the folder of the artifact in force."""
-        if artifact not in ARTIFACTS:
-            raise UserError(f"There is no artifact '{artifact}'. The artifacts are {', '.join(ARTIFACTS)}.")
-        made = self.manifest(artifact)
-        if made is None:
-            raise UserError(f"'{artifact}' has not been made in dataset '{self.dataset}'. Run its stage first.")
-        if self._mirror:
-            self._mirror.fill(artifact, made)
-        return (self.home / artifact / CURRENT).resolve()
+        """Return the local folder of the current artifact; raise UserError where there is none."""
+        return current_path(self.store, artifact)
 
     def verified_path(self, artifact: str, full: bool) -> Path:
-        """Return the folder of the current artifact; raise UserError where a file is not as it was written."""
-        made = self.manifest(artifact)
-        if made and (problem := self.find_alteration(artifact, full)):
-            raise UserError(f"{artifact}/{problem}: it is not what was made. Make it again with --rerun {made.stage}.")
-        return self.path(artifact)
+        """Return the folder of the current artifact; raise UserError where a file differs from what was written."""
+        return verified_path(self.store, artifact, full)
 
     def manifest(self, artifact: str) -> Manifest | None:
-        """Return the record of the artifact in force, or None if none is."""
-        if self._mirror:
-            self._mirror.pull(artifact)
-        return load(self.home / artifact / CURRENT)
+        """Return the manifest of the current artifact, or None where there is none."""
+        return self.store.manifest(artifact)
 
-    def verify(self, artifact: str) -> str:
-        """Hash every file of the artifact in force; return what is not as written, or an empty text."""
-        return self.find_alteration(artifact, full=True)
+    def failed_run(self, artifact: str) -> tuple[Path, Manifest] | None:
+        """Return the folder and manifest of the evidence that the last run left if it failed (see `StageFailed`)."""
+        manifest = self.store.failed_run(artifact)
+        return (self.store.folder(artifact, manifest), manifest) if manifest else None
 
     def find_alteration(self, artifact: str, full: bool) -> str:
-        """Return what is not as written, by size and time, or by hash if `full`."""
-        made = self.manifest(artifact)
-        if made is None:
-            return "it is not there"
-        if self._mirror and not full:
-            return self._mirror.find_alteration(artifact, made)
-        return find_alteration(self.path(artifact), made.outputs[artifact], full)
+        """Return which file differs from what was written, by size and time, or by hash if `full`; else an empty text.
+
+        An artifact that has not been made "is not there".
+        """
+        manifest = self.manifest(artifact)
+        return self.store.find_alteration(artifact, manifest, full) if manifest else "it is not there"
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the dataset for writing. This process may enter again; another one gets a UserError."""
-        return locked(self.home / ".lock", self._mirror.lock if self._mirror else nullcontext)
+        """Hold the dataset for writing. This process may enter again; raises UserError while another one holds it."""
+        return self.store.lock()
 
     def keyed_cache(self, name: str) -> KeyedCache:
-        """Return what the dataset remembers under `name` over all runs."""
-        if self._mirror:
-            self._mirror.pull_memory(name)
-            self._memories.add(name)
-        return KeyedCache(self.home / "memory" / name)
+        """Return the dataset's cache of this name, which every run shares."""
+        return self.store.keyed_cache(name)
 
     def clean(self, stages: Sequence[Stage] | None = None) -> None:
         """Remove half-written files; and with `stages`, in their order, unfinished work that none of them can resume.
 
-        The work of a stage whose inputs are still to be made stays, since its fingerprint is not known yet.
+        Unfinished work of a stage whose inputs are still to be made stays: its fingerprint is not known yet.
         """
         with self.lock():
             for path in list(self.home.rglob(f"{TEMPORARY}*")):
-                _remove(path)
-            if stages is None:
-                return
-            wanted: set[str] = set()
-            unsettled: set[str] = set()  # artifacts that are to be made first
-            keep: set[str] = set()
-            for stage in stages:
-                state = self.state(stage)
-                if state.blocked or unsettled & set(stage.reads):
-                    keep |= set(stage.makes)
-                    unsettled |= set(stage.makes)
-                    continue
-                wanted.add(self._recipe(stage).fingerprint)
-                if state.kind != "fresh":
-                    unsettled |= set(stage.makes)
-            for artifact in ARTIFACTS.keys() - keep:
-                for path in self._unfinished(artifact):
-                    if path.name.removeprefix(WORK).removeprefix(SHARDS) not in wanted:
-                        _remove(path)
+                remove(path)
+            if stages is not None:
+                self._remove_unfinished(stages)
+
+    def _remove_unfinished(self, stages: Sequence[Stage]) -> None:
+        resumable: set[str] = set()  # fingerprints
+        unsettled: set[str] = set()  # artifacts that are to be made first
+        keep: set[str] = set()
+        for stage in stages:
+            state = self.state(stage)
+            if state.blocked or unsettled & set(stage.reads):
+                keep |= set(stage.makes)
+                unsettled |= set(stage.makes)
+                continue
+            resumable.add(self._recipe(stage).fingerprint)
+            if state.kind != "fresh":
+                unsettled |= set(stage.makes)
+        for artifact in ARTIFACTS.keys() - keep:
+            for path in self._unfinished(artifact):
+                if path.name.removeprefix(WORK).removeprefix(SHARDS) not in resumable:
+                    remove(path)
+
+    def _reasons_to_run(self, stage: Stage, last: Manifest) -> list[str]:
+        """Return why the current artifacts, made by the run `last`, are not what the stage would make now."""
+        recipe = self._recipe(stage)
+        if recipe.fingerprint != last.fingerprint:
+            reasons = differences(stage, recipe, last) or ["its fingerprint differs"]
+        else:
+            found = {artifact: self.find_alteration(artifact, full=False) for artifact in stage.makes}
+            reasons = [f"{artifact}/{problem}" for artifact, problem in found.items() if problem]
+        return [*reasons, *(["a rebuild was requested"] if self._rebuild_requested(stage) else [])]
 
     def _recipe(self, stage: Stage) -> Recipe:
         inputs = {}
         for artifact in stage.reads:
-            made = self.manifest(artifact)
-            if made is None:
+            manifest = self.manifest(artifact)
+            if manifest is None:
                 raise UserError(f"Stage '{stage.name}' needs {artifact}, which is not there. Make it first.")
-            inputs[artifact] = Input(content=made.outputs[artifact].content, rows=made.outputs[artifact].rows)
+            output = manifest.outputs[artifact]
+            inputs[artifact] = Input(content=output.content, rows=output.rows)
         settings = json.loads(json.dumps(dict(stage.settings)))
-        sources = self._source_hashes(stage.sources)
+        sources = source_hashes(stage.sources, self.home / SOURCES)
         contents = {artifact: given.content for artifact, given in inputs.items()}
-        mark = fingerprint(stage.name, stage.version, settings, contents, list(sources.values()))
-        return Recipe(mark, settings, inputs, sources)
+        hashed = fingerprint(stage.name, stage.version, settings, contents, list(sources.values()))
+        return Recipe(hashed, settings, inputs, sources)
 
-    def _source_hashes(self, paths: Sequence[Path]) -> dict[str, str]:
-        """Return the hash of each file, hashing again only those whose size or time has changed."""
-        store = self.home / SOURCES
-        known = json.loads(store.read_text(encoding="utf-8")) if store.exists() else {}
-        before = dict(known)
-        hashes = {}
-        for path in map(Path.absolute, paths):
-            stat = path.stat()
-            seen = known.get(str(path))
-            if seen is None or seen[:2] != [stat.st_size, stat.st_mtime_ns]:
-                seen = known[str(path)] = [stat.st_size, stat.st_mtime_ns, hash_file(path)]
-            hashes[str(path)] = seen[2]
-        if known != before and self.home.exists():
-            put_text(store, json.dumps(known, indent=1))
-        return hashes
-
-    def _made(self, stage: Stage, mark: str) -> Manifest | None:
-        """Return the record of a whole earlier run with this fingerprint whose files are as written."""
-        folders = {artifact: self.home / artifact / mark for artifact in stage.makes}
-        made = [load(folder) for folder in folders.values()]
-        first = made[0]
-        if first is None or any(manifest != first for manifest in made):
+    def _earlier_run(self, stage: Stage, fingerprint: str) -> Manifest | None:
+        """Return the manifest of an earlier run with this fingerprint whose files are all unaltered."""
+        folders = {artifact: self.home / artifact / fingerprint for artifact in stage.makes}
+        manifests = [load(folder) for folder in folders.values()]
+        first = manifests[0]
+        if first is None or any(manifest != first for manifest in manifests):
             return None
         if any(find_alteration(folder, first.outputs[artifact]) for artifact, folder in folders.items()):
             return None
         return first
 
     def _make(self, stage: Stage, recipe: Recipe) -> Manifest:
-        started, clock = datetime.now(UTC), time.monotonic()
-        work = StageIO(self, stage, recipe.fingerprint)
+        io = StageIO(self.store, stage.name, stage.reads, stage.makes, recipe.fingerprint)
         try:
-            stage.work(work)
-            finished = work.finish()
-            manifest = Manifest(
-                stage=stage.name,
-                version=stage.version,
-                fingerprint=recipe.fingerprint,
-                settings=recipe.settings,
-                inputs=recipe.inputs,
-                sources=recipe.sources,
-                outputs={artifact: output for artifact, (_, output) in finished.items()},
-                figures=work.figures,
-                git=git_commit(),
-                versions=versions(),
-                started=started.isoformat(timespec="seconds"),
-                seconds=round(time.monotonic() - clock, 3),
-            )
-            for folder, _ in finished.values():
-                manifest.save(folder)
-            for artifact, (folder, _) in finished.items():
+            stage.work(io)
+            manifest, folders = _finish(stage, recipe, io, stage.makes)
+            for artifact, folder in folders.items():
                 put_folder(folder, self.home / artifact / recipe.fingerprint)
+        except StageFailed as failure:
+            for artifact, table in failure.evidence.items():
+                io.write(artifact, table)
+            _, folders = _finish(stage, recipe, io, failure.evidence, str(failure))
+            for artifact, folder in folders.items():
+                self.store.put_failed(artifact, folder)
+            raise
         finally:
-            work.close()
-            if self._mirror:
-                for name in self._memories:
-                    self._mirror.push_memory(name)
-        self._put_in_force(stage, recipe.fingerprint)
+            io.close()
+            self.store.save_caches()
+        self._publish(stage, recipe.fingerprint)
         return manifest
 
-    def _put_in_force(self, stage: Stage, mark: str) -> None:
-        """Let `current` of all outputs name their folder `mark`, then remove what is no longer needed."""
-        if self._mirror:
-            for artifact in stage.makes:
-                self._mirror.push(artifact, self.home / artifact / mark)
-            for artifact in stage.makes:
-                self._mirror.point(artifact, mark)
-        for artifact in stage.makes:
-            put_link(self.home / artifact / CURRENT, mark)
+    def _publish(self, stage: Stage, fingerprint: str) -> None:
+        """Make the folders of this fingerprint current, then remove what is no longer needed."""
+        self.store.publish(stage.makes, fingerprint)
+        remove(self._rebuild_marker(stage))
         for artifact in stage.makes:
             for path in self._unfinished(artifact):
-                if path.name.endswith(mark):
-                    _remove(path)
-            others = [path.parent for path in (self.home / artifact).glob(f"[0-9a-f]*/{NAME}")]
-            others = [path for path in others if path.name not in (mark, CURRENT)]
-            others.sort(key=lambda path: (path / NAME).stat().st_mtime_ns, reverse=True)
-            for path in others[max(self.keep - 1, 0) :]:
-                if self._mirror:
-                    self._mirror.remove(f"{artifact}/{path.name}")
-                _remove(path)
+                if path.name.endswith(fingerprint):
+                    remove(path)
+            self._remove_old(artifact, fingerprint)
+
+    def _remove_old(self, artifact: str, fingerprint: str) -> None:
+        """Remove all but the newest `keep` fingerprints; the current one always stays."""
+        others = [path.parent for path in (self.home / artifact).glob(f"[!.]*/{MANIFEST}")]
+        others = [path for path in others if path.name not in (fingerprint, CURRENT, FAILED)]
+        others.sort(key=lambda path: (path / MANIFEST).stat().st_mtime_ns, reverse=True)
+        for path in others[max(self.keep - 1, 0) :]:
+            self.store.remove(artifact, path.name)
+
+    def _remove_evidence(self, stage: Stage) -> None:
+        for artifact in stage.makes:
+            if self.store.failed_run(artifact):
+                self.store.remove(artifact, FAILED)
+
+    def _rebuild_marker(self, stage: Stage) -> Path:
+        return self.home / stage.makes[0] / REBUILD
+
+    def _rebuild_requested(self, stage: Stage) -> bool:
+        return self._rebuild_marker(stage).exists()
 
     def _unfinished(self, artifact: str) -> list[Path]:
         home = self.home / artifact
         return [*home.glob(f"{WORK}*"), *home.glob(f"{SHARDS}*")]
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _skipped(manifest: Manifest, why: str) -> Manifest:
+    return manifest.model_copy(update={"skipped": True, "why": why})
+
+
+def _finish(
+    stage: Stage, recipe: Recipe, io: StageIO, artifacts: Iterable[str], error: str = ""
+) -> tuple[Manifest, dict[str, Path]]:
+    """Write the manifest of a run beside its outputs `artifacts`; return it and the folder of each."""
+    finished = io.finish(artifacts)
+    manifest = Manifest(
+        stage=stage.name,
+        version=stage.version,
+        fingerprint=recipe.fingerprint,
+        settings=recipe.settings,
+        inputs=recipe.inputs,
+        sources=recipe.sources,
+        outputs={artifact: output for artifact, (_, output) in finished.items()},
+        figures=io.figures,
+        git=git_commit(),
+        versions=versions(),
+        started=io.started.isoformat(timespec="seconds"),
+        seconds=round(io.seconds, 3),
+        error=error,
+    )
+    folders = {artifact: folder for artifact, (folder, _) in finished.items()}
+    for folder in folders.values():
+        manifest.save(folder)
+    return manifest, folders

@@ -22,7 +22,7 @@ _guard = threading.Lock()
 
 @contextmanager
 def locked(path: Path, also: Callable[[], AbstractContextManager[None]] = nullcontext) -> Iterator[None]:
-    """Hold the lock file `path`, and what `also` locks; this process may enter again.
+    """Hold the lock file `path`, and the lock that `also` makes; this process may enter again.
 
     Raises UserError naming host, process and time when another process holds it.
     """
@@ -68,13 +68,13 @@ def _release(handle: int) -> None:
 
 
 def holder() -> str:
-    """Return this process as a lock's text."""
+    """Return the text of a lock that this process holds: host, process and time as JSON."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since})
 
 
 def in_use(dataset: str, text: str) -> str:
-    """Return the message that names who holds a lock; `text` is what the holder wrote."""
+    """Return the message that names the holder of a lock; `text` is the lock's text."""
     try:
         who = json.loads(text)
         by = f"process {who['pid']} on {who['host']} since {who['since']}"

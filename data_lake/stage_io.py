@@ -1,12 +1,14 @@
-"""What a stage's work gets: checked inputs, places for its outputs, and what a killed run has done already."""
+"""What a stage's work is given: verified inputs, places for its outputs, finished shards of a killed run, caches."""
 
 import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,57 +17,57 @@ from data_lake.files import put_file, temporary
 from data_lake.keyed_cache import KeyedCache
 from data_lake.manifest import Output, measure
 from data_lake.schemas import ARTIFACTS, Artifact
-from data_lake.stage import Stage
+from data_lake.store import Store, verified_path
 from data_lake.tables import check, check_key, empty, read_tables, write_parts, write_stream
 
-if TYPE_CHECKING:
-    from data_lake.lake import Lake
-
 WORK, SHARDS = ".work-", ".shards-"
-"""How the names of what outlives a killed run begin; the fingerprint follows."""
+"""How the names of the folders begin that outlive a killed run; the fingerprint follows."""
 
 _FIGURES = b"figures"
 
 
 class StageIO:
-    """The lake as one run of one stage sees it."""
+    """What one run of a stage is given: its inputs, its outputs and the dataset's caches.
 
-    def __init__(self, lake: "Lake", stage: Stage, fingerprint: str) -> None:
-        self._lake, self._stage, self._fingerprint = lake, stage, fingerprint
-        self._verified: set[str] = set()
+    `stage` is the stage's name; it may touch the artifacts in `reads` and `makes` and no others (ValueError).
+    """
+
+    def __init__(self, store: Store, stage: str, reads: Sequence[str], makes: Sequence[str], fingerprint: str) -> None:
+        self._store, self._stage, self._fingerprint = store, stage, fingerprint
+        self._reads, self._makes = reads, makes
+        self.started, self._clock = datetime.now(UTC), time.monotonic()
+        self._inputs: dict[str, Path] = {}
         self._folders: dict[str, Path] = {}
         self._written: dict[str, set[str]] = {}
         self._figures: dict[str, Any] = {}
 
     def read(self, artifact: str, table: str = "", columns: Sequence[str] | None = None) -> pa.Table:
-        """Return a table of an input, its files' hashes and its schema checked."""
+        """Return a table of an input; raise UserError where its files' hashes or its schema are wrong."""
         return read_tables(self.input(artifact), ARTIFACTS[artifact], table, columns)
 
     def input(self, artifact: str) -> Path:
-        """Return the folder of an input, its files' hashes checked."""
-        if artifact not in self._stage.reads:
-            raise ValueError(f"stage {self._stage.name} does not say that it reads {artifact}")
-        if artifact in self._verified:
-            return self._lake.path(artifact)
-        folder = self._lake.verified_path(artifact, full=True)
-        self._verified.add(artifact)
-        return folder
+        """Return the folder of an input; raise UserError where its files' hashes are wrong."""
+        if artifact not in self._reads:
+            raise ValueError(f"stage {self._stage} does not say that it reads {artifact}")
+        if artifact not in self._inputs:
+            self._inputs[artifact] = verified_path(self._store, artifact, full=True)
+        return self._inputs[artifact]
 
     def write(self, artifact: str, table: pa.Table, name: str = "") -> None:
-        """Write a table of an output after checking its schema; a second call for the same table replaces it."""
+        """Check and write a table of an output; a second call for the same table replaces it. Raises SchemaError."""
         checked = check(table, self._output(artifact), name)
         write_parts(checked, self._empty_folder(artifact, name))
         self._written.setdefault(artifact, set()).add(name)
 
     def folder(self, artifact: str) -> Path:
-        """Return the unpublished folder of an output to put files into.
+        """Return the unpublished folder of an output, for files that the stage writes by itself.
 
-        A later run with the same fingerprint gets the same folder with what a killed one left in it.
+        After a kill, the next run with the same fingerprint gets the same folder with the files that were left in it.
         """
         self._output(artifact)
         if artifact in self._written:
             raise ValueError(f"ask for the folder of {artifact} before writing a table of it")
-        folder = self._lake.home / artifact / f"{WORK}{self._fingerprint}"
+        folder = self._store.home / artifact / f"{WORK}{self._fingerprint}"
         folder.mkdir(parents=True, exist_ok=True)
         self._folders[artifact] = folder
         return folder
@@ -78,17 +80,18 @@ class StageIO:
         make: Callable[[pa.Table], pa.Table],
         rows_per_shard: int,
     ) -> None:
-        """Write `artifact` as what `make` returns for each run of `rows_per_shard` rows, one after the other.
+        """Check and write the tables that `make` returns for each `rows_per_shard` rows, one after the other.
 
-        `keys` are the columns of `rows` that name a row. A finished shard is kept under the hash of its rows' keys
+        `keys` are the columns of `rows` that identify a row. A finished shard is kept under the hash of its rows' keys
         with the figures counted while it was made; a later run with the same fingerprint makes only the others.
+        Raises SchemaError where a shard breaks the artifact's schema, or a key stands in two shards.
         """
         from tqdm import tqdm
 
         schema = self._output(artifact)
-        folder = self._lake.home / artifact / f"{SHARDS}{self._fingerprint}"
+        folder = self._store.home / artifact / f"{SHARDS}{self._fingerprint}"
         paths = []
-        with tqdm(total=rows.num_rows, desc=self._stage.name, unit=" rows", file=sys.stderr, disable=None) as bar:
+        with tqdm(total=rows.num_rows, desc=self._stage, unit=" rows", file=sys.stderr, disable=None) as bar:
             for start in range(0, rows.num_rows, rows_per_shard):
                 chunk = rows.slice(start, rows_per_shard)
                 path = folder / f"{_shard_id(chunk, keys)}.parquet"
@@ -105,16 +108,16 @@ class StageIO:
         else:
             self.write(artifact, empty(schema))
 
-    def forget_shards(self, doomed: Callable[[pa.Table], bool]) -> None:
-        """Remove the finished shards that are `doomed`, so that the next run makes them anew."""
-        for artifact in self._stage.makes:
-            for path in (self._lake.home / artifact / f"{SHARDS}{self._fingerprint}").glob("*.parquet"):
+    def forget_shards(self, unwanted: Callable[[pa.Table], bool]) -> None:
+        """Remove the finished shards that are `unwanted`, so that the next run makes them again."""
+        for artifact in self._makes:
+            for path in (self._store.home / artifact / f"{SHARDS}{self._fingerprint}").glob("*.parquet"):
                 shard = _read_shard(path)
-                if shard is not None and doomed(shard):
+                if shard is not None and unwanted(shard):
                     path.unlink()
 
     def _join(self, artifact: str, paths: Sequence[Path]) -> None:
-        """Write the shards as the artifact, one after the other: all of them need not fit into memory."""
+        """Write the shards as the artifact, one after the other: only one of them is in memory."""
         known = self._output(artifact)
         schemas = [pq.read_schema(path).remove_metadata() for path in paths]
         schema = pa.unify_schemas(schemas, promote_options="permissive")
@@ -125,47 +128,52 @@ class StageIO:
         self._written.setdefault(artifact, set()).add("")
 
     def _empty_folder(self, artifact: str, name: str) -> Path:
-        folder = self._folders.get(artifact) or temporary(self._lake.home / artifact)
+        folder = self._folders.get(artifact) or temporary(self._store.home / artifact)
         self._folders[artifact] = folder
         for path in (folder / name).glob("*.parquet"):
             path.unlink()
         return folder / name
 
     def keyed_cache(self, name: str) -> KeyedCache:
-        """Return what the dataset remembers under `name` over all runs."""
-        return self._lake.keyed_cache(name)
+        """Return the dataset's cache of this name, which every run shares."""
+        return self._store.keyed_cache(name)
 
     def count(self, **figures: float | dict[str, float]) -> None:
         """Add to the figures of the manifest: numbers, or numbers by reason."""
         _add(self._figures, figures)
 
     @property
+    def seconds(self) -> float:
+        """Seconds since the start of the run."""
+        return time.monotonic() - self._clock
+
+    @property
     def figures(self) -> dict[str, Any]:
-        """What has been counted so far."""
+        """The figures counted so far."""
         return self._figures
 
-    def finish(self) -> dict[str, tuple[Path, Output]]:
-        """Check that every output is complete; return its folder and what lies in it."""
+    def finish(self, artifacts: Iterable[str]) -> dict[str, tuple[Path, Output]]:
+        """Return the outputs' folders and files; raise ValueError or SchemaError for one that is incomplete."""
         finished = {}
-        for name in self._stage.makes:
+        for name in artifacts:
             tables = set(ARTIFACTS[name].tables)
             missing = tables - self._written.get(name, set())
             if name not in self._folders:
-                raise ValueError(f"stage {self._stage.name} says that it makes {name}, but wrote nothing of it")
-            for table in sorted(missing):  # put there as files
+                raise ValueError(f"stage {self._stage} says that it makes {name}, but wrote nothing of it")
+            for table in sorted(missing):  # those that the stage wrote as files
                 read_tables(self._folders[name], ARTIFACTS[name], table)
             finished[name] = (self._folders[name], measure(self._folders[name]))
         return finished
 
     def close(self) -> None:
-        """Remove what was written and not published, but not what a later run resumes from."""
+        """Remove unpublished outputs, except those that a later run resumes from."""
         for folder in self._folders.values():
             if not folder.name.startswith(WORK):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _output(self, artifact: str) -> Artifact:
-        if artifact not in self._stage.makes:
-            raise ValueError(f"stage {self._stage.name} does not say that it makes {artifact}")
+        if artifact not in self._makes:
+            raise ValueError(f"stage {self._stage} does not say that it makes {artifact}")
         return ARTIFACTS[artifact]
 
     def _make_shard(
@@ -189,7 +197,7 @@ def _shard_id(chunk: pa.Table, keys: Sequence[str]) -> str:
 
 
 def _read_shard(path: Path) -> pa.Table | None:
-    """Return a finished shard; None where there is none, or where the disk spoiled it."""
+    """Return a finished shard; None where there is none, or where the file is corrupted."""
     if not path.exists():
         return None
     try:

@@ -1,6 +1,6 @@
 """Read, write and check the tables of an artifact.
 
-Everything here goes through `check`: a table that does not keep its artifact's schema is neither written nor read.
+A table that breaks its artifact's schema is neither written nor read: the lake calls `check` on both.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,9 +25,9 @@ class SchemaError(UserError):
 def check(table: pa.Table, artifact: Artifact, name: str = "") -> pa.Table:
     """Return `table` with exactly the columns and types of the artifact's table `name`.
 
-    Integers, times and texts are cast where nothing is lost, floats are rounded to the schema's width. A vector
+    Integers, times and texts are cast where that loses nothing, floats are rounded to the schema's width. A vector
     column becomes a fixed-size list. Raises SchemaError for a missing or unknown column, another kind of type, a null
-    where none may be, vectors of two lengths, and a key that occurs twice.
+    where the schema forbids it, vectors of two lengths, and a key that occurs twice.
     """
     return _check(table, artifact, name, _schema(artifact, name))
 
@@ -178,7 +178,7 @@ def _check(table: pa.Table, artifact: Artifact, name: str, schema: pa.Schema) ->
 
 
 def _castable(given: pa.DataType, wanted: pa.DataType) -> bool:
-    """Tell whether two types are of one kind: a number never becomes a text, nor a text a number."""
+    """Return whether two types are of one kind: a number never becomes a text, nor a text a number."""
     types = pa.types
     if types.is_dictionary(given):
         given = given.value_type
@@ -231,7 +231,7 @@ def _first_bad(column: pa.ChunkedArray, kind: pa.DataType) -> int:
 
 def _check_key(table: pa.Table, key: tuple[str, ...], title: str, forbids: str) -> None:
     if table.group_by(list(key), use_threads=False).aggregate([]).num_rows == table.num_rows:
-        return  # the common case, at half the memory of what follows
+        return  # the usual case, at half the memory of the rest
     rows = pa.array(np.arange(table.num_rows))
     # A thread of Arrow that still holds memory of numpy when the interpreter ends aborts the process.
     groups = table.select(list(key)).append_column("_row", rows).group_by(list(key), use_threads=False)

@@ -76,7 +76,7 @@ def _rehearsed(run: Run, spec: StageSpec) -> Forecast:
     """Let the stage work on its inputs while nothing is asked or written, and tell what it would have asked."""
     models = _CountingModels(run)
     stage = spec.stage(run.settings, models)
-    stage.work(DryRunIO(run.lake, stage, ""))
+    stage.work(DryRunIO(run.lake.store, stage.name, stage.reads, stage.makes, ""))
     return _told(run, spec, models.counting)
 
 
@@ -215,7 +215,7 @@ class DryRunIO(StageIO):
 
     def keyed_cache(self, name: str) -> KeyedCache:
         """Return what the dataset remembers; nothing can be added."""
-        return _ReadOnly(self._lake.keyed_cache(name).folder)
+        return _ReadOnly(self._store.keyed_cache(name).folder)
 
 
 class _ReadOnly(KeyedCache):

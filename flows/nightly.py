@@ -84,9 +84,9 @@ def make_stages(run: Run) -> tuple[list[Manifest], int]:
     ran, skipped = [], 0
     with run.lake.lock():
         run.lake.clean(run.stages)
-        for stage in reversed(run.stages):
+        for stage in run.stages:
             if run.selection.rebuilds(stage.name):
-                run.lake.forget(stage)
+                run.lake.request_rebuild(stage)
         for stage in run.selection.apply(run.stages):
             made = run_stage(stage, run.lake)
             if isinstance(made, Manifest):

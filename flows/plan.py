@@ -78,5 +78,6 @@ def _step(run: Run, stage: Stage, remade: dict[str, str]) -> Step:
 
 
 def _verified(lake: Lake, step: Step, makes: Sequence[str]) -> Step:
-    problems = [f"{name}/{problem}" for name in makes if lake.manifest(name) and (problem := lake.verify(name))]
+    found = {name: lake.find_alteration(name, full=True) for name in makes if lake.manifest(name)}
+    problems = [f"{name}/{problem}" for name, problem in found.items() if problem]
     return replace(step, state="stale", action="run", why="; ".join(problems)) if problems else step

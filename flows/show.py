@@ -21,18 +21,18 @@ WHOLE = ("metrics",)
 
 
 def describe(lake: Lake, artifact: str, user: str | None = None, table: str | None = None) -> dict[str, Any]:
-    """Return what `edt show ARTIFACT --json` prints.
+    """Return what `edt show ARTIFACT --json` prints; where the last run failed and left evidence, that instead.
 
     `rows` is a sample, all rows of a user when `user` names one, and all rows of `metrics`. An artifact of several
     tables shows its first one unless `table` names another.
     """
-    folder = lake.verified_path(artifact, full=False)
+    failed = lake.failed_run(artifact)
+    folder, manifest = failed or (lake.verified_path(artifact, full=False), lake.manifest(artifact))
     tables = ARTIFACTS[artifact].tables
     name = next(iter(tables)) if table is None else table
     if name not in tables:
         raise UserError(f"{artifact} has no table {name!r}. It has {', '.join(filter(None, tables)) or 'only one'}.")
-    manifest = lake.manifest(artifact)
-    assert manifest is not None  # `whole` has looked
+    assert manifest is not None  # `verified_path` found one
     data = _dataset(folder / name)
     try:
         if user is not None:
@@ -44,6 +44,7 @@ def describe(lake: Lake, artifact: str, user: str | None = None, table: str | No
         raise
     return {
         "artifact": artifact,
+        **({"error": manifest.error} if failed else {}),
         **({"table": name, "tables": list(tables)} if name else {}),
         "fingerprint": manifest.fingerprint,
         "folder": str(folder),
@@ -58,8 +59,9 @@ def describe(lake: Lake, artifact: str, user: str | None = None, table: str | No
 def format_artifact(shown: Mapping[str, Any]) -> str:
     """Return what `describe` found as text for a person."""
     head = shown["artifact"] + (f", table {shown['table']} of {', '.join(shown['tables'])}" if "table" in shown else "")
+    failed = f"\nof a run that failed: {text.escape_control(shown['error'])}" if "error" in shown else ""
     parts = [
-        f"{head}: {shown['count']:,} rows, made in {shown['seconds']:.1f} s\n{shown['folder']}",
+        f"{head}: {shown['count']:,} rows, made in {shown['seconds']:.1f} s{failed}\n{shown['folder']}",
         text.table([{"column": name, "type": kind} for name, kind in shown["schema"].items()]),
         text.table([{"figure": name, "value": value} for name, value in _flat(shown["figures"])]),
     ]

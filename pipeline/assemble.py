@@ -7,8 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_lake.schemas import ALL, SPLITS, TRAIN, TRAINING_SET, TRAINING_SET_VERSION
-from data_lake.tables import check
+from data_lake.schemas import ALL, SPLITS, TRAIN, TRAINING_SET_VERSION
 from pipeline.frames import lists
 from pipeline.vectors.catalogue import matrix, vector_column
 
@@ -44,7 +43,7 @@ def assemble(
     counted = (role.to_numpy() == SPLITS.index(TRAIN)) & ~synthetic.to_numpy(zero_copy_only=False)
     actions = np.bincount(item.to_numpy()[counted], minlength=items.num_rows + 1)[1:]
 
-    tables = {
+    return {
         "sequences": pa.table({
             "user": users,
             "items": lists(item, sizes),
@@ -69,7 +68,6 @@ def assemble(
             "domains": [list(domains)],
         }),
     }  # fmt: skip
-    return {name: check(table, TRAINING_SET, name) for name, table in tables.items()}
 
 
 def _flat(column: pa.ChunkedArray) -> pa.Array:

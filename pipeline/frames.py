@@ -5,7 +5,6 @@ import polars as pl
 import pyarrow as pa
 
 from data_lake.schemas import Artifact
-from data_lake.tables import check, empty
 
 
 def frame_of(table: pa.Table) -> pl.DataFrame:
@@ -24,7 +23,9 @@ def lists(values: pa.Array, sizes: np.ndarray) -> pa.ListArray:
 
 
 def to_arrow(frame: pl.DataFrame, artifact: Artifact) -> pa.Table:
-    """Return the frame as the artifact's table."""
-    if not len(frame):
-        return empty(artifact)
-    return check(pa.concat_tables(part.to_arrow() for part in frame.iter_slices(1_000_000)), artifact)
+    """Return the frame's columns as the artifact's only table, with its types and its order of columns."""
+    schema = artifact.tables[""]
+    if frame.is_empty():
+        return schema.empty_table()
+    parts = frame.select(schema.names).iter_slices(1_000_000)  # one of all rows may hold more text than a string array
+    return pa.concat_tables(part.to_arrow() for part in parts).cast(schema)

@@ -9,8 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_lake.errors import UserError
-from data_lake.schemas import GENERATED_ITEMS
-from data_lake.tables import check
 from pipeline.augment.examples import Examples, example_text
 from pipeline.config import DomainConfig, EnrichConfig
 from pipeline.llm.answers import ask, reply_columns
@@ -84,7 +82,7 @@ def generate_items(
     for name, column in reply_columns(answers, generator.identity).items():
         table = table.append_column(name, column)
     texts = pa.array([answer.value for answer in answers], pa.list_(pa.string()))
-    return check(table.append_column("answers", texts), GENERATED_ITEMS)
+    return table.append_column("answers", texts)
 
 
 class _Prompts:

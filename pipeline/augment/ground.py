@@ -11,9 +11,9 @@ import polars as pl
 import pyarrow as pa
 
 from data_lake.schemas import GROUNDED_ITEMS
-from data_lake.tables import check, empty
+from data_lake.tables import empty
 from pipeline.config import EnrichConfig
-from pipeline.frames import frame_of
+from pipeline.frames import frame_of, to_arrow
 from pipeline.histories import of_users, prompt_visible
 from pipeline.vectors.catalogue import Catalogue
 from pipeline.vectors.embedding import Embed
@@ -118,7 +118,7 @@ class Grounder:
         table = named.join(self._titles, on="item_id", how="left", maintain_order="left").with_columns(
             pl.col(SCORES).fill_nan(None), kept=pl.col("reason").is_null()
         )
-        return check(table.select(GROUNDED_ITEMS.tables[""].names).to_arrow(), GROUNDED_ITEMS)
+        return to_arrow(table.select(GROUNDED_ITEMS.tables[""].names), GROUNDED_ITEMS)
 
 
 def thresholds_of(catalogue: Catalogue, cfg: EnrichConfig, domain: str) -> GroundingThresholds:

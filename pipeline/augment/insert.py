@@ -7,9 +7,8 @@ import polars as pl
 import pyarrow as pa
 
 from data_lake.schemas import AUGMENTED_SEQUENCES, TRAIN
-from data_lake.tables import check
 from pipeline.config import EnrichConfig
-from pipeline.frames import frame_of
+from pipeline.frames import frame_of, to_arrow
 from pipeline.histories import actions, of_users, prompt_visible
 from pipeline.vectors.catalogue import Catalogue
 
@@ -60,7 +59,7 @@ def insert(
     )
     users = frame_of(sequences).select("user_id").with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
     table = users.join(rows, on="row", maintain_order="left").drop("row")
-    return check(table.to_arrow(), AUGMENTED_SEQUENCES)
+    return to_arrow(table, AUGMENTED_SEQUENCES)
 
 
 def _most_similar(ranked: pl.DataFrame, shown: pl.DataFrame, catalogue: Catalogue) -> pl.DataFrame:

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from data_lake.errors import UserError
+from data_lake.errors import StageFailed, UserError
 from data_lake.schemas import ALL, INTERACTIONS, ITEMS, REJECTS
 from pipeline.config import ColumnsConfig, DataConfig, ItemColumnsConfig, listed, short_names
 from pipeline.frames import to_arrow
@@ -51,7 +51,8 @@ class Ingested:
 def ingest(cfg: DataConfig) -> Ingested:
     """Read, check, order and number the actions of all users; read and clean all items.
 
-    Raises UserError for a file or column that is not there, and when more than `max_bad` of the rows are bad.
+    Raises UserError for a missing file or column, and StageFailed with REJECTS when more than `max_bad` of the rows are
+    bad, or no action is left.
     """
     columns, item_columns, unit = names(cfg)
     refused = _Refused(short_names(cfg.sources()))
@@ -70,13 +71,13 @@ def ingest(cfg: DataConfig) -> Ingested:
     actions = _drop_rare(actions, cfg.min_user, cfg.min_item, refused)
     if not len(actions):
         why = refused.commonest("interaction") or "the files are empty"
-        raise UserError(f"No action is left of {rows['interaction']} ({why}). Correct the files or [data].")
+        raise refused.failure(f"No action is left of {rows['interaction']} ({why}). Correct the files or [data].")
     actions = _in_order(actions, cfg)
     items = pl.concat([items, added], how="diagonal")
     return Ingested(
-        to_arrow(actions.select(INTERACTIONS.tables[""].names), INTERACTIONS),
-        to_arrow(items.select(ITEMS.tables[""].names), ITEMS),
-        to_arrow(refused.table(), REJECTS),
+        to_arrow(actions, INTERACTIONS),
+        to_arrow(items, ITEMS),
+        refused.table(),
         _figures(actions, items, rows, len(added), refused),
     )
 
@@ -138,15 +139,22 @@ class _Refused:
         for kind, total in rows.items():
             bad = self.count(kind, filtered=False)
             if bad > most * total:
-                first = self.table().filter(kind=kind).row(0, named=True)
-                raise UserError(
+                first = self._frame().filter(kind=kind).row(0, named=True)
+                raise self.failure(
                     f"{bad} of {total} {kind} rows are bad ({bad / total:.1%}, [data] max_bad allows {most:.1%}): "
                     f"{self.commonest(kind)}. The first is {first['file']} line {first['line']}: {first['reason']}. "
                     "Correct the files or [data] columns, or raise max_bad."
                 )
 
-    def table(self) -> pl.DataFrame:
+    def failure(self, message: str) -> StageFailed:
+        """Return the error of an ingest that stops, with the rows refused so far."""
+        return StageFailed(f"{message} `edt show rejects` shows the refused rows.", {"rejects": self.table()})
+
+    def table(self) -> pa.Table:
         """Return REJECTS in the order of the files and their lines."""
+        return to_arrow(self._frame(), REJECTS)
+
+    def _frame(self) -> pl.DataFrame:
         files = dict(enumerate(self._files.values()))
         return (
             pl.concat([_no_rejects(), *self._parts])

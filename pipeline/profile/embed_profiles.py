@@ -4,7 +4,6 @@ import polars as pl
 import pyarrow as pa
 
 from data_lake.schemas import ALL, PROFILE_EMBEDDINGS
-from data_lake.tables import check
 from pipeline.frames import frame_of
 from pipeline.vectors.catalogue import vector_column
 from pipeline.vectors.embedding import Embed, embed_texts, signed
@@ -23,4 +22,4 @@ def embed_profiles(rows: pa.Table, embed: Embed) -> pa.Table:
     """Return PROFILE_EMBEDDINGS, one row per row of `rows` (see `profiles_to_embed`); null where there is no text."""
     vectors, has_text = embed_texts(rows["text"], embed)
     columns = [rows["user_id"], rows["scope"], vector_column(vectors, has_text), *signed(embed, rows.num_rows)]
-    return check(pa.table(columns, names=PROFILE_EMBEDDINGS.tables[""].names), PROFILE_EMBEDDINGS)
+    return pa.table(columns, names=PROFILE_EMBEDDINGS.tables[""].names)

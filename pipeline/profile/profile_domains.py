@@ -6,8 +6,6 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from data_lake.schemas import DOMAIN_PROFILES
-from data_lake.tables import check
 from pipeline.config import DomainConfig, ProfileConfig
 from pipeline.frames import frame_of
 from pipeline.histories import training_prefix
@@ -71,7 +69,7 @@ def profile_domains(
         for name in ("user_id", "domain", "evidence", "inferred")
     }
     columns["text"] = pa.array([answer.value[0] if answer.value else None for answer in answers], pa.string())
-    return check(pa.table({**columns, **reply_columns(answers, generator.identity)}), DOMAIN_PROFILES)
+    return pa.table({**columns, **reply_columns(answers, generator.identity)})
 
 
 class _Prompts:

@@ -31,11 +31,11 @@ def writes() -> Callable[..., Stage]:
     """Make a stage that writes the given tables, by artifact."""
 
     def make(name: str, tables: dict[str, pa.Table], reads: tuple[str, ...] = (), **more: Any) -> Stage:
-        def work(work: StageIO) -> None:
+        def work(io: StageIO) -> None:
             for artifact in reads:
-                work.read(artifact)
+                io.read(artifact)
             for artifact, table in tables.items():
-                work.write(artifact, table)
+                io.write(artifact, table)
 
         return Stage(name, 1, reads, tuple(tables), **{"settings": {}, "work": work, **more})
 

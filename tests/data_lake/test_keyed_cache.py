@@ -3,7 +3,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from data_lake import keyed_cache as memory_module
+from data_lake import keyed_cache as keyed_cache_module
 from data_lake.keyed_cache import KeyedCache
 
 
@@ -12,54 +12,54 @@ def rows(**texts: str) -> pa.Table:
 
 
 def test_known_keys_come_back_once_in_the_order_asked(tmp_path: Path) -> None:
-    memory = KeyedCache(tmp_path)
-    memory.put(rows(a="1", b="2"))
-    memory.put(rows(c="3"))
-    assert memory.get(["c", "x", "a", "c"]).to_pylist() == [{"key": "c", "text": "3"}, {"key": "a", "text": "1"}]
-    assert memory.get(["x"]).num_rows == 0
+    cache = KeyedCache(tmp_path)
+    cache.put(rows(a="1", b="2"))
+    cache.put(rows(c="3"))
+    assert cache.get(["c", "x", "a", "c"]).to_pylist() == [{"key": "c", "text": "3"}, {"key": "a", "text": "1"}]
+    assert cache.get(["x"]).num_rows == 0
     assert KeyedCache(tmp_path / "new").get(["a"]).column_names == ["key"]
 
 
 def test_a_later_row_of_a_key_wins(tmp_path: Path) -> None:
-    memory = KeyedCache(tmp_path)
-    memory.put(rows(a="old"))
-    assert memory.get(["a"])["text"].to_pylist() == ["old"]
-    memory.put(rows(a="new"))
-    assert memory.get(["a"])["text"].to_pylist() == ["new"]
+    cache = KeyedCache(tmp_path)
+    cache.put(rows(a="old"))
+    assert cache.get(["a"])["text"].to_pylist() == ["old"]
+    cache.put(rows(a="new"))
+    assert cache.get(["a"])["text"].to_pylist() == ["new"]
     assert KeyedCache(tmp_path).get(["a"])["text"].to_pylist() == ["new"]
 
 
 def test_a_torn_write_is_never_read(tmp_path: Path) -> None:
-    memory = KeyedCache(tmp_path)
-    memory.put(rows(a="1"))
-    whole = next(tmp_path.iterdir()).read_bytes()
-    (tmp_path / ".tmp-0123").write_bytes(whole[:50])
-    (tmp_path / ".tmp-0123.parquet").write_bytes(whole[:50])
+    cache = KeyedCache(tmp_path)
+    cache.put(rows(a="1"))
+    complete = next(tmp_path.iterdir()).read_bytes()
+    (tmp_path / ".tmp-0123").write_bytes(complete[:50])
+    (tmp_path / ".tmp-0123.parquet").write_bytes(complete[:50])
     assert KeyedCache(tmp_path).get(["a"])["text"].to_pylist() == ["1"]
 
 
 def test_rows_far_into_a_part_are_found(tmp_path: Path) -> None:
-    count = 3 * memory_module.ROWS_PER_GROUP + 5
+    count = 3 * keyed_cache_module.ROWS_PER_GROUP + 5
     KeyedCache(tmp_path).put(pa.table({"key": [f"k{n}" for n in range(count)], "number": range(count)}))
-    asked = [count - 1, 0, memory_module.ROWS_PER_GROUP, 2 * memory_module.ROWS_PER_GROUP - 1]
+    asked = [count - 1, 0, keyed_cache_module.ROWS_PER_GROUP, 2 * keyed_cache_module.ROWS_PER_GROUP - 1]
     assert KeyedCache(tmp_path).get([f"k{n}" for n in asked])["number"].to_pylist() == asked
 
 
 def test_many_small_parts_become_one_and_keep_the_later_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_module, "MERGE_AT", 4)
-    memory = KeyedCache(tmp_path)
+    monkeypatch.setattr(keyed_cache_module, "MERGE_AT", 4)
+    cache = KeyedCache(tmp_path)
     for number in range(5):
-        memory.put(rows(same=str(number), **{f"k{number}": "x"}))
+        cache.put(rows(same=str(number), **{f"k{number}": "x"}))
     assert len(list(tmp_path.glob("*.parquet"))) == 2  # four merged, and the fifth
-    assert memory.get(["same", "k0", "k4"])["text"].to_pylist() == ["4", "x", "x"]
+    assert cache.get(["same", "k0", "k4"])["text"].to_pylist() == ["4", "x", "x"]
 
 
-def test_vectors_of_two_models_share_a_memory(tmp_path: Path) -> None:
-    memory = KeyedCache(tmp_path)
-    memory.put(pa.table({"key": ["a"], "vector": pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2))}))
-    memory.put(pa.table({"key": ["b"], "vector": pa.array([[3.0]], pa.list_(pa.float32(), 1))}))
-    assert memory.get(["b"])["vector"].to_pylist() == [[3.0]]
-    assert memory.get(["a"]).schema.field("vector").type == pa.list_(pa.float32(), 2)
+def test_vectors_of_two_models_share_a_cache(tmp_path: Path) -> None:
+    cache = KeyedCache(tmp_path)
+    cache.put(pa.table({"key": ["a"], "vector": pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2))}))
+    cache.put(pa.table({"key": ["b"], "vector": pa.array([[3.0]], pa.list_(pa.float32(), 1))}))
+    assert cache.get(["b"])["vector"].to_pylist() == [[3.0]]
+    assert cache.get(["a"]).schema.field("vector").type == pa.list_(pa.float32(), 2)
 
 
 def test_rows_without_a_key_are_refused(tmp_path: Path) -> None:

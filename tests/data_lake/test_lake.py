@@ -10,10 +10,10 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from data_lake.errors import UserError
+from data_lake.errors import StageFailed, UserError
 from data_lake.lake import Lake, Stage, StageIO
 from data_lake.schemas import PRETRAINED, REJECTS, TRAINING_SET
-from data_lake.tables import SchemaError, empty, write_parts
+from data_lake.tables import SchemaError, empty, read_tables, write_parts
 
 Items = Callable[..., pa.Table]
 Writes = Callable[..., Stage]
@@ -46,10 +46,10 @@ def test_a_stage_runs_once_and_is_skipped_after(lake: Lake, items: Items, writes
 
 def test_polars_and_duckdb_open_an_artifact_by_a_plain_path(lake: Lake, items: Items, writes: Writes) -> None:
     lake.run(writes("ingest", {"items": items("tea", "pan")}))
-    path = f"{lake.root}/shop/items/current/*.parquet"
+    path = f"{lake.home.parent}/shop/items/current/*.parquet"
     assert pl.read_parquet(path)["title"].to_list() == ["tea", "pan"]
     assert duckdb.sql(f"SELECT title FROM '{path}' ORDER BY item_id").fetchall() == [("tea",), ("pan",)]
-    assert os.readlink(f"{lake.root}/shop/items/current") == lake.path("items").name
+    assert os.readlink(f"{lake.home.parent}/shop/items/current") == lake.path("items").name
 
 
 def test_the_changed_setting_is_named(lake: Lake, items: Items, writes: Writes) -> None:
@@ -89,13 +89,13 @@ def test_a_changed_source_makes_stale_and_a_touched_one_does_not(
 
 
 def test_the_fingerprint_knows_no_paths(tmp_path: Path, items: Items, writes: Writes) -> None:
-    marks = []
+    fingerprints = []
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "items.csv").write_text("a,b")
         stage = writes("ingest", {"items": items("tea")}, sources=(tmp_path / name / "items.csv",))
-        marks.append(Lake(tmp_path / name / "store", "shop").run(stage).fingerprint)
-    assert marks[0] == marks[1]
+        fingerprints.append(Lake(tmp_path / name / "store", "shop").run(stage).fingerprint)
+    assert fingerprints[0] == fingerprints[1]
 
 
 def test_only_new_content_of_an_input_makes_stale(lake: Lake, items: Items, writes: Writes) -> None:
@@ -104,7 +104,7 @@ def test_only_new_content_of_an_input_makes_stale(lake: Lake, items: Items, writ
 
     lake.run(writes("ingest", {"items": items("tea")}))
     lake.run(embed(items("tea")))
-    lake.run(writes("ingest", {"items": items("tea")}, settings={"seed": 2}))  # made again, the same bytes
+    lake.run(writes("ingest", {"items": items("tea")}, settings={"seed": 2}))  # rebuilt, the same bytes
     assert lake.state(embed(items("tea"))).kind == "fresh"
     lake.run(writes("ingest", {"items": items("coffee")}, settings={"seed": 3}))
     assert lake.state(embed(items("tea"))).why == "input items changed"
@@ -118,7 +118,7 @@ def test_a_missing_input_blocks_a_stage_and_is_named(lake: Lake, items: Items, w
 
 
 @pytest.mark.parametrize(
-    ("harm", "why"),
+    ("corrupt", "why"),
     [
         (lambda path: path.unlink(), "items/part-00000.parquet is missing"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "items/part-00000.parquet: size differs"),
@@ -126,12 +126,12 @@ def test_a_missing_input_blocks_a_stage_and_is_named(lake: Lake, items: Items, w
         (lambda path: shutil.copy(path, path.with_name("part-00001.parquet")), "items/part-00001.parquet was added"),
     ],
 )
-def test_a_harmed_file_is_named_and_made_again(
-    lake: Lake, items: Items, writes: Writes, harm: Callable[[Path], object], why: str
+def test_a_corrupted_file_is_named_and_rebuilt(
+    lake: Lake, items: Items, writes: Writes, corrupt: Callable[[Path], object], why: str
 ) -> None:
     stage = writes("ingest", {"items": items("tea")})
     lake.run(stage)
-    harm(lake.path("items") / "part-00000.parquet")
+    corrupt(lake.path("items") / "part-00000.parquet")
     assert (lake.state(stage).kind, lake.state(stage).why) == ("stale", why)
     assert not lake.run(stage).skipped
     assert lake.read("items")["title"].to_pylist() == ["tea"]
@@ -143,23 +143,25 @@ def test_a_copied_lake_is_fresh_though_its_times_differ(
 ) -> None:
     stage = writes("ingest", {"items": items("tea")})
     lake.run(stage)
-    shutil.copytree(lake.root, tmp_path / "copy", symlinks=True, copy_function=shutil.copyfile)
+    shutil.copytree(lake.home.parent, tmp_path / "copy", symlinks=True, copy_function=shutil.copyfile)
     assert Lake(tmp_path / "copy", "shop").state(stage).kind == "fresh"
 
 
-def test_a_harm_that_keeps_size_and_time_is_found_when_a_stage_reads(lake: Lake, items: Items, writes: Writes) -> None:
+def test_a_corruption_that_keeps_size_and_time_is_found_when_a_stage_reads(
+    lake: Lake, items: Items, writes: Writes
+) -> None:
     lake.run(writes("ingest", {"items": items("tea")}))
     path = lake.path("items") / "part-00000.parquet"
     before = path.stat()
     path.write_bytes(b"x" * before.st_size)
     os.utime(path, ns=(before.st_mtime_ns, before.st_mtime_ns))
-    assert lake.verify("items") == "part-00000.parquet: content differs"
+    assert lake.find_alteration("items", full=True) == "part-00000.parquet: content differs"
     with pytest.raises(UserError, match=r"items/part-00000\.parquet: content differs: .* with --rerun ingest\."):
         lake.run(writes("embed_items", {"item_embeddings": embeddings(items("tea"))}, reads=("items",)))
 
 
 @pytest.mark.parametrize("text", ["", '{"stage": "ing', "{}", "\x00" * 100])
-def test_an_artifact_whose_manifest_cannot_be_read_is_not_there_and_made_again(
+def test_an_artifact_whose_manifest_cannot_be_read_is_missing_and_rebuilt(
     lake: Lake, items: Items, writes: Writes, text: str
 ) -> None:
     stage = writes("ingest", {"items": items("tea")})
@@ -170,7 +172,7 @@ def test_an_artifact_whose_manifest_cannot_be_read_is_not_there_and_made_again(
     assert lake.read("items")["title"].to_pylist() == ["tea"]
 
 
-def test_going_back_to_earlier_settings_makes_nothing_anew(lake: Lake, items: Items, writes: Writes) -> None:
+def test_going_back_to_earlier_settings_rebuilds_nothing(lake: Lake, items: Items, writes: Writes) -> None:
     one = writes("ingest", {"items": items("tea")}, settings={"seed": 1})
     two = writes("ingest", {"items": items("pan")}, settings={"seed": 2})
     lake.run(one)
@@ -180,7 +182,7 @@ def test_going_back_to_earlier_settings_makes_nothing_anew(lake: Lake, items: It
     assert lake.read("items")["title"].to_pylist() == ["tea"]
 
 
-def test_the_last_fingerprints_are_kept_and_the_one_in_force_always(
+def test_the_last_fingerprints_are_kept_and_the_current_one_always(
     tmp_path: Path, items: Items, writes: Writes
 ) -> None:
     lake = Lake(tmp_path, "shop", keep=2)
@@ -190,12 +192,12 @@ def test_the_last_fingerprints_are_kept_and_the_one_in_force_always(
     assert lake.path("items").name == runs[3].fingerprint
 
 
-def test_a_failing_stage_leaves_what_was_in_force(lake: Lake, items: Items, writes: Writes) -> None:
+def test_a_failing_stage_leaves_the_current_artifacts(lake: Lake, items: Items, writes: Writes) -> None:
     lake.run(writes("ingest", {"items": items("tea")}))
 
-    def work(work: StageIO) -> None:
-        work.write("items", items("pan"))
-        work.write("rejects", items("pan"))
+    def work(io: StageIO) -> None:
+        io.write("items", items("pan"))
+        io.write("rejects", items("pan"))
 
     with pytest.raises(SchemaError, match="rejects: column 'file' is missing"):
         lake.run(Stage("ingest", 2, (), ("items", "rejects"), {}, work))
@@ -208,32 +210,117 @@ def test_a_stage_touches_only_what_it_declares(lake: Lake, items: Items) -> None
         return Stage("s", 1, (), ("items",), {}, work)
 
     for work, message in [
-        (lambda work: work.read("sequences"), "does not say that it reads sequences"),
-        (lambda work: work.write("sequences", items("tea")), "does not say that it makes sequences"),
-        (lambda work: None, "wrote nothing of it"),
+        (lambda io: io.read("sequences"), "does not say that it reads sequences"),
+        (lambda io: io.write("sequences", items("tea")), "does not say that it makes sequences"),
+        (lambda io: None, "wrote nothing of it"),
     ]:
         with pytest.raises(ValueError, match=message):
             lake.run(stage(work))
 
 
-def test_forget_removes_what_was_made_and_keeps_the_memory(lake: Lake, items: Items, writes: Writes) -> None:
-    stage = writes("ingest", {"items": items("tea")})
+def test_a_rebuild_makes_a_fresh_stage_once_more_and_keeps_the_caches(lake: Lake, items: Items) -> None:
+    titles = iter(["tea", "pan", "pot"])
+    stage = Stage("ingest", 1, (), ("items",), {}, lambda io: io.write("items", items(next(titles))))
     lake.run(stage)
     lake.keyed_cache("replies").put(pa.table({"key": ["k"], "text": ["t"]}))
-    lake.forget(stage)
-    assert list((lake.home / "items").iterdir()) == []
-    assert lake.state(stage).kind == "missing"
+    lake.request_rebuild(stage)
+    assert (lake.state(stage).kind, lake.state(stage).why) == ("stale", "a rebuild was requested")
+    assert lake.read("items")["title"].to_pylist() == ["tea"]
     assert not lake.run(stage).skipped
+    assert lake.read("items")["title"].to_pylist() == ["pan"]
+    assert lake.run(stage).skipped  # once is enough
+    assert not lake.run(stage, rebuild=True).skipped
+    assert lake.read("items")["title"].to_pylist() == ["pot"]
     assert lake.keyed_cache("replies").get(["k"]).num_rows == 1
+    assert sorted(path.name for path in (lake.home / "items").iterdir()) == sorted(["current", lake.path("items").name])
+
+
+def test_a_rebuild_reuses_no_earlier_run_of_the_settings(lake: Lake, items: Items, writes: Writes) -> None:
+    one = writes("ingest", {"items": items("tea")}, settings={"seed": 1})
+    lake.run(one)
+    lake.run(writes("ingest", {"items": items("pan")}, settings={"seed": 2}))
+    assert not lake.run(one, rebuild=True).skipped
+
+
+def test_a_failed_rebuild_leaves_the_current_artifacts(lake: Lake, items: Items) -> None:
+    def work(io: StageIO) -> None:
+        io.write("items", items("tea"))
+        if lake.manifest("items"):
+            raise RuntimeError("out of memory")
+
+    stage = Stage("ingest", 1, (), ("items",), {}, work)
+    lake.run(stage)
+    with pytest.raises(RuntimeError):
+        lake.run(stage, rebuild=True)
+    assert lake.read("items")["title"].to_pylist() == ["tea"]
+    assert lake.state(stage).why == "a rebuild was requested"  # the next run tries again
+
+
+def rejects(*rows: str) -> pa.Table:
+    lines = list(range(2, len(rows) + 2))
+    columns = {"file": "items.csv", "kind": "item", "reason": "no_domain"}
+    constant = {name: [value] * len(rows) for name, value in columns.items()}
+    return pa.table({**constant, "line": pa.array(lines, pa.int64()), "row": pa.array(rows, pa.string())})
+
+
+def refusing(*rows: str) -> Stage:
+    """Return an ingest that stops at bad rows, and says which, or succeeds if there are none."""
+
+    def work(io: StageIO) -> None:
+        if rows:
+            raise StageFailed(f"{len(rows)} rows are bad", {"rejects": rejects(*rows)})
+        io.write("rejects", empty(REJECTS))
+
+    return Stage("ingest", 1, (), ("rejects",), {"rows": rows}, work)
+
+
+def test_a_failed_stage_leaves_the_rows_that_made_it_fail_and_nothing_current(lake: Lake) -> None:
+    with pytest.raises(StageFailed, match="2 rows are bad"):
+        lake.run(refusing("f1,", "f2,"))
+    found = lake.failed_run("rejects")
+    assert found is not None
+    folder, manifest = found
+    assert (manifest.error, manifest.outputs["rejects"].rows) == ("2 rows are bad", 2)
+    assert read_tables(folder, REJECTS)["row"].to_pylist() == ["f1,", "f2,"]
+    assert lake.manifest("rejects") is None
+    assert lake.state(refusing("f1,", "f2,")).kind == "missing"
+
+
+def test_the_evidence_of_a_failed_run_goes_with_the_next_success(lake: Lake) -> None:
+    lake.run(refusing())
+    for rows in (("f1,", "f2,"), ("f3,",)):
+        with pytest.raises(StageFailed):
+            lake.run(refusing(*rows))
+        assert lake.read("rejects").num_rows == 0  # the current artifact stays as it was
+    found = lake.failed_run("rejects")
+    assert found is not None
+    assert read_tables(found[0], REJECTS)["row"].to_pylist() == ["f3,"]
+    assert lake.run(refusing()).skipped
+    assert lake.failed_run("rejects") is None
+
+
+def test_the_manifest_of_a_successful_run_says_nothing_of_errors(lake: Lake) -> None:
+    lake.run(refusing())
+    assert "error" not in json.loads((lake.path("rejects") / "manifest.json").read_text())
+
+
+def test_the_evidence_of_a_failed_run_counts_as_no_fingerprint_to_keep(tmp_path: Path) -> None:
+    lake = Lake(tmp_path, "shop", keep=1)
+    lake.run(refusing())
+    with pytest.raises(StageFailed):
+        lake.run(refusing("f1,"))
+    assert sorted(path.name for path in (lake.home / "rejects").iterdir()) == sorted(
+        ["current", "failed", lake.path("rejects").name]
+    )
 
 
 def test_the_manifest_says_what_was_read_made_and_counted(lake: Lake, items: Items, writes: Writes) -> None:
     lake.run(writes("ingest", {"items": items("tea", "pan")}))
 
-    def work(work: StageIO) -> None:
-        work.write("item_embeddings", embeddings(work.read("items")))
-        work.count(texts=2, failed={"empty": 1})
-        work.count(texts=3, failed={"empty": 1, "long": 1})
+    def work(io: StageIO) -> None:
+        io.write("item_embeddings", embeddings(io.read("items")))
+        io.count(texts=2, failed={"empty": 1})
+        io.count(texts=3, failed={"empty": 1, "long": 1})
 
     lake.run(Stage("embed_items", 1, ("items",), ("item_embeddings",), {"batch": 8}, work))
     written = json.loads((lake.path("item_embeddings") / "manifest.json").read_text())
@@ -262,9 +349,9 @@ def test_tables_of_one_artifact_lie_in_folders_of_their_own(lake: Lake) -> None:
     types = {name: None if name == "item_vectors" else kind for name, kind in TRAINING_SET.tables.items()}
 
     def work(only: set[str]) -> Callable[[StageIO], None]:
-        def write(work: StageIO) -> None:
+        def write(io: StageIO) -> None:
             for name in only:
-                work.write("training_set", pa.table(tables[name], schema=types[name]), name)
+                io.write("training_set", pa.table(tables[name], schema=types[name]), name)
 
         return write
 
@@ -286,12 +373,12 @@ def history(folder: Path, *losses: float) -> None:
     (folder / "part-00000.parquet").rename(folder / "history.parquet")
 
 
-def test_a_folder_of_files_survives_a_failed_run_and_is_published_whole(lake: Lake) -> None:
+def test_a_folder_of_files_survives_a_failed_run_and_is_published_complete(lake: Lake) -> None:
     seen: list[list[str]] = []
 
     def stage(fails: bool, settings: dict[str, int] | None = None) -> Stage:
-        def work(work: StageIO) -> None:
-            folder = work.folder("pretrained")
+        def work(io: StageIO) -> None:
+            folder = io.folder("pretrained")
             seen.append(sorted(path.name for path in folder.iterdir()))
             (folder / "model.safetensors").write_bytes(b"weights")
             if fails:
@@ -320,8 +407,8 @@ def test_a_folder_of_files_survives_a_failed_run_and_is_published_whole(lake: La
 def test_work_that_waits_for_its_inputs_outlives_cleaning(lake: Lake, items: Items, writes: Writes) -> None:
     lake.run(writes("ingest", {"items": items("tea")}))
 
-    def work(work: StageIO) -> None:
-        (work.folder("pretrained") / "model.safetensors").write_bytes(b"weights")
+    def work(io: StageIO) -> None:
+        (io.folder("pretrained") / "model.safetensors").write_bytes(b"weights")
         raise RuntimeError("killed")
 
     train = Stage("pretrain", 1, ("items",), ("pretrained",), {}, work)
@@ -344,7 +431,7 @@ def test_artifacts_of_two_runs_are_not_taken_for_one(lake: Lake, items: Items, w
     assert not lake.run(stage).skipped
 
 
-def test_reading_what_was_never_made_says_so(lake: Lake) -> None:
+def test_reading_an_artifact_that_was_never_made_says_so(lake: Lake) -> None:
     with pytest.raises(UserError, match="'items' has not been made in dataset 'shop'"):
         lake.path("items")
     with pytest.raises(UserError, match=r"There is no artifact 'itmes'\. The artifacts are interactions, items"):

@@ -24,7 +24,8 @@ with Lake(sys.argv[2], "shop").lock():
 def holder(lake: Lake):
     """Another process that holds the lake's lock."""
     root = str(Path(__file__).resolve().parents[2])
-    process = subprocess.Popen([sys.executable, "-c", HOLD, root, str(lake.root)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", HOLD, root, str(lake.home.parent)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     yield process
@@ -51,14 +52,14 @@ def test_a_dead_holder_blocks_nobody(lake: Lake, holder: subprocess.Popen[str]) 
 
 def test_a_process_may_enter_its_own_lock_again(lake: Lake) -> None:
     with lake.lock():
-        with Lake(lake.root, "shop").lock():
+        with Lake(lake.home.parent, "shop").lock():
             pass
         assert (lake.home / ".lock").read_text() != ""  # still held
     assert (lake.home / ".lock").read_text() == ""
 
 
 def test_another_dataset_has_another_lock(lake: Lake, holder: subprocess.Popen[str]) -> None:
-    with Lake(lake.root, "other").lock():
+    with Lake(lake.home.parent, "other").lock():
         pass
 
 

@@ -1,4 +1,4 @@
-"""What a run killed with SIGKILL leaves, and what the next run makes of it."""
+"""What a run killed with SIGKILL leaves behind, and how the next run goes on."""
 
 import signal
 import subprocess
@@ -25,18 +25,18 @@ def profiles(asked: list[str], die_at: str | None = None, rows: pa.Table = USERS
             signal.raise_signal(signal.SIGKILL)
         asked.extend(users)
         count = len(users)
-        work_now[0].count(tokens=10 * count, failed={"cut off": count - 1})
+        current_io[0].count(tokens=10 * count, failed={"cut off": count - 1})
         values = {"user_id": users, "domain": ["food"] * count, "text": [f"likes {user}" for user in users],
                   "evidence": [3] * count, "inferred": [False] * count, "prompt_hash": users, "reply": users,
                   "status": ["ok"] * count, "reason": pa.nulls(count), "tokens_in": [1] * count,
                   "tokens_out": [1] * count, "tokens_cached": [0] * count}  # fmt: skip
         return pa.table(values)
 
-    work_now: list[StageIO] = []
+    current_io: list[StageIO] = []
 
-    def work(work: StageIO) -> None:
-        work_now.append(work)
-        work.sharded("domain_profiles", rows, ["user_id", "domain"], make, rows_per_shard=2)
+    def work(io: StageIO) -> None:
+        current_io.append(io)
+        io.sharded("domain_profiles", rows, ["user_id", "domain"], make, rows_per_shard=2)
 
     return Stage("profile_domains", 1, (), ("domain_profiles",), {}, work)
 
@@ -44,22 +44,22 @@ def profiles(asked: list[str], die_at: str | None = None, rows: pa.Table = USERS
 def two_tables() -> Stage:
     items = pa.table({"item_id": ["i"], "domain": ["d"], "title": ["tea"], "text": ["tea"]})
 
-    def work(work: StageIO) -> None:
-        work.write("items", items)
-        work.write("rejects", empty(REJECTS))
+    def work(io: StageIO) -> None:
+        io.write("items", items)
+        io.write("rejects", empty(REJECTS))
 
     return Stage("ingest", 1, (), ("items", "rejects"), {}, work)
 
 
-def killed(lake: Lake, code: str) -> None:
-    """Run `code` over the lake in another process, and see it killed."""
+def run_and_kill(lake: Lake, code: str) -> None:
+    """Run `code` over the lake in another process, and assert that it is killed."""
     here = Path(__file__).resolve()
     script = f"""
 import signal, sys
 sys.path[:0] = [{str(here.parent)!r}, {str(here.parents[2])!r}]
 from test_resume import profiles, two_tables
-from data_lake import lake as module, files, tables, stage_io
-lake = module.Lake({str(lake.root)!r}, "shop")
+from data_lake import lake as module, files, tables, stage_io, store
+lake = module.Lake({str(lake.home.parent)!r}, "shop")
 
 def die_at_call(owner, name, number):
     real, calls = getattr(owner, name), []
@@ -77,7 +77,7 @@ def die_at_call(owner, name, number):
 
 
 def test_a_killed_run_keeps_its_finished_shards(lake: Lake, tmp_path: Path) -> None:
-    killed(lake, "lake.run(profiles([], die_at='u4'))")
+    run_and_kill(lake, "lake.run(profiles([], die_at='u4'))")
     assert lake.manifest("domain_profiles") is None
     asked: list[str] = []
     manifest = lake.run(profiles(asked))
@@ -85,19 +85,21 @@ def test_a_killed_run_keeps_its_finished_shards(lake: Lake, tmp_path: Path) -> N
     assert manifest.figures == {
         "tokens": 50, "failed": {"cut off": 2}, "shards": 3, "shards_resumed": 2,
     }  # fmt: skip
-    whole = Lake(tmp_path / "other", "shop")
-    assert whole.run(profiles([])).outputs["domain_profiles"].content == manifest.outputs["domain_profiles"].content
+    undisturbed = Lake(tmp_path / "other", "shop")
+    assert (
+        undisturbed.run(profiles([])).outputs["domain_profiles"].content == manifest.outputs["domain_profiles"].content
+    )
     assert list((lake.home / "domain_profiles").glob(".*")) == []  # the shards are gone once published
 
 
-def test_a_torn_shard_is_made_again(lake: Lake) -> None:
-    killed(lake, "lake.run(profiles([], die_at='u4'))")
+def test_a_corrupted_shard_is_rebuilt(lake: Lake) -> None:
+    run_and_kill(lake, "lake.run(profiles([], die_at='u4'))")
     shards = sorted((lake.home / "domain_profiles").glob(".shards-*/*.parquet"))
     assert len(shards) == 2
     (shards[0].parent / ".tmp-half").write_bytes(shards[0].read_bytes()[:40])
-    spoiled = bytearray(shards[0].read_bytes())
-    spoiled[20] ^= 255  # inside the first page: only its checksum can tell
-    shards[0].write_bytes(spoiled)
+    corrupted = bytearray(shards[0].read_bytes())
+    corrupted[20] ^= 255  # inside the first page: only its checksum can tell
+    shards[0].write_bytes(corrupted)
     shards[1].write_bytes(shards[1].read_bytes()[:-9])
     asked: list[str] = []
     manifest = lake.run(profiles(asked))
@@ -109,12 +111,12 @@ def test_a_failed_shard_leaves_the_figures_of_the_others(lake: Lake) -> None:
     def fail(chunk: pa.Table) -> pa.Table:
         raise RuntimeError("engine died")
 
-    def work(work: StageIO) -> None:
-        work.count(before=1)
+    def work(io: StageIO) -> None:
+        io.count(before=1)
         with pytest.raises(RuntimeError):
-            work.sharded("domain_profiles", USERS, ["user_id"], fail, 2)
-        assert work.figures == {"before": 1}
-        work.write("domain_profiles", empty(DOMAIN_PROFILES))
+            io.sharded("domain_profiles", USERS, ["user_id"], fail, 2)
+        assert io.figures == {"before": 1}
+        io.write("domain_profiles", empty(DOMAIN_PROFILES))
 
     assert lake.run(Stage("profile_domains", 1, (), ("domain_profiles",), {}, work)).figures == {"before": 1}
 
@@ -127,7 +129,7 @@ def test_no_rows_make_no_shards_and_an_empty_table(lake: Lake) -> None:
 
 
 def test_a_kill_before_publishing_shows_nothing_and_is_cleaned(lake: Lake) -> None:
-    killed(lake, "die_at_call(stage_io, 'write_parts', 2)\nlake.run(two_tables())")
+    run_and_kill(lake, "die_at_call(stage_io, 'write_parts', 2)\nlake.run(two_tables())")
     assert [path.name[:5] for path in (lake.home / "items").iterdir()] == [".tmp-"]
     assert lake.state(two_tables()).kind == "missing"
     lake.clean()
@@ -135,47 +137,85 @@ def test_a_kill_before_publishing_shows_nothing_and_is_cleaned(lake: Lake) -> No
     assert not lake.run(two_tables()).skipped
 
 
-def test_a_kill_between_two_publishes_is_healed_by_the_next_run(lake: Lake) -> None:
-    killed(lake, "die_at_call(module, 'put_folder', 2)\nlake.run(two_tables())")
-    assert lake.manifest("items") is None  # its folder has its name, but is not in force
+def test_after_a_kill_between_two_folders_the_next_run_makes_both(lake: Lake) -> None:
+    run_and_kill(lake, "die_at_call(module, 'put_folder', 2)\nlake.run(two_tables())")
+    assert lake.manifest("items") is None  # its folder has its name, but is not current
     assert not lake.run(two_tables()).skipped
     assert lake.state(two_tables()).kind == "fresh"
     assert lake.read("items").num_rows == 1
 
 
-def test_a_kill_between_two_links_is_healed_without_work(lake: Lake) -> None:
-    killed(lake, "die_at_call(module, 'put_link', 2)\nlake.run(two_tables())")
+def test_after_a_kill_between_two_links_the_next_run_only_links(lake: Lake) -> None:
+    run_and_kill(lake, "die_at_call(store, 'put_link', 2)\nlake.run(two_tables())")
     assert lake.manifest("items") is not None
     assert lake.state(two_tables()).why == "rejects is not there"
-    assert lake.run(two_tables()).skipped  # both folders are whole: only the link was missing
+    assert lake.run(two_tables()).skipped  # both folders are complete: only the link was missing
     assert lake.state(two_tables()).kind == "fresh"
 
 
-def test_a_kill_while_replacing_leaves_the_old_artifact_in_force(lake: Lake) -> None:
+def test_a_kill_while_replacing_leaves_the_old_artifact_current(lake: Lake) -> None:
     lake.run(two_tables())
     before = lake.path("items")
     newer = "import dataclasses\nnewer = dataclasses.replace(two_tables(), version=2)\n"
-    killed(lake, newer + "die_at_call(files.os, 'replace', 1)\nlake.run(newer)")
+    run_and_kill(lake, newer + "die_at_call(files.os, 'replace', 1)\nlake.run(newer)")
     assert lake.path("items") == before
     assert lake.read("items").num_rows == 1
 
 
-def test_a_forgotten_shard_is_made_again_and_no_other(lake: Lake, items: Callable[..., pa.Table]) -> None:
+def test_a_forgotten_shard_is_rebuilt_and_no_other(lake: Lake, items: Callable[..., pa.Table]) -> None:
     made: list[str] = []
 
-    def work(work: StageIO) -> None:
+    def work(io: StageIO) -> None:
         def make(chunk: pa.Table) -> pa.Table:
             [title] = chunk["title"].to_pylist()
             if title == "salt" and len(made) == 2:
-                work.forget_shards(lambda shard: shard["title"].to_pylist() == ["tea"])
+                io.forget_shards(lambda shard: shard["title"].to_pylist() == ["tea"])
                 raise RuntimeError("stop")
             made.append(title)
             return chunk
 
-        work.sharded("items", items("rice", "tea", "salt"), ["item_id"], make, rows_per_shard=1)
+        io.sharded("items", items("rice", "tea", "salt"), ["item_id"], make, rows_per_shard=1)
 
     stage = Stage("ingest", 1, (), ("items",), {}, work)
     with pytest.raises(RuntimeError):
         lake.run(stage)
     assert lake.run(stage).figures == {"shards": 3, "shards_resumed": 1}
     assert made == ["rice", "tea", "tea", "salt"]
+
+
+def test_a_killed_rebuild_leaves_the_old_artifact_current_and_keeps_its_finished_shards(lake: Lake) -> None:
+    before = lake.run(profiles([]))
+    run_and_kill(lake, "lake.run(profiles([], die_at='u4'), rebuild=True)")
+    assert lake.manifest("domain_profiles") == before
+    assert lake.read("domain_profiles").num_rows == 5
+    lake.clean([profiles([])])
+    asked: list[str] = []
+    manifest = lake.run(profiles(asked), rebuild=True)
+    assert asked == ["u4"]
+    assert manifest.figures["shards_resumed"] == 2
+    assert list((lake.home / "domain_profiles").glob(".*")) == []
+    assert lake.run(profiles(asked)).skipped
+
+
+def test_a_killed_rebuild_goes_on_with_the_next_plain_run(lake: Lake) -> None:
+    lake.run(profiles([]))
+    run_and_kill(lake, "lake.run(profiles([], die_at='u4'), rebuild=True)")
+    asked: list[str] = []
+    assert not lake.run(profiles(asked)).skipped
+    assert asked == ["u4"]
+
+
+def test_a_rebuild_makes_again_the_shards_of_the_run_before_it(lake: Lake) -> None:
+    run_and_kill(lake, "lake.run(profiles([], die_at='u4'))")
+    asked: list[str] = []
+    lake.run(profiles(asked), rebuild=True)
+    assert asked == ["u0", "u1", "u2", "u3", "u4"]
+
+
+def test_after_a_kill_between_the_two_folders_of_a_rebuild_both_are_made(lake: Lake) -> None:
+    lake.run(two_tables())
+    run_and_kill(lake, "die_at_call(module, 'put_folder', 2)\nlake.run(two_tables(), rebuild=True)")
+    assert lake.read("items").num_rows == 1
+    assert lake.read("rejects").num_rows == 0
+    assert not lake.run(two_tables()).skipped
+    assert lake.state(two_tables()).kind == "fresh"

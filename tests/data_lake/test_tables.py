@@ -110,11 +110,11 @@ def test_parts_keep_the_order_of_rows_and_columns_can_be_chosen(tmp_path: Path) 
 
 
 def test_the_same_rows_give_the_same_bytes_however_they_are_chunked(tmp_path: Path) -> None:
-    whole = check(embeddings(), ITEM_EMBEDDINGS)
-    chunked = pa.concat_tables([whole.slice(0, 1), whole.slice(1, 2)])
+    single = check(embeddings(), ITEM_EMBEDDINGS)
+    chunked = pa.concat_tables([single.slice(0, 1), single.slice(1, 2)])
     hashes = [
         hashlib.sha256(write_parts(table, tmp_path / name)[0].read_bytes()).hexdigest()
-        for name, table in (("whole", whole), ("chunked", chunked))
+        for name, table in (("single", single), ("chunked", chunked))
     ]
     assert hashes[0] == hashes[1]
 

@@ -196,6 +196,22 @@ def test_an_artifact_that_is_not_what_was_made_is_not_shown(place, harm, problem
     assert done.stderr == f"error: {problem}: it is not what was made. Make it again with --rerun split.\n"
 
 
+def test_the_rows_that_an_ingest_refused_are_shown_though_it_failed(place):
+    good = (place.folder / "interactions.csv").read_text()
+    (place.folder / "interactions.csv").write_text("user_id,item_id,timestamp\nu,no such item,1700000000\n")
+    done = place.edt("run", "--only", "ingest")
+    assert done.returncode != 0
+    assert "1 of 1 interaction rows are bad" in done.stderr
+    shown = place.edt("show", "rejects").stdout
+    assert "of a run that failed: 1 of 1 interaction rows are bad" in shown
+    assert '"item_id":"no such item"' in shown
+    [row] = json.loads(place.edt("show", "rejects", "--json").stdout)["rows"]
+    assert (row["line"], row["reason"]) == (2, "unknown_item")
+    (place.folder / "interactions.csv").write_text(good)
+    assert place.edt("run", "--rerun", "ingest", "--to", "ingest").returncode == 0
+    assert "error" not in json.loads(place.edt("show", "rejects", "--json").stdout)
+
+
 def test_a_user_s_rows_are_found_in_the_trainer_s_numbers_too(finished):
     from flows.show import describe, format_artifact
 

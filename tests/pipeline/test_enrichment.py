@@ -2,6 +2,17 @@
 
 import pyarrow as pa
 
+from data_lake.schemas import (
+    AUGMENTED_SEQUENCES,
+    DOMAIN_PROFILES,
+    GENERATED_ITEMS,
+    GROUNDED_ITEMS,
+    PROFILE_EMBEDDINGS,
+    REPRESENTATIVES,
+    TRAINING_SET,
+    USER_PROFILES,
+)
+from data_lake.tables import check
 from pipeline.assemble import assemble
 from pipeline.augment.examples import kept_examples
 from pipeline.augment.generate_items import generate_items, generation_rows, pairs_of
@@ -74,3 +85,17 @@ def test_a_sentinel_in_validation_or_test_reaches_no_prompt():
     actions = dict(rows_of(made["items"], "item_id", "train_actions"))
     assert actions["food_40"] == 1
     assert actions["kitchen_50"] == actions["garden_60"] == 0
+
+
+def test_every_stage_returns_what_its_artifact_allows():
+    items = items_table(food=range(0, 100, 10), kitchen=range(0, 100, 10), garden=range(0, 100, 10))
+    train = {"u": "food_0 food_10 food_20 kitchen_10 food_40", "v": "garden_0 garden_10 garden_20 kitchen_0 garden_30"}
+    histories = {user: f"{ids} kitchen_50 garden_60" for user, ids in train.items()}
+    tables, augmented, training_set, _ = enriched(sequences_table(**histories), items)
+    artifacts = (
+        REPRESENTATIVES, GENERATED_ITEMS, GROUNDED_ITEMS, DOMAIN_PROFILES, USER_PROFILES, PROFILE_EMBEDDINGS,
+        AUGMENTED_SEQUENCES,
+    )  # fmt: skip
+    for table, artifact in zip([*tables, augmented], artifacts, strict=True):
+        assert check(table, artifact).num_rows > 0
+    assert all(check(table, TRAINING_SET, name).num_rows > 0 for name, table in training_set.items())

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_lake.errors import UserError
+from data_lake.errors import StageFailed, UserError
 from pipeline.config import DataConfig
 from pipeline.ingest.ingest import ingest
 from pipeline.ingest.times import read_times
@@ -178,6 +178,19 @@ def test_too_many_bad_rows_stop_with_the_commonest_reasons(take):
     ):
         take(text, max_bad=0.5)
     assert take(text, max_bad=0.75).interactions.num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("max_bad", "message"), [(0.5, "3 of 4 interaction rows are bad"), (1.0, "No action is left of 4")]
+)
+def test_an_ingest_that_stops_hands_over_the_rows_that_it_refused(take, max_bad, message):
+    text = "user_id,item_id,timestamp\nu,zz,1500000000\nu,zx,1500000001\n,f1,1500000003\nu,f1,1500000002\n"
+    with pytest.raises(StageFailed, match=message) as stopped:
+        take(text, max_bad=max_bad, min_user=2)
+    assert [(row["line"], row["reason"], json.loads(row["row"])["item_id"])
+            for row in stopped.value.evidence["rejects"].to_pylist()][:3] == [
+        (2, "unknown_item", "zz"), (3, "unknown_item", "zx"), (4, "no_user", "f1"),
+    ]  # fmt: skip
 
 
 def test_where_items_and_actions_are_bad_the_items_are_named_for_they_spoil_the_actions(take):

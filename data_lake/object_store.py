@@ -1,0 +1,181 @@
+"""A dataset on an object store: work happens in a local folder, artifacts and keyed caches are carried over.
+
+The store holds the same layout, with `current` as an object of one line. An artifact's manifest is uploaded after its
+files and `current` after that, so that a reader sees a whole artifact or none. Unfinished shards stay on the machine.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+
+from data_lake.errors import UserError
+from data_lake.files import put_file, put_link, put_text, remove, temporary
+from data_lake.keyed_cache import KeyedCache
+from data_lake.lock import holder, in_use, locked
+from data_lake.manifest import MANIFEST, Manifest, files
+from data_lake.store import CACHES, CURRENT, FAILED, LocalStore
+
+LEASE = 600.0
+"""Seconds after which the lock of a writer that no longer renews it may be taken over."""
+
+
+class ObjectStore:
+    """A dataset under an fsspec URL, and the local folder `home` in which it is worked on."""
+
+    def __init__(self, url: str, home: Path) -> None:
+        from fsspec.core import url_to_fs
+
+        self._fs, root = url_to_fs(url)
+        self._fs.use_listings_cache = False
+        self._base, self.home = f"{root.rstrip('/')}/{home.name}", home
+        self._local = LocalStore(home)
+        self._opened_caches: set[str] = set()
+
+    def manifest(self, artifact: str) -> Manifest | None:
+        link, fingerprint = self.home / artifact / CURRENT, self._text(f"{artifact}/{CURRENT}")
+        if fingerprint is None:
+            link.unlink(missing_ok=True)
+            return None
+        self._download_manifest(artifact, fingerprint)
+        if not link.is_symlink() or os.readlink(link) != fingerprint:
+            put_link(link, fingerprint)
+        return self._local.manifest(artifact)
+
+    def failed_run(self, artifact: str) -> Manifest | None:
+        self._download_manifest(artifact, FAILED)
+        return self._local.failed_run(artifact)
+
+    def folder(self, artifact: str, manifest: Manifest) -> Path:
+        folder = FAILED if manifest.error else manifest.fingerprint
+        for name, file in manifest.outputs[artifact].files.items():
+            path = self.home / artifact / folder / name
+            if not path.exists():
+                self._download(f"{artifact}/{folder}/{name}", path)
+                os.utime(path, ns=(file.mtime_ns, file.mtime_ns))
+        return self._local.folder(artifact, manifest)
+
+    def find_alteration(self, artifact: str, manifest: Manifest, full: bool) -> str:
+        if full:
+            self.folder(artifact, manifest)
+            return self._local.find_alteration(artifact, manifest, full)
+        folder = f"{self._base}/{artifact}/{manifest.fingerprint}"
+        sizes = {path: about["size"] for path, about in self._fs.find(folder, detail=True).items()}
+        for name, file in manifest.outputs[artifact].files.items():
+            if f"{folder}/{name}" not in sizes:
+                return f"{name} is missing"
+            if sizes[f"{folder}/{name}"] != file.bytes:
+                return f"{name}: size differs"
+        return ""
+
+    def publish(self, artifacts: Sequence[str], fingerprint: str) -> None:
+        for artifact in artifacts:
+            self._upload_folder(artifact, fingerprint)
+        for artifact in artifacts:
+            self._fs.pipe_file(f"{self._base}/{artifact}/{CURRENT}", f"{fingerprint}\n".encode())
+        self._local.publish(artifacts, fingerprint)
+
+    def put_failed(self, artifact: str, written: Path) -> None:
+        self._local.put_failed(artifact, written)
+        self._upload_folder(artifact, FAILED)
+
+    def remove(self, artifact: str, name: str) -> None:
+        self._remove(f"{artifact}/{name}")
+        self._local.remove(artifact, name)
+
+    def keyed_cache(self, name: str) -> KeyedCache:
+        for part in self._parts(name) - self._local_parts(name):
+            self._download(f"{CACHES}/{name}/{part}", self.home / CACHES / name / part)
+        self._opened_caches.add(name)
+        return self._local.keyed_cache(name)
+
+    def save_caches(self) -> None:
+        """Upload the new parts of every opened cache, then remove the parts that were merged into them."""
+        for name in self._opened_caches:
+            uploaded, local = self._parts(name), self._local_parts(name)
+            for part in sorted(local - uploaded):
+                self._upload(self.home / CACHES / name / part, f"{CACHES}/{name}/{part}")
+            for part in uploaded - local:
+                self._remove(f"{CACHES}/{name}/{part}")
+
+    def lock(self) -> AbstractContextManager[None]:
+        return locked(self.home / ".lock", self._lease)
+
+    @contextmanager
+    def _lease(self) -> Iterator[None]:
+        """Hold the dataset in the store; the lock of a writer that died ends after LEASE seconds."""
+        path = f"{self._base}/.lock"
+        held = json.loads(self._text(".lock") or "{}")
+        if held.get("until", 0) > time.time():
+            raise UserError(in_use(self.home.name, json.dumps(held)))
+        if held:
+            self._remove(".lock")
+        who = json.loads(holder())
+
+        def text() -> bytes:
+            return json.dumps({**who, "until": time.time() + LEASE}).encode()
+
+        try:
+            self._fs.pipe_file(path, text(), mode="create")
+        except FileExistsError:
+            raise UserError(in_use(self.home.name, self._text(".lock") or "")) from None
+        done = threading.Event()
+
+        def renew() -> None:
+            while not done.wait(LEASE / 5):
+                self._fs.pipe_file(path, text())
+
+        renewer = threading.Thread(target=renew, daemon=True)
+        renewer.start()
+        try:
+            yield
+        finally:
+            done.set()
+            renewer.join()
+            self._remove(".lock")
+
+    def _download_manifest(self, artifact: str, name: str) -> None:
+        """Make the local manifest that of the store; a local folder of another manifest is removed."""
+        folder, text = self.home / artifact / name, self._text(f"{artifact}/{name}/{MANIFEST}")
+        local = folder / MANIFEST
+        if text is None or not local.exists() or local.read_text(encoding="utf-8").strip() != text:
+            remove(folder)
+            if text is not None:
+                put_text(local, text)
+
+    def _upload_folder(self, artifact: str, name: str) -> None:
+        """Upload an artifact's folder, its manifest last; then remove the objects of a folder that it replaces."""
+        folder, base = self.home / artifact / name, f"{self._base}/{artifact}/{name}"
+        written = {**dict(files(folder)), MANIFEST: folder / MANIFEST}
+        for file, path in written.items():
+            self._upload(path, f"{artifact}/{name}/{file}")
+        for path in set(self._fs.find(base)) - {f"{base}/{file}" for file in written}:
+            self._fs.rm(path)
+
+    def _text(self, name: str) -> str | None:
+        try:
+            return str(self._fs.cat_file(f"{self._base}/{name}").decode()).strip()
+        except FileNotFoundError:
+            return None
+
+    def _upload(self, path: Path, name: str) -> None:
+        self._fs.makedirs(f"{self._base}/{name}".rsplit("/", 1)[0], exist_ok=True)
+        self._fs.put_file(str(path), f"{self._base}/{name}")
+
+    def _download(self, name: str, path: Path) -> None:
+        written = temporary(path.parent)
+        self._fs.get_file(f"{self._base}/{name}", str(written))
+        put_file(written, path)
+
+    def _remove(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self._fs.rm(f"{self._base}/{name}", recursive=True)
+
+    def _parts(self, name: str) -> set[str]:
+        return {path.rsplit("/", 1)[-1] for path in self._fs.find(f"{self._base}/{CACHES}/{name}")}
+
+    def _local_parts(self, name: str) -> set[str]:
+        return {path.name for path in (self.home / CACHES / name).glob("[0-9]*.parquet")}

@@ -1,0 +1,177 @@
+"""A lake on an object store, with fsspec's in-memory file system as the store and two folders as two machines."""
+
+import json
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from data_lake.errors import StageFailed, UserError
+from data_lake.lake import Lake, Stage, StageIO
+from data_lake.schemas import PRETRAINED, REJECTS
+from data_lake.tables import read_tables
+
+Items = Callable[..., pa.Table]
+Writes = Callable[..., Stage]
+
+
+@pytest.fixture
+def url() -> str:
+    return f"memory://{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def here(url: str, tmp_path: Path) -> Lake:
+    return Lake(url, "shop", cache=tmp_path / "here")
+
+
+@pytest.fixture
+def there(url: str, tmp_path: Path) -> Lake:
+    return Lake(url, "shop", cache=tmp_path / "there")
+
+
+def history(folder: Path) -> None:
+    """Write a history of no epoch, as a trainer would into an artifact's folder."""
+    pq.write_table(PRETRAINED.tables[""].empty_table(), folder / "history.parquet")
+
+
+def objects(url: str) -> list[str]:
+    fs = fsspec.filesystem("memory")
+    return sorted(path.split("/shop/")[1] for path in fs.find(url.removeprefix("memory:/")))
+
+
+def test_an_artifact_made_on_one_machine_is_fresh_and_read_on_another(
+    here: Lake, there: Lake, items: Items, writes: Writes, url: str
+) -> None:
+    stage = writes("ingest", {"items": items("tea", "pan")})
+    fingerprint = here.run(stage).fingerprint
+    assert objects(url) == [
+        f"items/{fingerprint}/manifest.json",
+        f"items/{fingerprint}/part-00000.parquet",
+        "items/current",
+    ]
+    assert fsspec.filesystem("memory").cat(f"{url}/shop/items/current") == f"{fingerprint}\n".encode()
+    assert there.state(stage).kind == "fresh"
+    assert list(there.home.rglob("*.parquet")) == []  # a look at the state downloads no data
+    assert there.run(stage).skipped
+    assert there.read("items")["title"].to_pylist() == ["tea", "pan"]
+    assert there.find_alteration("items", full=True) == ""
+
+
+def test_a_lost_or_cut_object_is_named_and_rebuilt(here: Lake, items: Items, writes: Writes, url: str) -> None:
+    stage = writes("ingest", {"items": items("tea")})
+    fingerprint = here.run(stage).fingerprint
+    fsspec.filesystem("memory").pipe(f"{url}/shop/items/{fingerprint}/part-00000.parquet", b"cut")
+    assert here.state(stage).why == "items/part-00000.parquet: size differs"
+    here.run(stage)
+    assert here.state(stage).kind == "fresh"
+
+
+def test_nothing_is_current_before_its_upload_is_complete(
+    here: Lake, there: Lake, items: Items, writes: Writes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = writes("ingest", {"items": items("tea")})
+
+    write = MemoryFileSystem.pipe_file
+
+    def cut(fs: MemoryFileSystem, path: str, *args: Any, **more: Any) -> None:
+        if path.endswith("/current"):
+            raise ConnectionError("the network went away")
+        write(fs, path, *args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "pipe_file", cut)
+        with pytest.raises(ConnectionError):
+            here.run(stage)
+    assert there.manifest("items") is None
+    assert here.state(stage).kind == "missing"
+    assert here.run(stage).why == "made before with these settings and inputs"
+    assert there.read("items").num_rows == 1
+
+
+def test_what_another_machine_rebuilt_replaces_the_local_copy(here: Lake, there: Lake, items: Items) -> None:
+    titles = ["tea"]
+
+    def work(io: StageIO) -> None:
+        io.write("items", items(*titles))  # not the same every time, as an LLM may be
+
+    stage = Stage("ingest", 1, (), ("items",), {}, work)
+    here.run(stage)
+    assert there.read("items")["title"].to_pylist() == ["tea"]
+    titles[0] = "pan"
+    here.run(stage, rebuild=True)
+    assert there.read("items")["title"].to_pylist() == ["pan"]
+
+
+def test_only_the_newest_fingerprints_stay_in_the_store(url: str, tmp_path: Path, items: Items, writes: Writes) -> None:
+    lake = Lake(url, "shop", keep=1, cache=tmp_path)
+    lake.run(writes("ingest", {"items": items("tea")}, settings={"seed": 1}))
+    stage = writes("ingest", {"items": items("tea")}, settings={"seed": 2})
+    name = lake.run(stage).fingerprint
+    assert objects(url) == [f"items/{name}/manifest.json", f"items/{name}/part-00000.parquet", "items/current"]
+
+
+def test_a_rebuild_leaves_no_object_of_the_run_before(here: Lake, url: str) -> None:
+    names = ["weights-1", "weights-2"]
+
+    def work(io: StageIO) -> None:
+        history(io.folder("pretrained"))
+        for name in names:
+            (io.folder("pretrained") / name).write_text(name)
+
+    stage = Stage("pretrain", 1, (), ("pretrained",), {}, work)
+    here.run(stage)
+    names.pop()
+    fingerprint = here.run(stage, rebuild=True).fingerprint
+    files = ["history.parquet", "manifest.json", "weights-1"]
+    assert objects(url) == [*(f"pretrained/{fingerprint}/{name}" for name in files), "pretrained/current"]
+
+
+def test_the_evidence_of_a_failed_run_is_read_on_another_machine(here: Lake, there: Lake, url: str) -> None:
+    bad = pa.table({"file": ["items.csv"], "line": [2], "kind": ["item"], "reason": ["no_item"], "row": [",food"]})
+    errors: list[str] = ["1 row is bad"]
+
+    def work(io: StageIO) -> None:
+        if errors:
+            raise StageFailed(errors.pop(), {"rejects": bad})
+        io.write("rejects", bad)
+
+    stage = Stage("ingest", 1, (), ("rejects",), {}, work)
+    with pytest.raises(StageFailed):
+        here.run(stage)
+    found = there.failed_run("rejects")
+    assert found is not None
+    assert read_tables(found[0], REJECTS)["row"].to_pylist() == [",food"]
+    here.run(stage)
+    assert there.failed_run("rejects") is None
+    assert not any("failed" in name for name in objects(url))
+
+
+def test_replies_reach_the_store_even_from_a_run_that_fails(here: Lake, there: Lake) -> None:
+    def work(io: StageIO) -> None:
+        io.keyed_cache("replies").put(pa.table({"key": ["k"], "text": ["paid for"]}))
+        raise RuntimeError("engine died")
+
+    with pytest.raises(RuntimeError):
+        here.run(Stage("generate_items", 1, (), ("generated_items",), {}, work))
+    assert there.keyed_cache("replies").get(["k"])["text"].to_pylist() == ["paid for"]
+
+
+def test_the_store_has_one_writer_and_a_lapsed_lock_is_taken_over(here: Lake, there: Lake, url: str) -> None:
+    with here.lock():
+        with pytest.raises(UserError, match="Dataset 'shop' is being written by process"), there.lock():
+            pass
+        with here.lock():
+            assert objects(url) == [".lock"]
+    assert objects(url) == []
+    lapsed = {"host": "gone", "pid": 1, "since": "2020", "until": time.time() - 1}
+    fsspec.filesystem("memory").pipe(f"{url}/shop/.lock", json.dumps(lapsed).encode())
+    with there.lock():
+        assert objects(url) == [".lock"]
