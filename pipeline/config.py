@@ -9,8 +9,16 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from data_lake.config import Config
+from pipeline.ingest.formats import BY_COLUMNS, FORMATS
 from pipeline.llm.backends import BACKENDS, NONE
 from pipeline.llm.prompts import check_prompt, load_prompt
+
+
+def one_of(name: str, *known: str) -> str:
+    """Return `name`; raise ValueError where it is not among the known ones."""
+    if name not in known:
+        raise ValueError(f"should be {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")
+    return name
 
 
 class ColumnsConfig(Config):
@@ -49,8 +57,8 @@ class DataConfig(Config):
     interactions: Files | dict[str, Files]
     """A file (or a list of files) for all domains, or one for each: {food = "food.csv", kitchen = "kitchen.csv"}."""
     items: Files | dict[str, Files]
-    format: Literal["columns", "amazon-2014", "amazon-2018", "amazon-2023"] = "columns"
-    """`columns` reads what [data.columns] names; the Amazon formats know their own columns and time unit."""
+    format: str = BY_COLUMNS
+    """`columns` reads what [data.columns] names; the formats of `ingest.formats` know their columns and time unit."""
     columns: ColumnsConfig = ColumnsConfig()
     item_columns: ItemColumnsConfig | None = None
     """By default the items file is read with the names of `columns`."""
@@ -68,6 +76,11 @@ class DataConfig(Config):
     min_item: PositiveInt = 1
     max_bad: float = Field(0.05, ge=0, le=1)
     """Share of bad rows, of interactions or of items, above which ingest stops."""
+
+    @field_validator("format")
+    @classmethod
+    def _check_format(cls, name: str) -> str:
+        return one_of(name, BY_COLUMNS, *FORMATS)
 
     @field_validator("interactions", "items")
     @classmethod
@@ -188,9 +201,7 @@ class EnrichConfig(Config):
     @field_validator("generator")
     @classmethod
     def _check_generator(cls, name: str) -> str:
-        if name not in (NONE, *BACKENDS):
-            raise ValueError(f"the generators are {', '.join([NONE, *BACKENDS])}")
-        return name
+        return one_of(name, NONE, *BACKENDS)
 
     @field_validator("prompt")
     @classmethod
@@ -204,7 +215,7 @@ class ProfileConfig(Config):
     clusters: PositiveInt = 10
     """Groups of similar items in a domain's catalogue."""
     seed: NonNegativeInt = 0
-    """Of the clustering. Centres are kept from run to run; another seed or number of clusters fits them anew."""
+    """Of the clustering. Centres are kept from run to run; another seed or number of clusters fits them again."""
     last_items: PositiveInt = 15
     words: PositiveInt = 50
     user_words: PositiveInt = 100
@@ -245,7 +256,7 @@ class LLMConfig(Config):
     """`vllm`: `edt-tiny`, a folder, or the name of a model on a hub. `openai`: the name under which it is served."""
     revision: str | None = None
     """Commit of a model that comes from a hub; a folder is known by the hash of its files. `openai`: your own word for
-    what is served under the name; another word asks anew."""
+    what is served under the name; another word asks again."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: PositiveInt = 4096
     temperature: float = Field(0.0, ge=0)

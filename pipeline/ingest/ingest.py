@@ -17,6 +17,7 @@ from data_lake.schemas import ALL, INTERACTIONS, ITEMS, REJECTS
 from pipeline.config import ColumnsConfig, DataConfig, ItemColumnsConfig, listed, short_names
 from pipeline.frames import to_arrow
 from pipeline.ingest import readers
+from pipeline.ingest.formats import BY_COLUMNS, FORMATS
 from pipeline.ingest.times import read_times
 
 EARLIEST, LATEST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
@@ -24,11 +25,6 @@ EARLIEST, LATEST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo
 
 FILTERED = ("rating_below_minimum", "user_below_minimum", "item_below_minimum")
 """Reasons that say nothing against a row; all others count towards `max_bad`."""
-
-_AMAZON_2014 = {"user_id": "reviewerID", "item_id": "asin", "timestamp": "unixReviewTime", "rating": "overall"}
-_AMAZON_2023 = {"user_id": "user_id", "item_id": "parent_asin", "timestamp": "timestamp", "rating": "rating"}
-AMAZON = {"amazon-2014": (_AMAZON_2014, "s"), "amazon-2018": (_AMAZON_2014, "s"), "amazon-2023": (_AMAZON_2023, "ms")}
-"""Columns and the unit of times, by the name of the format."""
 
 _TAG = r"(?i)</?(?:a|b|br|div|em|font|h[1-6]|i|li|ol|p|span|strong|table|td|tr|u|ul)(?:\s[^<>]*)?/?>"
 _FILE = pl.UInt32
@@ -84,10 +80,13 @@ def ingest(cfg: DataConfig) -> Ingested:
 
 def names(cfg: DataConfig) -> tuple[ColumnsConfig, ItemColumnsConfig, str]:
     """Return the columns of the interactions, the columns of the items and the unit of times, by the format."""
-    if cfg.format != "columns":
-        theirs, unit = AMAZON[cfg.format]
+    if cfg.format != BY_COLUMNS:
+        known = FORMATS[cfg.format]
+        columns = ColumnsConfig(
+            user_id=known.user_id, item_id=known.item_id, timestamp=known.timestamp, rating=known.rating
+        )
         further = (cfg.item_columns or cfg.columns).text
-        return ColumnsConfig.model_validate(theirs), ItemColumnsConfig(item_id=theirs["item_id"], text=further), unit
+        return columns, ItemColumnsConfig(item_id=known.item_id, text=further), known.timestamp_unit
     return cfg.columns, cfg.item_columns or _as_item_columns(cfg.columns), cfg.timestamp_unit
 
 

@@ -91,7 +91,7 @@ class Place:
         )
 
     def contents(self) -> dict[str, str]:
-        """Return the content hash of each artifact in force."""
+        """Return the content hash of each current artifact."""
         folders = sorted(self.lake.home.glob("*/current"))
         return {
             path.parent.name: self.lake.manifest(path.parent.name).outputs[path.parent.name].content for path in folders

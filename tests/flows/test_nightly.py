@@ -80,4 +80,4 @@ def test_a_stage_that_fails_for_a_reason_of_the_users_is_not_tried_again(place):
     (place.folder / "interactions.csv").write_text("user_id,item_id,timestamp\nu,unknown,1700000000\n")
     with pytest.raises(UserError, match="bad"):
         place.run()  # a second try would come after 10 seconds, and the test would not end in time
-    assert place.lake.read("interactions").num_rows > 0  # what was in force still is
+    assert place.lake.read("interactions").num_rows > 0  # what was current still is

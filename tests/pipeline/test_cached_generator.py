@@ -94,7 +94,7 @@ def test_replies_of_an_earlier_version_without_errors_are_read(memory):
     assert texts(CachedGenerator(Oracle(), memory)(ask("a", "b"))) == ["old", "B 1"]
 
 
-def test_another_model_is_asked_anew(memory):
+def test_another_model_is_asked_again(memory):
     CachedGenerator(Oracle(), memory)(ask("a"))
     other = Oracle()
     other.identity = {"model": "other"}
@@ -102,7 +102,7 @@ def test_another_model_is_asked_anew(memory):
     assert other.asked == ["a"]
 
 
-def test_ask_again_asks_each_prompt_anew_once_and_its_replies_replace_the_old(memory):
+def test_ask_again_asks_each_prompt_again_once_and_its_replies_replace_the_old(memory):
     CachedGenerator(Oracle(), memory)(ask("a", "b"))
     oracle = Oracle()
     oracle.asked = ["x"] * 10

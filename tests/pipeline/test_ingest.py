@@ -9,9 +9,11 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from data_lake.errors import StageFailed, UserError
 from pipeline.config import DataConfig
+from pipeline.ingest.formats import FORMATS, Format
 from pipeline.ingest.ingest import ingest
 from pipeline.ingest.times import read_times
 
@@ -368,3 +370,19 @@ def test_food_kitchen_comes_through_whole():
     raw = pl.read_parquet(folder / "interactions.parquet").sort("user_id", "position")
     assert result.interactions["item_id"].to_pylist() == raw["item_id"].to_list()
     assert not any("&amp;" in title for title in result.items["title"].to_pylist() if title)
+
+
+def test_a_format_is_added_by_one_line_of_the_table(tmp_path, monkeypatch):
+    monkeypatch.setitem(FORMATS, "shop", Format("customer", "sku", "day", "stars", "s"))
+    (tmp_path / "food.csv").write_text("customer,sku,day,stars\nu1,a,1700000000,4\n")
+    (tmp_path / "items.csv").write_text("sku,title\na,Tea\n")
+    files = {"interactions": {"food": tmp_path / "food.csv"}, "items": {"food": tmp_path / "items.csv"}}
+    made = ingest(DataConfig(format="shop", **files))
+    assert made.interactions.select(["user_id", "item_id", "domain", "rating"]).to_pylist() == [
+        {"user_id": "u1", "item_id": "a", "domain": "food", "rating": 4.0}
+    ]
+
+
+def test_an_unknown_format_is_refused_with_the_known_ones():
+    with pytest.raises(ValidationError, match="'columns', 'amazon-2014', 'amazon-2018' or 'amazon-2023'"):
+        DataConfig(format="amazon-1999", interactions="a", items="b")

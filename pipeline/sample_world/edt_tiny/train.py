@@ -180,7 +180,7 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Train edt-tiny anew, for example after a change of the prompts.")
+    parser = argparse.ArgumentParser(description="Train edt-tiny again, for example after a change of the prompts.")
     parser.add_argument("--out", type=Path, default=get_model_path(), help="by default the package's own model")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=8)
