@@ -308,7 +308,7 @@ def test_the_same_name_in_two_folders_is_told_apart(tmp_path):
     (tmp_path / "items.csv").write_text(ITEMS)
     cfg = DataConfig(interactions=files, items=tmp_path / "items.csv", max_bad=1)
     assert refusals(ingest(cfg)) == [("food/a.csv", 3, "no_user"), ("kitchen/a.csv", 3, "no_user")]
-    assert str(tmp_path) not in json.dumps(cfg.described())
+    assert str(tmp_path) not in json.dumps(cfg.as_fingerprint())
 
 
 cells = {
