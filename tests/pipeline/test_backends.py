@@ -7,11 +7,12 @@ import pytest
 
 from data_lake.schemas import ITEM_EMBEDDINGS
 from pipeline.config import LLMConfig, OpenAIConfig
-from pipeline.llm.generator import Request, prompt_hash
+from pipeline.llm.generator import DomainSummary, Request, UserProfileQuestion, prompt_hash
 from pipeline.llm.openai import OpenAI
 from pipeline.llm.prompts import items_schema, profile_schema, quoted
 from pipeline.llm.retrieval import Retrieval
 from pipeline.llm.vllm import VLLM
+from tests.pipeline.worlds import items_question
 
 TITLES = {
     "plain": "Basmati rice",
@@ -51,7 +52,9 @@ def retrieval_backend(request):
     vector = pa.array(vectors, pa.list_(pa.float32(), 3))
     signed = {"model": ["m"] * len(ids), "revision": ["r"] * len(ids)}
     embeddings = pa.table({"item_id": ids, "domain": domains, "vector": vector, **signed})
-    return Retrieval(items, embeddings.select(ITEM_EMBEDDINGS.tables[""].names))
+    generator = Retrieval()
+    generator.read_catalogue(items, embeddings.select(ITEM_EMBEDDINGS.tables[""].names))
+    return generator
 
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS, indirect=True)
@@ -62,27 +65,26 @@ def read(reply):
     return json.loads(reply.text, strict=False)
 
 
-def items(*names, k=3, characters=12):
+def items(*names, answers=3, characters=12):
     titles = [TITLES[name] for name in names]
     messages = (
         {"role": "system", "content": "Name kitchen items."},
         {"role": "user", "content": "\n".join(quoted(title, 120) for title in titles)},
     )
-    facts = {"user_id": "u", "from": "food", "to": "kitchen", "item_ids": list(names), "titles": titles, "k": k}
-    return Request("generate_items", messages, items_schema(k, characters), 100, facts)
+    question = items_question(names, answers, titles=titles)
+    return Request(question, messages, items_schema(answers, characters), 100)
 
 
 def profile(text):
     messages = ({"role": "system", "content": "Merge."}, {"role": "user", "content": quoted(text, 120)})
-    facts = {"domains": [{"domain": "food", "text": text, "evidence": 3}]}
-    return Request("profile_user", messages, profile_schema(3), 100, facts)
+    question = UserProfileQuestion((DomainSummary("food", text, 3),))
+    return Request(question, messages, profile_schema(3), 100)
 
 
 def hopeless():
     """A request that no backend can answer: too long for a model, about an item that the catalogue lacks."""
     messages = ({"role": "user", "content": "rice " * 4000},)
-    facts = {"user_id": "u", "from": "food", "to": "kitchen", "item_ids": ["unknown"], "titles": [], "k": 1}
-    return Request("generate_items", messages, items_schema(1, 10), 10, facts)
+    return Request(items_question(["unknown"], answers=1), messages, items_schema(1, 10), 10)
 
 
 @every_backend
@@ -92,7 +94,8 @@ def test_no_request_has_no_reply(backend):
 
 @every_backend
 def test_replies_come_in_the_order_of_the_requests(backend):
-    requests = [items("plain", k=k) for k in (1, 2, 3)] + [profile("likes tea")] + [items("other", k=k) for k in (3, 1)]
+    requests = [items("plain", answers=answers) for answers in (1, 2, 3)] + [profile("likes tea")]
+    requests += [items("other", answers=answers) for answers in (3, 1)]
     kinds = [sorted(read(reply)) for reply in backend(requests)]
     assert kinds == [["items"]] * 3 + [["profile"]] + [["items"]] * 2
     turned = list(zip(requests, backend(requests), strict=True))[::-1]
@@ -100,13 +103,21 @@ def test_replies_come_in_the_order_of_the_requests(backend):
 
 
 @every_backend
+def test_each_reply_is_told_once_by_the_index_of_its_request(backend):
+    requests = [items("unicode"), hopeless(), profile("likes tea"), items("other")]
+    told = []
+    replies = backend(requests, lambda index, reply: told.append((index, reply)))
+    assert sorted(told, key=lambda pair: pair[0]) == list(enumerate(replies))
+
+
+@every_backend
 def test_a_reply_is_json_that_keeps_to_the_schema(backend):
-    for reply in backend([items("plain", "other", k=2, characters=5), items("other", k=1)]):
+    for reply in backend([items("plain", "other", answers=2, characters=5), items("other", answers=1)]):
         answers = read(reply)["items"]
         assert reply.error is None
         assert 1 <= len(answers) <= 2
         assert all(0 < len(answer) <= 12 for answer in answers)
-    (short,) = backend([items("plain", k=2, characters=5)])
+    (short,) = backend([items("plain", answers=2, characters=5)])
     assert all(len(answer) <= 5 for answer in read(short)["items"])
     (text,) = backend([profile("likes tea")])
     assert len(read(text)["profile"]) <= 36
@@ -131,11 +142,11 @@ def test_titles_of_any_script_and_titles_that_give_orders_get_a_reply_like_any_o
 
 
 @every_backend
-def test_the_identity_stands_still_and_holds_no_secret(backend):
-    before = json.dumps(backend.identity, sort_keys=True)
+def test_identity_and_fingerprint_stand_still_and_hold_no_secret(backend):
+    before = json.dumps([backend.identity, backend.fingerprint], sort_keys=True)
     key = prompt_hash(items("plain"), backend.identity)
     backend([items("plain")])
-    assert json.dumps(backend.identity, sort_keys=True) == before
+    assert json.dumps([backend.identity, backend.fingerprint], sort_keys=True) == before
     assert prompt_hash(items("plain"), backend.identity) == key
     assert "key" not in before
     assert "127.0.0.1" not in before

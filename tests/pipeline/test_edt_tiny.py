@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +12,9 @@ from safetensors import safe_open
 from pipeline.augment.generate_items import generate_items
 from pipeline.config import EnrichConfig, LLMConfig, ProfileConfig
 from pipeline.llm.answers import read_reply
-from pipeline.llm.generator import Request
 from pipeline.llm.vllm import VLLM
 from pipeline.model_identity import identify
-from pipeline.profile.profile_domains import profile_domains
+from pipeline.profile.profile_domains import profile_domains, profile_rows
 from pipeline.profile.profile_users import profile_users
 from pipeline.sample_world import simulate
 from pipeline.sample_world.edt_tiny import DOMAINS, POSITIONS, get_model_path
@@ -62,10 +62,10 @@ def test_lessons_of_a_batch_share_their_instructions_and_every_reply_is_usable()
     tasks = set()
     for _ in range(30):
         batch = lessons(4, rng)
-        assert len({lesson.messages[0]["content"] for lesson in batch}) == 1
+        assert len({lesson.request.messages[0]["content"] for lesson in batch}) == 1
         for lesson in batch:
-            tasks.add(lesson.task)
-            read_reply(lesson.reply, Request(lesson.task, lesson.messages, lesson.schema, 512))
+            tasks.add(lesson.request.question.task)
+            read_reply(lesson.reply, replace(lesson.request, is_retry=False))  # what a first reply must be, too
             assert lesson.reply == json.dumps(json.loads(lesson.reply), ensure_ascii=False, separators=(",", ":"))
     assert tasks == {"generate_items", "profile_domain", "profile_user"}
 
@@ -122,9 +122,9 @@ def a_user_per_taste(domain, style=CLASSIC):
 
 @pytest.fixture(scope="module")
 def edt_tiny():
-    generate = VLLM(LLMConfig(model="edt-tiny", max_model_len=POSITIONS))
-    yield generate
-    generate.close()
+    generator = VLLM(LLMConfig(model="edt-tiny", max_model_len=POSITIONS))
+    yield generator
+    generator.close()
 
 
 @needs_vllm
@@ -161,7 +161,8 @@ def test_a_profile_names_the_taste_and_says_when_it_is_inferred(edt_tiny):
         }
     )
     clusters = pa.table({"item_id": items["item_id"], "cluster": pa.array([0] * len(items), pa.int32())})
-    made = profile_domains(augmented, items, clusters, edt_tiny, ProfileConfig(), ["kitchen"], {}).to_pylist()
+    listed = profile_rows(augmented, clusters, ProfileConfig().last_items, ["kitchen"])
+    made = profile_domains(listed, items, edt_tiny, ProfileConfig(), {}).to_pylist()
     assert [row["status"] for row in made] == ["ok"] * 4
     assert sum(user in row["text"] for user, row in zip(users, made, strict=True)) >= 3
     assert [row["text"].startswith("Inferred") for row in made] == [False, False, False, True]

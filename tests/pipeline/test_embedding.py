@@ -3,7 +3,7 @@ import pytest
 
 from data_lake.keyed_cache import KeyedCache
 from pipeline.config import EmbedConfig
-from pipeline.vectors.embedding import EmbedProcess, RememberedEmbed, SentenceEmbedder
+from pipeline.vectors.embedding import CachedEmbed, EmbedProcess, SentenceEmbedder
 
 TEXTS = ["rice cooker", "steam cooker for rice", "a novel about the sea", "rice cooker"]
 
@@ -56,25 +56,41 @@ def test_a_process_of_its_own_gives_the_same_vectors_and_ends_when_closed(minilm
     assert process._worker.pid is None
 
 
+def test_what_must_not_be_in_memory_beside_the_encoder_is_ended_before_it_starts():
+    ended = []
+
+    def end_the_other():
+        ended.append("the other")
+        raise InterruptedError
+
+    embed = EmbedProcess(EmbedConfig(), end_the_other)
+    assert ended == []
+    with pytest.raises(InterruptedError):
+        embed(TEXTS)
+    assert ended == ["the other"]
+    assert embed._worker.pid is None
+
+
 def test_a_text_is_encoded_once_for_ever(tmp_path):
     first = Lengths()
-    embed = RememberedEmbed(first, KeyedCache(tmp_path))
+    embed = CachedEmbed(first, KeyedCache(tmp_path))
     assert embed(["bb", "a", "bb"]).tolist() == [[2, 98], [1, 97], [2, 98]]
     assert first.asked == ["bb", "a"]
     second = Lengths()
-    later = RememberedEmbed(second, KeyedCache(tmp_path))
+    later = CachedEmbed(second, KeyedCache(tmp_path))
     assert later(["c", "a", "dd", "bb"]).tolist() == [[1, 99], [1, 97], [2, 100], [2, 98]]
     assert second.asked == ["c", "dd"]
-    assert (later.asked, later.reused) == (2, 2)
+    assert later.counts() == {"asked": 2, "reused": 2}
+    assert later.counts() == {"asked": 0, "reused": 0}
 
 
 def test_another_revision_has_vectors_of_its_own(tmp_path):
-    RememberedEmbed(Lengths(), KeyedCache(tmp_path))(["a"])
+    CachedEmbed(Lengths(), KeyedCache(tmp_path))(["a"])
     other = Lengths()
     other.revision = "2"
-    RememberedEmbed(other, KeyedCache(tmp_path))(["a"])
+    CachedEmbed(other, KeyedCache(tmp_path))(["a"])
     assert other.asked == ["a"]
 
 
-def test_no_text_needs_no_memory(tmp_path):
-    assert RememberedEmbed(Lengths(), KeyedCache(tmp_path))([]).shape == (0, 2)
+def test_no_text_needs_no_cache(tmp_path):
+    assert CachedEmbed(Lengths(), KeyedCache(tmp_path))([]).shape == (0, 2)

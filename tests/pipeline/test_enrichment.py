@@ -14,43 +14,44 @@ from data_lake.schemas import (
 )
 from data_lake.tables import check
 from pipeline.assemble import assemble
-from pipeline.augment.examples import kept_examples
+from pipeline.augment.examples import load_or_choose_examples
 from pipeline.augment.generate_items import generate_items, generation_rows, pairs_of
-from pipeline.augment.ground import ground, measure
+from pipeline.augment.ground import Grounder
 from pipeline.augment.insert import insert
 from pipeline.augment.represent import represent
 from pipeline.config import EnrichConfig, ProfileConfig
 from pipeline.profile.clusters import assign_clusters, load_or_fit_centres
 from pipeline.profile.embed_profiles import embed_profiles, profiles_to_embed
-from pipeline.profile.profile_domains import profile_domains
+from pipeline.profile.profile_domains import profile_domains, profile_rows
 from pipeline.profile.profile_users import profile_users, users_to_profile
 from pipeline.vectors.catalogue import Catalogue
 from pipeline.vectors.embed_items import embed_items
-from tests.pipeline.worlds import DOMAINS, Angles, Answering, Kept, items_table, rows_of, sequences_table
+from tests.pipeline.worlds import DOMAINS, Angles, Answering, DictCache, items_table, rows_of, sequences_table
 
 
 def enriched(sequences, items):
     """Run every stage over three domains and return all that was made and asked."""
-    embed, generate, memory = Angles(), Answering(lambda facts: [f"{facts['to']} {d}" for d in (10, 40, 70)]), Kept()
+    embed, cache = Angles(), DictCache()
+    generator = Answering(lambda question: [f"{question.to_domain} {degree}" for degree in (10, 40, 70)])
     cfg, profile = EnrichConfig(noise_filter=False, budget=2, examples=1), ProfileConfig(clusters=2)
     vectors = embed_items(items, embed)
     catalogue = Catalogue.of(vectors)
     representatives = represent(sequences, catalogue, cfg, DOMAINS)
-    examples = kept_examples(representatives, sequences, pairs_of(cfg, DOMAINS), cfg, Kept("examples"))
+    examples = load_or_choose_examples(representatives, sequences, pairs_of(cfg, DOMAINS), cfg, DictCache("examples"))
     rows = generation_rows(representatives, cfg, DOMAINS)
-    generated = generate_items(rows, items, generate, cfg, {}, examples=examples)
+    generated = generate_items(rows, items, generator, cfg, {}, examples)
     assert any(examples.values())
-    grounded = ground(
-        sequences, representatives, generated, items, catalogue, measure(catalogue, cfg, DOMAINS), embed, cfg
-    )
+    grounder = Grounder(items, catalogue, cfg, DOMAINS)
+    grounded = grounder.ground(sequences, representatives, generated, embed)
     augmented = insert(sequences, grounded, catalogue, cfg, DOMAINS)
-    clusters = assign_clusters(catalogue, load_or_fit_centres(catalogue, profile, DOMAINS, memory))
-    domain_profiles = profile_domains(augmented, items, clusters, generate, profile, DOMAINS, {})
-    user_profiles = profile_users(users_to_profile(domain_profiles), generate, profile)
+    clusters = assign_clusters(catalogue, load_or_fit_centres(catalogue, profile, DOMAINS, cache))
+    listed = profile_rows(augmented, clusters, profile.last_items, DOMAINS)
+    domain_profiles = profile_domains(listed, items, generator, profile, {})
+    user_profiles = profile_users(users_to_profile(domain_profiles), generator, profile)
     profiles = embed_profiles(profiles_to_embed(domain_profiles, user_profiles), embed)
     made = assemble(augmented, items, vectors, profiles, DOMAINS, 3)
     tables = [representatives, generated, grounded, domain_profiles, user_profiles, profiles]
-    return tables, augmented, made, [request.messages for request in generate.requests]
+    return tables, augmented, made, [request.messages for request in generator.requests]
 
 
 def test_nothing_of_validation_and_test_is_known_to_any_stage():

@@ -5,16 +5,16 @@ import pytest
 
 from data_lake.keyed_cache import KeyedCache
 from data_lake.schemas import REPRESENTATIVES, SEQUENCES
-from pipeline.augment.examples import example_text, kept_examples
+from pipeline.augment.examples import example_text, load_or_choose_examples
 from pipeline.config import DomainConfig, EnrichConfig
 
 PAIR = ("food", "kitchen")
-CFG = EnrichConfig(examples=2, evidence=0.9)
+CFG = EnrichConfig(examples=2, prompt_share=0.9)
 WORLD = {f"u{number}": (["f1", f"f{number}"], ["k1", f"k{number}"]) for number in range(2, 9)}
 
 
 @pytest.fixture
-def memory(tmp_path):
+def cache(tmp_path):
     return KeyedCache(tmp_path / "examples")
 
 
@@ -40,50 +40,50 @@ def tables(world, shown_more=""):
     )
 
 
-def chosen(world, memory, cfg=CFG, **more):
-    return kept_examples(*tables(world, **more), [PAIR], cfg, memory)[PAIR]
+def chosen(world, cache, cfg=CFG, **more):
+    return load_or_choose_examples(*tables(world, **more), [PAIR], cfg, cache)[PAIR]
 
 
-def test_examples_are_users_of_both_domains_chosen_by_a_seed(memory, tmp_path):
-    found = chosen(WORLD, memory)
+def test_examples_are_users_of_both_domains_chosen_by_a_seed(cache, tmp_path):
+    found = chosen(WORLD, cache)
     assert len(found) == 2
     assert all(each in WORLD.values() for each in map(tuple, found))
     assert found == chosen(dict(reversed(WORLD.items())), KeyedCache(tmp_path / "other"))
-    seeds = {json.dumps(chosen(WORLD, memory, EnrichConfig(examples=2, seed=seed))) for seed in range(5)}
+    seeds = {json.dumps(chosen(WORLD, cache, EnrichConfig(examples=2, seed=seed))) for seed in range(5)}
     assert len(seeds) > 1
 
 
-def test_who_is_active_in_one_domain_is_no_example(memory):
-    assert chosen({"u": (["f1", "f2"], []), "v": ([], ["k1"]), "w": (["f1"], ["k1"])}, memory) == [(["f1"], ["k1"])]
+def test_who_is_active_in_one_domain_is_no_example(cache):
+    assert chosen({"u": (["f1", "f2"], []), "v": ([], ["k1"]), "w": (["f1"], ["k1"])}, cache) == [(["f1"], ["k1"])]
 
 
-def test_a_new_user_and_a_new_action_of_an_examples_user_change_no_example(memory):
-    before = chosen(WORLD, memory)
+def test_a_new_user_and_a_new_action_of_an_examples_user_change_no_example(cache):
+    before = chosen(WORLD, cache)
     grown = {f"n{number}": (["f1", "f2"], ["k1", "k2"]) for number in range(50)}
     changed = {user: (["f1", "f99"], kitchen) for user, (_, kitchen) in WORLD.items()}
     both = dict(WORLD) | grown
-    assert chosen(both, memory) == before
+    assert chosen(both, cache) == before
     representatives, _ = tables(changed)
     _, sequences = tables(WORLD, shown_more="f99 f99")
-    assert kept_examples(representatives, sequences, [PAIR], CFG, memory)[PAIR] == before
+    assert load_or_choose_examples(representatives, sequences, [PAIR], CFG, cache)[PAIR] == before
 
 
-def test_an_example_that_prompts_may_no_longer_show_is_replaced(memory):
-    first, second = chosen(WORLD, memory)
+def test_an_example_that_prompts_may_no_longer_show_is_replaced(cache):
+    first, second = chosen(WORLD, cache)
     gone = {user: both for user, both in WORLD.items() if list(both) != list(map(list, first))}
     assert len(gone) == len(WORLD) - 1
-    after = chosen(gone, memory)
+    after = chosen(gone, cache)
     assert after[0] == second
     assert after[1] not in (first, second)
-    assert chosen(WORLD, memory) == after
+    assert chosen(WORLD, cache) == after
 
 
-def test_an_example_never_holds_a_withheld_a_validation_or_a_test_action(memory):
+def test_an_example_never_holds_a_withheld_a_validation_or_a_test_action(cache):
     world = {"u": (["f1", "f2"], ["k1", "k2"])}
     for late in ("w", "v", "t"):
         held = [{"user_id": "u", "from": ["f1", late], "to": ["k1"]}]
-        memory.put(pa.table({"key": [key_of(CFG)], "examples": [json.dumps(held)]}))
-        assert chosen(world, memory) == [(["f1", "f2"], ["k1", "k2"])]
+        cache.put(pa.table({"key": [key_of(CFG)], "examples": [json.dumps(held)]}))
+        assert chosen(world, cache) == [(["f1", "f2"], ["k1", "k2"])]
 
 
 def key_of(cfg):

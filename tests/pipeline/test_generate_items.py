@@ -7,7 +7,7 @@ from data_lake.tables import check
 from pipeline.augment.generate_items import generate_items, generation_rows
 from pipeline.augment.represent import represent
 from pipeline.config import DomainConfig, EnrichConfig, ProfileConfig
-from pipeline.profile.profile_domains import profile_domains
+from pipeline.profile.profile_domains import profile_domains, profile_rows
 from tests.pipeline.worlds import DOMAINS, Answering, embedded, items_table, rows_of, sequences_table
 
 
@@ -30,15 +30,15 @@ def test_a_failed_reply_keeps_its_row_and_is_asked_again_for_fewer():
     rows = pa.table(
         {"user_id": ["u", "v"], "from_domain": ["food"] * 2, "to_domain": ["kitchen"] * 2, "item_ids": [["food_0"]] * 2}
     )
-    generate = Answering(lambda facts: ["a"] if facts["user_id"] == "u" else ["b", "b"])
+    generator = Answering(lambda question: ["a"] if question.user_id == "u" else ["b", "b"])
     about = {"kitchen": DomainConfig(describe="pots and pans")}
-    table = check(generate_items(rows, items, generate, EnrichConfig(answers=4), about), GENERATED_ITEMS)
+    table = check(generate_items(rows, items, generator, EnrichConfig(answers=4), about), GENERATED_ITEMS)
     assert rows_of(table, "user_id", "status", "reason", "answers") == [
         ("u", "ok", None, ["a"]),
         ("v", "failed", "repeated", []),
     ]
-    assert [request.facts["k"] for request in generate.requests] == [4, 4, 2]
-    system, user = (message["content"] for message in generate.requests[0].messages)
+    assert [request.question.answers for request in generator.requests] == [4, 4, 2]
+    system, user = (message["content"] for message in generator.requests[0].messages)
     assert "kitchen (pots and pans)" in system
     assert user.endswith('"food 0"')
     assert "food 0" not in system
@@ -49,16 +49,17 @@ def test_a_domains_own_prompt_reaches_the_requests_about_it_and_no_others():
     to = ["kitchen", "garden"]
     rows = pa.table({"user_id": ["u"] * 2, "from_domain": ["food"] * 2, "to_domain": to, "item_ids": [["food_0"]] * 2})
     about = {"kitchen": DomainConfig(generate_prompt="Pots only.\n---\n$titles", profile_prompt="Cooks.\n---\n$items")}
-    generate = Answering()
-    generate_items(rows, items, generate, EnrichConfig(), about)
-    assert [request.messages[0]["content"] == "Pots only." for request in generate.requests] == [True, False]
+    generator = Answering()
+    generate_items(rows, items, generator, EnrichConfig(), about)
+    assert [request.messages[0]["content"] == "Pots only." for request in generator.requests] == [True, False]
     augmented = sequences_table(u="kitchen_0 garden_0 food_0 food_0").append_column(
         "synthetic", pa.array([[False] * 4])
     )
     clusters = pa.table({"item_id": ["kitchen_0", "garden_0"], "cluster": pa.array([0, 0], pa.int32())})
-    generate = Answering()
-    profile_domains(augmented, items, clusters, generate, ProfileConfig(), DOMAINS, about)
-    prompts = {request.facts["domain"]: request.messages[0]["content"] for request in generate.requests}
+    generator = Answering()
+    listed = profile_rows(augmented, clusters, ProfileConfig().last_items, DOMAINS)
+    profile_domains(listed, items, generator, ProfileConfig(), about)
+    prompts = {request.question.domain: request.messages[0]["content"] for request in generator.requests}
     assert {domain: prompt == "Cooks." for domain, prompt in prompts.items()} == {"kitchen": True, "garden": False}
 
 
@@ -69,9 +70,9 @@ def test_what_an_example_shows_stands_in_the_users_message_and_nowhere_else():
         pa.table([["food_9"], ["food"], [planted], [planted]], schema=ITEMS.tables[""]),
     ])  # fmt: skip
     rows = pa.table({"user_id": ["u"], "from_domain": ["food"], "to_domain": ["kitchen"], "item_ids": [["food_0"]]})
-    generate = Answering()
+    generator = Answering()
     examples = {("food", "kitchen"): [(["food_9"], ["kitchen_0"])]}
-    generate_items(rows, items, generate, EnrichConfig(), {}, examples=examples)
-    system, user = (message["content"] for message in generate.requests[0].messages)
+    generate_items(rows, items, generator, EnrichConfig(), {}, examples)
+    system, user = (message["content"] for message in generator.requests[0].messages)
     assert planted not in system
     assert user.index(f'"{planted}"') < user.index('"food 0"')

@@ -1,18 +1,20 @@
 import pytest
 
-from pipeline.llm.generator import Request, prompt_hash
+from pipeline.llm.generator import Request, UserProfileQuestion, prompt_hash
+from tests.pipeline.worlds import items_question
 
 IDENTITY = {"model": "m", "revision": "r", "sampling": {"temperature": 0.0}}
 
 
-def request(content="rice", words=3, max_tokens=10, task="generate_items", facts=None):
+def request(content="rice", words=3, max_tokens=10, question=None):
     schema = {"type": "string", "maxLength": words}
-    return Request(task, ({"role": "user", "content": content},), schema, max_tokens, facts or {})
+    return Request(question or items_question(), ({"role": "user", "content": content},), schema, max_tokens)
 
 
 def test_the_hash_of_a_prompt_does_not_depend_on_key_order_or_on_what_the_model_never_sees():
     turned = dict(reversed(IDENTITY.items()))
-    assert prompt_hash(request(), IDENTITY) == prompt_hash(request(facts={"user_id": "u1"}, task="other"), turned)
+    for question in (items_question(user_id="u1"), UserProfileQuestion(())):
+        assert prompt_hash(request(), IDENTITY) == prompt_hash(request(question=question), turned)
 
 
 @pytest.mark.parametrize(

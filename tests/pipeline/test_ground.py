@@ -3,17 +3,16 @@ import pyarrow as pa
 import pytest
 
 from pipeline.augment.generate_items import generate_items, generation_rows
-from pipeline.augment.ground import figures, ground, measure
+from pipeline.augment.ground import Grounder, thresholds_of
 from pipeline.augment.represent import represent
 from pipeline.config import EnrichConfig
 from pipeline.vectors.catalogue import Catalogue
-from pipeline.vectors.neighbours import recall
 from tests.pipeline.worlds import Angles, Answering, embedded, grounded_by, items_table, rows_of, sequences_table
 
 
 def test_answers_are_kept_or_dropped_for_the_first_reason_that_applies():
     # shown: food_0, food_2; the train action kitchen_12 is withheld, so it may be found
-    table, *_ = grounded_by(
+    table, *_, grounder = grounded_by(
         ["x 11", "x 1", "x 310", "x 119", "x 10", "x 31"], faithful_quantile=0.3, relevant_quantile=0.3
     )
     # nearest neighbours in kitchen: 10 2 2 18 30 60 60 degrees; the threshold lies between 60 and 30
@@ -25,7 +24,7 @@ def test_answers_are_kept_or_dropped_for_the_first_reason_that_applies():
         ("x 10", "kitchen_10", None),
         ("x 31", "kitchen_30", "over_budget"),
     ]
-    assert figures(table) == {
+    assert grounder.counts(table) == {
         "kept": 2,
         "dropped": {"duplicate": 1, "irrelevant": 1, "over_budget": 1, "unfaithful": 1},
     }
@@ -49,12 +48,12 @@ def test_an_item_of_the_shown_part_is_never_grounded_to():
     )
     cfg, catalogue = EnrichConfig(noise_filter=False), embedded(items)
     representatives = represent(sequences, catalogue, cfg, ("food", "kitchen"))
-    generate = Answering(lambda facts: ["x 1"])
-    generated = generate_items(generation_rows(representatives, cfg, ("food", "kitchen")), items, generate, cfg, {})
-    measures = measure(catalogue, cfg, ("food", "kitchen"))
+    generator = Answering(lambda question: ["x 1"])
+    generated = generate_items(generation_rows(representatives, cfg, ("food", "kitchen")), items, generator, cfg, {})
+    grounder = Grounder(items, catalogue, cfg, ("food", "kitchen"))
 
     def found(sequences):
-        table = ground(sequences, representatives, generated, items, catalogue, measures, Angles(), cfg)
+        table = grounder.ground(sequences, representatives, generated, Angles())
         return rows_of(table, "user_id", "item_id")
 
     assert found(sequences) == [("u", "kitchen_40"), ("v", "kitchen_0")]
@@ -67,7 +66,7 @@ def test_a_new_item_takes_the_place_of_one_sampled_item_at_most():
         vectors = np.random.default_rng(1).standard_normal((count, 4)).astype(np.float32)
         ids = pa.array([f"f{number}" for number in reversed(range(count))])  # a new item comes first: all rows move
         catalogue = Catalogue(ids, np.full(count, "food"), vectors, np.ones(count, bool), "m", "r")
-        sample = measure(catalogue, EnrichConfig(sample=100, seed=seed), ["food"])["food"].sample
+        sample = thresholds_of(catalogue, EnrichConfig(sample=100, seed=seed), "food").sample
         return set(catalogue.item_ids.take(pa.array(sample)).to_pylist())
 
     before = sampled(400)
@@ -81,13 +80,13 @@ def test_a_new_item_takes_the_place_of_one_sampled_item_at_most():
 
 def test_an_index_grounds_to_the_same_items_and_tells_its_recall():
     answers = ["x 11", "x 1", "x 310", "x 119", "x 10", "x 31", "x 2", "x 50"]
-    exact, *_ = grounded_by(answers, budget=9)
-    by_index, *_, measures = grounded_by(answers, budget=9, exact_up_to=1)
+    exact, *_, without_index = grounded_by(answers, budget=9)
+    by_index, *_, grounder = grounded_by(answers, budget=9, exact_up_to=1)
     assert by_index == exact
-    indexes = [each.index for each in measures.values()]
-    assert recall(indexes) == {"neighbours": {"checked": 8, "found": 8}}
-    assert recall(indexes) == {"neighbours": {"checked": 0, "found": 0}}
-    assert recall(each.index for each in grounded_by(answers)[-1].values()) == {}
+    counts = without_index.counts(exact)
+    assert grounder.counts(by_index) == {**counts, "neighbours": {"checked": 8, "found": 8}}
+    assert grounder.counts(by_index) == {**counts, "neighbours": {"checked": 0, "found": 0}}
+    assert counts.keys() == {"kept", "dropped"}
 
 
 def test_where_the_user_holds_all_there_is_no_neighbour():
@@ -97,14 +96,6 @@ def test_where_the_user_holds_all_there_is_no_neighbour():
     representatives = represent(sequences, catalogue, cfg, ("food", "kitchen"))
     rows = generation_rows(representatives, cfg, ("food", "kitchen"))
     generated = generate_items(rows, items, Answering(), cfg, {})
-    table = ground(
-        sequences,
-        representatives,
-        generated,
-        items,
-        catalogue,
-        measure(catalogue, cfg, ("food", "kitchen")),
-        Angles(),
-        cfg,
-    )
+    grounder = Grounder(items, catalogue, cfg, ("food", "kitchen"))
+    table = grounder.ground(sequences, representatives, generated, Angles())
     assert rows_of(table, "item_id", "faithfulness", "kept", "reason") == [(None, None, False, "no_neighbour")]

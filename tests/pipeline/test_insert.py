@@ -13,7 +13,7 @@ def test_kept_items_stand_after_the_evidence_and_after_the_most_similar():
     assert made["splits"][0].as_py() == ["train"] * 13 + ["validation", "test"]
     assert made["timestamps"][0].as_py()[8:11] == [sequences["timestamps"][0].as_py()[8]] * 3
     similar = insert(sequences, table, catalogue, cfg.model_copy(update={"place": "similar"}), ("food", "kitchen"))
-    # kitchen_10 is most like food_2, at place 2; kitchen_0 like food_0, last shown at place 8
+    # kitchen_10 is most like food_2, at index 2; kitchen_0 like food_0, last shown at index 8
     assert similar["item_ids"][0].as_py() == [*plain[:3], "kitchen_10", *plain[3:9], "kitchen_0", *plain[9:]]
     none = insert(sequences, table.slice(0, 0), catalogue, cfg, ("food", "kitchen"))
     assert none["item_ids"][0].as_py() == plain

@@ -12,6 +12,7 @@ from pipeline.config import LLMConfig, OpenAIConfig
 from pipeline.llm.generator import Reply, Request
 from pipeline.llm.openai import OpenAI
 from pipeline.llm.prompts import items_schema
+from tests.pipeline.worlds import items_question
 
 
 class Endpoint(ThreadingHTTPServer):
@@ -78,7 +79,9 @@ def openai(url, llm=None, **settings):
 
 
 def ask(*prompts):
-    return [Request("t", ({"role": "user", "content": prompt},), items_schema(1, 20), 10) for prompt in prompts]
+    return [
+        Request(items_question(), ({"role": "user", "content": prompt},), items_schema(1, 20), 10) for prompt in prompts
+    ]
 
 
 def fail(status, times=1, headers=None, delay=0):
@@ -87,8 +90,8 @@ def fail(status, times=1, headers=None, delay=0):
 
 def test_a_request_carries_model_schema_sampling_and_the_key_of_the_environment(endpoint, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "s3cret")
-    generate = openai(endpoint.url, extra_body={"chat_template_kwargs": {"enable_thinking": False}})
-    [reply] = generate(ask("rice"))
+    generator = openai(endpoint.url, extra_body={"chat_template_kwargs": {"enable_thinking": False}})
+    [reply] = generator(ask("rice"))
     assert reply == Reply('{"items": ["rice"]}', tokens_in=7, tokens_out=2, tokens_cached=4)
     assert endpoint.seen == [
         {
@@ -96,12 +99,15 @@ def test_a_request_carries_model_schema_sampling_and_the_key_of_the_environment(
             "messages": [{"role": "user", "content": "rice"}],
             "max_tokens": 10,
             "temperature": 0.0,
-            "response_format": {"type": "json_schema", "json_schema": {"name": "t", "schema": items_schema(1, 20)}},
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "generate_items", "schema": items_schema(1, 20)},
+            },
             "chat_template_kwargs": {"enable_thinking": False},
         }
     ]
     assert endpoint.headers[0]["Authorization"] == "Bearer s3cret"
-    assert "s3cret" not in str(vars(generate))
+    assert "s3cret" not in str(vars(generator))
     openai(endpoint.url, llm={"temperature": 0.5, "seed": 3})(ask("rice"))
     assert {name: endpoint.seen[1][name] for name in ("temperature", "top_p", "seed")} == {
         "temperature": 0.5,
@@ -221,9 +227,9 @@ def test_what_the_endpoint_says_of_a_refusal_is_kept_in_one_short_line_without_t
 ):
     monkeypatch.setenv("OPENAI_API_KEY", "s3cret")
     endpoint.scripts, endpoint.refusal = {"rice": fail(status)}, body
-    generate = openai(endpoint.url, retries=0)
-    assert generate(ask("rice", "tea"))[0].error == f"http_{status}"
-    assert generate.last_words == words
+    generator = openai(endpoint.url, retries=0)
+    assert generator(ask("rice", "tea"))[0].error == f"http_{status}"
+    assert generator.last_words == words
 
 
 @pytest.mark.parametrize(("finish", "reason"), [("length", "cut"), ("content_filter", "content_filter")])
@@ -243,9 +249,9 @@ def test_what_every_request_would_run_into_stops_the_run(endpoint, monkeypatch, 
 
 
 def test_an_endpoint_that_is_not_there_stops_the_run():
-    generate = openai("http://127.0.0.1:9/v1", retries=0)
+    generator = openai("http://127.0.0.1:9/v1", retries=0)
     with pytest.raises(UserError, match=r"127\.0\.0\.1:9/v1 cannot be reached"):
-        generate(ask("rice", "tea"))
+        generator(ask("rice", "tea"))
 
 
 @pytest.mark.parametrize(
@@ -290,12 +296,12 @@ def test_an_endpoint_that_never_answered_is_given_up_sooner(monkeypatch):
 
 
 def test_an_endpoint_that_answered_before_is_waited_for_with_every_try(endpoint, monkeypatch):
-    generate, waits = openai(endpoint.url, retries=9), []
-    generate(ask("rice"))
-    generate.close()
+    generator, waits = openai(endpoint.url, retries=9), []
+    generator(ask("rice"))
+    generator.close()
     endpoint.shutdown()
     endpoint.server_close()
     monkeypatch.setattr(module, "_pause", lambda attempt, asked: waits.append(attempt) or 0)
     with pytest.raises(UserError, match="cannot be reached"):
-        generate(ask("tea"))
+        generator(ask("tea"))
     assert waits == list(range(9))

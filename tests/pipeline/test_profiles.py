@@ -3,7 +3,7 @@ import pyarrow as pa
 from data_lake.schemas import AUGMENTED_SEQUENCES
 from pipeline.config import ProfileConfig
 from pipeline.profile.embed_profiles import embed_profiles, profiles_to_embed
-from pipeline.profile.profile_domains import profile_domains
+from pipeline.profile.profile_domains import profile_domains, profile_rows
 from pipeline.profile.profile_users import profile_users, users_to_profile
 from tests.pipeline.worlds import DOMAINS, Angles, Answering, items_table, rows_of, sequences_table
 
@@ -20,19 +20,20 @@ def test_profiles_list_items_by_cluster_and_mark_the_real_ones():
     clusters = pa.table(
         {"item_id": ["food_0", "food_1", "food_90", "kitchen_5"], "cluster": pa.array([1, 1, 0, 0], pa.int32())}
     )
-    generate = Answering()
-    table = profile_domains(augmented, items, clusters, generate, ProfileConfig(), DOMAINS, {})
+    generator = Answering()
+    listed = profile_rows(augmented, clusters, ProfileConfig().last_items, DOMAINS)
+    table = profile_domains(listed, items, generator, ProfileConfig(), {})
     assert rows_of(table, "domain", "evidence", "inferred", "status", "reason") == [
         ("food", 4, False, "ok", None),
         ("kitchen", 0, True, "ok", None),
         ("garden", 0, True, "failed", "no_items"),
     ]
-    prompts = {request.facts["domain"]: request.messages[1]["content"] for request in generate.requests}
+    prompts = {request.question.domain: request.messages[1]["content"] for request in generator.requests}
     assert prompts["food"] == 'Group 1\nchosen "food 90"\nGroup 2\nchosen "food 1"\nchosen "food 0"'
     assert prompts["kitchen"] == 'Group 1\nguessed "kitchen 5"'
     two = Answering()
-    profile_domains(augmented, items, clusters, two, ProfileConfig(last_items=2), DOMAINS, {})
-    assert two.requests[0].facts["groups"] == [["food 1", "food 0"]]
+    profile_domains(profile_rows(augmented, clusters, 2, DOMAINS), items, two, ProfileConfig(), {})
+    assert two.requests[0].question.groups == (("food 1", "food 0"),)
 
 
 def test_the_merge_is_told_the_evidence_and_an_inferred_profile_weighs_nothing():
@@ -41,13 +42,13 @@ def test_the_merge_is_told_the_evidence_and_an_inferred_profile_weighs_nothing()
         "text": ["likes tea", "likes pans", None, "guess", None, None], "evidence": [4, 0, 2, 0, 0, 0],
         "inferred": [False, True, False, True, True, True],
     })  # fmt: skip
-    generate = Answering()
-    table = profile_users(users_to_profile(profiles), generate, ProfileConfig())
+    generator = Answering()
+    table = profile_users(users_to_profile(profiles), generator, ProfileConfig())
     assert rows_of(table, "user_id", "evidence", "status", "reason") == [
         ("u", 4, "ok", None),
         ("v", 0, "failed", "no_profiles"),
     ]
-    [request] = generate.requests
+    [request] = generator.requests
     assert request.messages[1]["content"] == '{"part": "food", "evidence": 4, "description": "likes tea"}'
     vectors = embed_profiles(profiles_to_embed(profiles, table), Angles())
     assert rows_of(vectors, "user_id", "scope")[:4] == [("u", "food"), ("u", "kitchen"), ("u", "garden"), ("u", "all")]

@@ -10,22 +10,12 @@ from pipeline.llm.answers import BadReply, ask, figures, read_reply, reply_colum
 from pipeline.llm.cached_generator import CachedGenerator
 from pipeline.llm.generator import Reply, Request
 from pipeline.llm.prompts import items_schema, load_prompt, named, profile_schema, quoted, render
+from tests.pipeline.worlds import Scripted, items_question
 
 
 def request(text="user's part", schema=None):
     messages = ({"role": "system", "content": "fixed"}, {"role": "user", "content": text})
-    return Request("generate_items", messages, schema or items_schema(3, 10), 64)
-
-
-class Scripted:
-    """Answers with the replies that it was given, in order."""
-
-    def __init__(self, *replies):
-        self.replies, self.asked, self.identity = list(replies), [], {"model": "scripted"}
-
-    def __call__(self, requests):
-        self.asked += [request.messages[1]["content"] for request in requests]
-        return [self.replies.pop(0) for _ in requests]
+    return Request(items_question(), messages, schema or items_schema(3, 10), 64)
 
 
 @pytest.mark.parametrize(
@@ -79,14 +69,14 @@ def test_an_item_as_long_as_the_schema_allows_is_good():
 
 def test_a_prompt_that_an_endpoint_finds_too_long_is_asked_with_fewer_texts():
     too_long, good = Reply(None, error="too_long"), Reply('{"items": ["tea"]}')
-    generate = Scripted(too_long, good, too_long, too_long, too_long, good)
+    generator = Scripted(too_long, good, too_long, too_long, too_long, good)
 
-    def build(place, is_retry, dropped):
-        texts = list("abcdefghijkl")[: (12, 1, 3)[place]]
+    def build(index, is_retry, dropped):
+        texts = list("abcdefghijkl")[: (12, 1, 3)[index]]
         return request("".join(texts[min(dropped, len(texts) - 1) :]))
 
-    answers = ask(generate, 3, build)
-    assert generate.asked == ["abcdefghijkl", "a", "abc", "cdefghijkl", "c", "ijkl"]
+    answers = ask(generator, 3, build)
+    assert generator.asked == ["abcdefghijkl", "a", "abc", "cdefghijkl", "c", "ijkl"]
     assert [answer.reason for answer in answers] == [None, None, "too_long"]
 
 
@@ -99,23 +89,23 @@ class FiveTexts:
 
 def test_a_prompt_that_fits_by_our_tokenizer_but_not_the_endpoints_is_never_asked_with_more_texts():
     too_long, good = Reply(None, error="too_long"), Reply('{"items": ["tea"]}')
-    generate = Scripted(too_long, good)
+    generator = Scripted(too_long, good, tokens=FiveTexts())
     texts = "abcdefghijkl"
-    [answer] = ask(generate, 1, lambda place, is_retry, dropped: request(texts[min(dropped, 11) :]), FiveTexts())
-    assert generate.asked == ["hijkl", "jkl"]
+    [answer] = ask(generator, 1, lambda index, is_retry, dropped: request(texts[min(dropped, 11) :]))
+    assert generator.asked == ["hijkl", "jkl"]
     assert answer.value == ("tea",)
 
 
 def test_the_retry_of_a_prompt_that_was_too_long_loses_texts_too():
-    generate = Scripted(
+    generator = Scripted(
         *(Reply(None, error=error) for error in ("too_long", "cut", "too_long")), Reply('{"items": ["tea"]}')
     )
 
-    def build(place, is_retry, dropped):
+    def build(index, is_retry, dropped):
         return request(("tight " if is_retry else "") + "abcd"[dropped:])
 
-    [answer] = ask(generate, 1, build)
-    assert generate.asked == ["abcd", "cd", "tight abcd", "tight cd"]
+    [answer] = ask(generator, 1, build)
+    assert generator.asked == ["abcd", "cd", "tight abcd", "tight cd"]
     assert answer.value == ("tea",)
 
 
@@ -128,14 +118,14 @@ def test_the_retry_of_a_prompt_that_was_too_long_loses_texts_too():
     ids=["not_json", "schema", "cut", "empty", "repeated"],
 )  # fmt: skip
 def test_what_a_retry_may_fix_is_asked_for_once_more(first):
-    generate = Scripted(first, Reply('{"items": ["tea"]}'))
-    [answer] = ask(generate, 1, lambda place, is_retry, dropped: request("tight" if is_retry else "loose"))
-    assert (generate.asked, answer.value) == (["loose", "tight"], ("tea",))
+    generator = Scripted(first, Reply('{"items": ["tea"]}'))
+    [answer] = ask(generator, 1, lambda index, is_retry, dropped: request("tight" if is_retry else "loose"))
+    assert (generator.asked, answer.value) == (["loose", "tight"], ("tea",))
 
 
 @pytest.mark.parametrize(("second", "asked_later"), [('{"items": ["tea"]}', []), ("no", ["tight"])])
 def test_a_later_run_goes_straight_to_the_retry_and_asks_it_again_if_it_failed(tmp_path, second, asked_later):
-    def build(place, is_retry, dropped):
+    def build(index, is_retry, dropped):
         return request("tight" if is_retry else "loose")
 
     first = Scripted(Reply("no"), Reply(second))
@@ -155,7 +145,7 @@ def test_a_later_run_goes_straight_to_the_retry_and_asks_it_again_if_it_failed(t
 def test_an_endpoints_failure_is_asked_again_in_a_later_run(tmp_path, error):
     for reply in (Reply(None, error=error), Reply('{"items": ["tea"]}')):
         once = CachedGenerator(Scripted(reply), KeyedCache(tmp_path), worth_keeping=worth_keeping)
-        [answer] = ask(once, 1, lambda place, is_retry, dropped: request())
+        [answer] = ask(once, 1, lambda index, is_retry, dropped: request())
     assert answer.value == ("tea",)
 
 
@@ -167,7 +157,7 @@ def test_examples_stand_before_the_users_part_and_not_among_the_instructions():
 
 
 def test_a_bad_reply_is_asked_for_once_more_and_an_engines_error_is_not():
-    generate = Scripted(
+    generator = Scripted(
         Reply('{"items": ["tea", "tea"]}', tokens_in=5, tokens_out=1),
         Reply(None, error="http_500"),
         Reply(None, error="cut", tokens_in=7),
@@ -175,18 +165,18 @@ def test_a_bad_reply_is_asked_for_once_more_and_an_engines_error_is_not():
         Reply("no", tokens_in=8),
     )
 
-    def build(place, is_retry, dropped):
-        name = ("a", "b", None, "c")[place]
-        return name and request(f"tight {place}" if is_retry else name)
+    def build(index, is_retry, dropped):
+        name = ("a", "b", None, "c")[index]
+        return name and request(f"tight {index}" if is_retry else name)
 
-    answers = ask(generate, 4, build, reason="none")
-    assert generate.asked == ["a", "b", "c", "tight 0", "tight 3"]
+    answers = ask(generator, 4, build, reason="none")
+    assert generator.asked == ["a", "b", "c", "tight 0", "tight 3"]
     assert [answer.value for answer in answers] == [("tea",), (), (), ()]
     assert [answer.reason for answer in answers] == [None, "http_500", "none", "not_json"]
     assert [answer.tokens_in for answer in answers] == [11, 0, 0, 15]
     import pyarrow as pa
 
-    table = pa.table(reply_columns(answers, generate.identity))
+    table = pa.table(reply_columns(answers, generator.identity))
     assert table["prompt_hash"][2].as_py() == ""
     failed = {"http_500": 1, "none": 1, "not_json": 1}
     assert figures(table) == {"ok": 1, "failed": failed, "tokens_in": 26, "tokens_out": 3, "tokens_cached": 0}

@@ -6,9 +6,10 @@ import pytest
 
 import pipeline.llm.retrieval as retrieval_module
 from data_lake.schemas import ITEM_EMBEDDINGS
-from pipeline.llm.generator import Request
+from pipeline.llm.generator import DomainProfileQuestion, DomainSummary, Request, UserProfileQuestion
 from pipeline.llm.prompts import items_schema, profile_schema
 from pipeline.llm.retrieval import Retrieval, nearest_rows
+from tests.pipeline.worlds import items_question
 
 # Food lies on the axes; each kitchen item leans to one of them. k4 has no text, k5 is called as k1 is.
 ITEMS = {
@@ -28,7 +29,9 @@ def retrieval_of(**settings):
     signed = {"model": ["m"] * len(ITEMS), "revision": ["r"] * len(ITEMS)}
     vector = pa.array(vectors, pa.list_(pa.float32(), 3))
     embeddings = pa.table({"item_id": list(ITEMS), "domain": domains, "vector": vector, **signed})
-    return Retrieval(items, embeddings.select(ITEM_EMBEDDINGS.tables[""].names), **settings)
+    generator = Retrieval(**settings)
+    generator.read_catalogue(items, embeddings.select(ITEM_EMBEDDINGS.tables[""].names))
+    return generator
 
 
 @pytest.fixture
@@ -36,14 +39,13 @@ def retrieval():
     return retrieval_of()
 
 
-def items_request(item_ids, k, characters=120):
-    facts = {"user_id": "u", "from": "food", "to": "kitchen", "item_ids": item_ids, "titles": [], "k": k}
-    return Request("generate_items", (), items_schema(k, characters), 100, facts)
+def items_request(item_ids, answers, characters=120):
+    return Request(items_question(item_ids, answers), (), items_schema(answers, characters), 100)
 
 
-def profile_request(words=30, **facts):
-    facts = {"user_id": "u", "domain": "food", "evidence": 5, "inferred": False, "words": words, **facts}
-    return Request("profile_domain", (), profile_schema(words), 100, facts)
+def profile_request(groups, evidence=5, inferred=False, words=30):
+    question = DomainProfileQuestion("u", "food", tuple(map(tuple, groups)), evidence, inferred, words)
+    return Request(question, (), profile_schema(words), 100)
 
 
 def answer(retrieval, request):
@@ -105,15 +107,15 @@ def test_a_profile_says_when_it_is_inferred_or_when_nothing_is_known(retrieval):
     assert answer(retrieval, profile_request(groups=[], evidence=0)) == "food: nothing is known."
 
 
-def test_a_user_profile_begins_with_the_best_known_domain_and_leaves_out_what_is_inferred(retrieval):
-    domains = [
-        {"domain": "food", "text": "Likes tea.", "evidence": 2},
-        {"domain": "games", "text": "Perhaps cards.", "evidence": 0},
-        {"domain": "kitchen", "text": "Buys pots.", "evidence": 9},
-    ]
-    request = Request("profile_user", (), profile_schema(20), 100, {"domains": domains})
+def test_a_user_profile_begins_with_the_best_known_domain_and_drops_what_is_inferred(retrieval):
+    summaries = (
+        DomainSummary("food", "Likes tea.", 2),
+        DomainSummary("games", "Perhaps cards.", 0),
+        DomainSummary("kitchen", "Buys pots.", 9),
+    )
+    request = Request(UserProfileQuestion(summaries), (), profile_schema(20), 100)
     assert answer(retrieval, request) == "Buys pots. Likes tea."
-    only = Request("profile_user", (), profile_schema(1), 100, {"domains": domains[1:2]})
+    only = Request(UserProfileQuestion(summaries[1:2]), (), profile_schema(1), 100)
     assert answer(retrieval, only) == "Perhaps car…"
 
 
@@ -125,6 +127,6 @@ def test_an_index_of_many_titles_gives_the_same_answers_and_tells_its_recall_onc
     by_index = retrieval_of(exact_up_to=2)  # kitchen has three titles
     requests = [items_request(["f1"], 3), items_request(["f2"], 3)]
     assert by_index(requests) == retrieval(requests)
-    assert by_index.recall() == {"neighbours": {"checked": 2, "found": 2}}
-    assert by_index.recall() == {"neighbours": {"checked": 0, "found": 0}}
-    assert retrieval.recall() == {}
+    assert by_index.counts() == {"neighbours": {"checked": 2, "found": 2}}
+    assert by_index.counts() == {"neighbours": {"checked": 0, "found": 0}}
+    assert retrieval.counts() == {}

@@ -11,6 +11,7 @@ from pipeline.config import EnrichConfig, ProfileConfig
 from pipeline.llm.generator import Reply, Request
 from pipeline.llm.tokens import BY_CHARACTERS, MARGIN, ModelTokens
 from pipeline.profile.profile_users import profile_users
+from tests.pipeline.worlds import FakeGenerator, items_question
 
 EXTREME = (
     "rice " * 5000,
@@ -28,17 +29,15 @@ EXTREME = (
 CFG = EnrichConfig()
 
 
-class Reading:
-    """Answers all alike and keeps the requests."""
+class Same(FakeGenerator):
+    """Answers all alike."""
 
-    identity = {"model": "reading"}  # noqa: RUF012
+    def __init__(self, text, tokens):
+        super().__init__(tokens=tokens)
+        self.text = text
 
-    def __init__(self, text='{"items": ["pan"]}'):
-        self.text, self.requests = text, []
-
-    def __call__(self, requests):
-        self.requests += requests
-        return [Reply(self.text) for _ in requests]
+    def answer(self, request):
+        return Reply(self.text)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +58,9 @@ def asked(titles, max_model_len, folder, cfg=CFG, text='{"items": ["pan"]}'):
     ids = [f"f{number}" for number in range(len(titles))]
     items = pa.table([ids, ["food"] * len(ids), titles, titles], schema=ITEMS.tables[""])
     rows = pa.table({"user_id": ["u"], "from_domain": ["food"], "to_domain": ["kitchen"], "item_ids": [ids]})
-    generate = Reading(text)
-    generate_items(rows, items, generate, cfg, {}, ModelTokens(str(folder), None, max_model_len))
-    return generate.requests
+    generator = Same(text, ModelTokens(str(folder), None, max_model_len))
+    generate_items(rows, items, generator, cfg, {})
+    return generator.requests
 
 
 def lines_of(request):
@@ -90,26 +89,26 @@ def test_a_text_that_fits_is_whole_and_one_that_does_not_keeps_most_of_its_token
 
 def test_without_a_tokenizer_four_characters_are_a_token():
     assert BY_CHARACTERS.quoted(["x" * 50], 10) == {"x" * 50: f'"{"x" * 39}…"'}
-    assert BY_CHARACTERS.count([Request("t", ({"role": "user", "content": "x" * 40},), {}, 5)]) == [10]
+    assert BY_CHARACTERS.count([Request(items_question(), ({"role": "user", "content": "x" * 40},), {}, 5)]) == [10]
 
 
 def test_prompts_are_counted_as_the_model_counts_them(tiny_llm, tokenizer):
     messages = ({"role": "system", "content": "Name items."}, {"role": "user", "content": "thé <|im_end|>"})
     known = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True)["input_ids"]
     tokens = ModelTokens(str(tiny_llm), None, 100)
-    assert tokens.count([Request("t", messages, {}, 5)] * 600) == [len(known)] * 600
+    assert tokens.count([Request(items_question(), messages, {}, 5)] * 600) == [len(known)] * 600
     for room, fits in ((0, True), (1, False)):
-        assert tokens.fits([Request("t", messages, {}, 100 - MARGIN - len(known) + room)]) == [fits]
+        assert tokens.fits([Request(items_question(), messages, {}, 100 - MARGIN - len(known) + room)]) == [fits]
 
 
 def test_prompts_that_surely_fit_are_not_tokenized(tiny_llm):
     tokens = ModelTokens(str(tiny_llm), None, 400)
     assert tokens.fits([]) == []
     tokens._sizes = None
-    assert tokens.fits([Request("t", ({"role": "user", "content": "x" * 100},), {}, 100)]) == [True]
+    assert tokens.fits([Request(items_question(), ({"role": "user", "content": "x" * 100},), {}, 100)]) == [True]
 
 
-def test_the_oldest_titles_are_left_out_where_not_all_fit(tiny_llm, instructions):
+def test_the_oldest_titles_are_dropped_where_not_all_fit(tiny_llm, instructions):
     titles = [f"number {number} " + "rice cooker " * 9 for number in range(8)]
     cfg = EnrichConfig(max_tokens=100)
     [whole] = asked(titles, 9999, tiny_llm, cfg)
@@ -119,7 +118,8 @@ def test_the_oldest_titles_are_left_out_where_not_all_fit(tiny_llm, instructions
     assert 1 <= len(shown) < 8
     assert [line[:8] for line in shown] == [title[:8] for title in titles[-len(shown) :]]
     assert cut.messages[0] == whole.messages[0]
-    assert len(cut.facts["item_ids"]) == len(shown)
+    assert cut.question.item_ids == tuple(f"f{number}" for number in range(8))[-len(shown) :]
+    assert cut.question.titles == tuple(titles[-len(shown) :])
 
 
 def test_prompt_and_answer_never_overflow_the_context_whatever_the_titles_hold(tiny_llm, tokenizer, instructions):
@@ -136,17 +136,17 @@ def test_prompt_and_answer_never_overflow_the_context_whatever_the_titles_hold(t
                 assert len(prompt) + request.max_tokens <= most
 
 
-def test_of_the_summaries_that_a_merge_reads_those_of_least_evidence_are_left_out(tiny_llm):
+def test_of_the_summaries_that_a_merge_reads_those_of_least_evidence_are_dropped(tiny_llm):
     rows = pa.table({
         "user_id": ["u"], "domains": [["food", "kitchen", "garden"]], "evidences": [[5, 1, 9]],
         "texts": [["tea " * 40, "pans " * 40, "roses " * 40]],
     })  # fmt: skip
     cfg = ProfileConfig(max_tokens=50)
-    whole = Reading('{"profile": "p"}')
-    profile_users(rows, whole, cfg, ModelTokens(str(tiny_llm), None, 9999))
-    size = ModelTokens(str(tiny_llm), None, 9999).count(whole.requests)[0]
-    cut = Reading('{"profile": "p"}')
-    profile_users(rows, cut, cfg, ModelTokens(str(tiny_llm), None, size + 100 + MARGIN - 20))
+    whole = Same('{"profile": "p"}', ModelTokens(str(tiny_llm), None, 9999))
+    profile_users(rows, whole, cfg)
+    size = whole.tokens.count(whole.requests)[0]
+    cut = Same('{"profile": "p"}', ModelTokens(str(tiny_llm), None, size + 100 + MARGIN - 20))
+    profile_users(rows, cut, cfg)
     assert [json.loads(line)["part"] for line in cut.requests[0].messages[1]["content"].splitlines()] == [
         "food",
         "garden",
@@ -158,7 +158,7 @@ def test_instructions_that_leave_no_room_are_a_mistake_of_the_settings(tiny_llm,
         asked(["tea", "rice"], instructions + 512, tiny_llm)
 
 
-TEA = [Request("t", ({"role": "system", "content": "Name."}, {"role": "user", "content": "tea"}), {}, 5)]
+TEA = [Request(items_question(), ({"role": "system", "content": "Name."}, {"role": "user", "content": "tea"}), {}, 5)]
 
 
 def test_a_chat_template_that_refuses_a_system_message_is_a_mistake_of_the_settings(tiny_llm, tmp_path):

@@ -13,11 +13,11 @@ from data_lake.errors import UserError
 from data_lake.schemas import ITEMS
 from pipeline.augment.generate_items import generate_items
 from pipeline.config import EnrichConfig, LLMConfig
-from pipeline.llm.generator import Request
-from pipeline.llm.tokens import ModelTokens
+from pipeline.llm.generator import Request, no_listener
 from pipeline.llm.vllm import VLLM
 from pipeline.llm.vllm_engine import Engine
 from pipeline.processes.worker import Worker, WorkerDied
+from tests.pipeline.worlds import FakeGenerator, items_question
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
@@ -34,18 +34,18 @@ INSTRUCTIONS = "Name items of the domain kitchen that this user would choose. " 
 
 def ask(title, max_tokens=64):
     messages = ({"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": title})
-    return Request("generate_items", messages, SCHEMA, max_tokens)
+    return Request(items_question(titles=[title]), messages, SCHEMA, max_tokens)
 
 
 @pytest.fixture(scope="module")
 def vllm(tiny_llm):
-    generate = VLLM(LLMConfig(model=str(tiny_llm), max_model_len=1024))
-    yield generate
-    generate.close()
+    generator = VLLM(LLMConfig(model=str(tiny_llm), max_model_len=1024))
+    yield generator
+    generator.close()
 
 
-def engine_pid(generate):
-    (engine,) = generate._engines
+def engine_pid(generator):
+    (engine,) = generator._engines
     return engine.pid
 
 
@@ -68,11 +68,11 @@ def test_the_identity_names_the_model_without_its_place_and_the_seed_only_where_
 
 
 def test_two_engines_get_neighbouring_gpus_of_those_that_are_visible(tiny_llm, monkeypatch):
-    generate = VLLM(LLMConfig(model=str(tiny_llm), tensor_parallel_size=2, data_parallel_size=2))
+    generator = VLLM(LLMConfig(model=str(tiny_llm), tensor_parallel_size=2, data_parallel_size=2))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [generate._devices(rank) for rank in (0, 1)] == ["0,1", "2,3"]
+    assert [generator._devices(rank) for rank in (0, 1)] == ["0,1", "2,3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    assert [generate._devices(rank) for rank in (0, 1)] == ["4,5", "6,7"]
+    assert [generator._devices(rank) for rank in (0, 1)] == ["4,5", "6,7"]
 
 
 STUB = """
@@ -97,10 +97,10 @@ def two_engines(tiny_llm, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)  # nothing here needs vLLM
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    generate = VLLM(LLMConfig(model=str(tiny_llm), data_parallel_size=2))
-    generate._engines = [Worker("stub_engine", {"rank": rank}) for rank in range(2)]
-    yield generate
-    generate.close(patience=0)
+    generator = VLLM(LLMConfig(model=str(tiny_llm), data_parallel_size=2))
+    generator._engines = [Worker("stub_engine", {"rank": rank}) for rank in range(2)]
+    yield generator
+    generator.close(patience=0)
 
 
 def test_two_engines_share_the_requests_and_every_reply_comes_back_to_its_own(two_engines):
@@ -112,12 +112,35 @@ def test_two_engines_share_the_requests_and_every_reply_comes_back_to_its_own(tw
     assert sum(reply.tokens_out for reply in replies) == 5
 
 
+def test_each_reply_of_two_engines_is_told_once_by_the_index_of_its_request(two_engines):
+    told = []
+    replies = two_engines([ask(title) for title in ("tea", "rice", "wok")], lambda *heard: told.append(heard))
+    assert sorted(told, key=lambda heard: heard[0]) == list(enumerate(replies))
+
+
+def test_what_must_not_be_in_memory_beside_the_engine_is_ended_before_it_starts(tiny_llm, monkeypatch):
+    ended = []
+
+    def end_the_other():
+        ended.append("the other")
+        raise InterruptedError
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)  # nothing here needs vLLM
+    generator = VLLM(LLMConfig(model=str(tiny_llm)), end_the_other)
+    assert generator([]) == []
+    assert ended == []
+    with pytest.raises(InterruptedError):
+        generator([ask("tea")])
+    assert ended == ["the other"]
+    assert engine_pid(generator) is None
+
+
 def test_one_request_starts_one_engine(two_engines):
     assert [reply.text for reply in two_engines([ask("tea")])] == ["tea from engine 0"]
     assert [engine.pid is None for engine in two_engines._engines] == [False, True]
 
 
-def test_the_death_of_one_of_two_engines_is_told_and_the_next_requests_start_both_anew(two_engines):
+def test_the_death_of_one_of_two_engines_is_told_and_the_next_requests_start_both_again(two_engines):
     with pytest.raises(WorkerDied, match="killed by SIGKILL"):
         two_engines([ask("poison"), ask("bowl")])
     assert [engine.pid for engine in two_engines._engines] == [None, None]
@@ -143,8 +166,8 @@ def given_to_vllm(monkeypatch):
 
 def test_vllm_is_given_the_tensor_parallel_size_on_the_gpus_of_its_engine(tiny_llm, monkeypatch, given_to_vllm):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    generate = VLLM(LLMConfig(model=str(tiny_llm), tensor_parallel_size=2, data_parallel_size=2))
-    Engine(generate._engine_config(rank=1))
+    generator = VLLM(LLMConfig(model=str(tiny_llm), tensor_parallel_size=2, data_parallel_size=2))
+    Engine(generator._engine_config(rank=1))
     assert [settings["tensor_parallel_size"] for settings in given_to_vllm] == [2]
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "6,7"
 
@@ -254,10 +277,21 @@ PLANTED = (
 )
 
 
+class Listening(FakeGenerator):
+    """Hands requests on to another generator and keeps them."""
+
+    def __init__(self, generator):
+        super().__init__(generator.identity, generator.tokens)
+        self.generator = generator
+
+    def __call__(self, requests, on_reply=no_listener):
+        self.requests += requests
+        return self.generator(requests, on_reply)
+
+
 @needs_vllm
 @pytest.mark.parametrize("planted", PLANTED)
-def test_a_title_that_gives_instructions_changes_nothing_but_its_own_answer(vllm, tiny_llm, planted):
-    tokens = ModelTokens(str(tiny_llm), None, 1024)
+def test_a_title_that_gives_instructions_changes_nothing_but_its_own_answer(vllm, planted):
     cfg = EnrichConfig(max_tokens=48, answers=2, prompt="Name $answers items of $to_domain.\n---\n$titles")
     users = [f"u{number}" for number in range(12)]
 
@@ -270,17 +304,9 @@ def test_a_title_that_gives_instructions_changes_nothing_but_its_own_answer(vllm
         rows = pa.table({
             "user_id": users, "from_domain": ["food"] * 12, "to_domain": ["kitchen"] * 12, "item_ids": shown,
         })  # fmt: skip
-        asked = []
-
-        class Listening:
-            identity = vllm.identity
-
-            def __call__(self, requests):
-                asked.extend(requests)
-                return vllm(requests)
-
-        made = generate_items(rows, items, Listening(), cfg, {}, tokens).to_pylist()
-        prompts = {request.facts["user_id"]: request.messages for request in asked[:12]}
+        listening = Listening(vllm)
+        made = generate_items(rows, items, listening, cfg, {}).to_pylist()
+        prompts = {request.question.user_id: request.messages for request in listening.requests[:12]}
         told = ("prompt_hash", "reply", "answers", "status", "reason")
         return {row["user_id"]: [row[name] for name in told] for row in made}, prompts
 

@@ -1,4 +1,4 @@
-"""Small worlds for the enrichment stages, and stand-ins for the encoder, the generator and the memory."""
+"""Small worlds for the enrichment stages, and stand-ins for the encoder, the generator and the cache."""
 
 import json
 from datetime import UTC, datetime
@@ -9,10 +9,11 @@ import pyarrow as pa
 from data_lake.schemas import ITEM_EMBEDDINGS, ITEMS, SEQUENCES
 from data_lake.tables import check
 from pipeline.augment.generate_items import generate_items, generation_rows
-from pipeline.augment.ground import ground, measure
+from pipeline.augment.ground import Grounder
 from pipeline.augment.represent import represent
 from pipeline.config import EnrichConfig
-from pipeline.llm.generator import Reply
+from pipeline.llm.generator import ItemsQuestion, Reply, no_listener
+from pipeline.llm.tokens import BY_CHARACTERS
 from pipeline.vectors.catalogue import Catalogue
 from pipeline.vectors.embed_items import embed_items
 
@@ -37,24 +38,71 @@ class Angles:
         return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
 
 
-class Answering:
-    """A generator that keeps what it was asked and answers items by a function of the facts."""
+class FakeGenerator:
+    """A generator that stands for a language model and keeps what it was asked; a subclass says what it answers."""
 
-    def __init__(self, items=lambda facts: [f"{facts['to']} 10"]):
-        self.items, self.requests, self.identity = items, [], {"model": "answering"}
+    asks_model = True
+    needs_catalogue = False
+    last_words = ""
 
-    def __call__(self, requests):
-        self.requests += requests
-        return [
-            Reply(json.dumps({"items": self.items(request.facts)}))
-            if request.task == "generate_items"
-            else Reply(json.dumps({"profile": f"{request.task} {len(request.messages[1]['content'])}"}))
-            for request in requests
-        ]
+    def __init__(self, identity=None, tokens=BY_CHARACTERS):
+        self.identity, self.fingerprint, self.tokens = identity or {"model": "fake"}, {}, tokens
+        self.requests = []
+
+    @property
+    def asked(self):
+        """The last message of each request."""
+        return [request.messages[-1]["content"] for request in self.requests]
+
+    def answer(self, request):
+        """Return the reply to a request."""
+        raise NotImplementedError
+
+    def __call__(self, requests, on_reply=no_listener):
+        replies = []
+        for index, request in enumerate(requests):
+            self.requests.append(request)
+            replies.append(self.answer(request))
+            on_reply(index, replies[-1])
+        return replies
+
+    def read_catalogue(self, items, item_embeddings):
+        """Need no catalogue."""
+
+    def counts(self):
+        """Count nothing."""
+        return {}
+
+    def close(self, patience=15.0):
+        """Hold nothing."""
 
 
-class Kept:
-    """A memory of one column in a dict."""
+class Answering(FakeGenerator):
+    """Answers a question about items by a function of it, and every other one by its task and its prompt's length."""
+
+    def __init__(self, items=lambda question: [f"{question.to_domain} 10"]):
+        super().__init__({"model": "answering"})
+        self.items = items
+
+    def answer(self, request):
+        if isinstance(request.question, ItemsQuestion):
+            return Reply(json.dumps({"items": self.items(request.question)}))
+        return Reply(json.dumps({"profile": f"{request.question.task} {len(request.messages[1]['content'])}"}))
+
+
+class Scripted(FakeGenerator):
+    """Answers with the replies that it was given, in order."""
+
+    def __init__(self, *replies, tokens=BY_CHARACTERS):
+        super().__init__({"model": "scripted"}, tokens)
+        self.replies = list(replies)
+
+    def answer(self, request):
+        return self.replies.pop(0)
+
+
+class DictCache:
+    """A cache of one column in a dict."""
 
     def __init__(self, column="centres"):
         self.column, self.rows = column, {}
@@ -65,6 +113,11 @@ class Kept:
 
     def put(self, table):
         self.rows |= {row["key"]: row[self.column] for row in table.to_pylist()}
+
+
+def items_question(item_ids=("food_0",), answers=3, user_id="u", titles=()):
+    """Which items of kitchen would the user choose who chose these in food?"""
+    return ItemsQuestion(user_id, "food", "kitchen", tuple(item_ids), tuple(titles), answers)
 
 
 def items_table(**degrees):
@@ -99,14 +152,14 @@ def rows_of(table, *columns):
 
 def grounded_by(answers, noise_filter=True, budget=2, **settings):
     items = items_table(food=[0, 2, 50, 90], kitchen=[0, 10, 12, 30, 60, 120, 180])
-    cfg = EnrichConfig(noise_filter=noise_filter, budget=budget, evidence=0.9, **settings)
+    cfg = EnrichConfig(noise_filter=noise_filter, budget=budget, prompt_share=0.9, **settings)
     sequences = sequences_table(
         u="food_0 food_0 food_2 food_0 food_0 food_0 food_0 food_0 food_0 kitchen_12 food_90 kitchen_30 kitchen_60"
     )
     catalogue = embedded(items)
     representatives = represent(sequences, catalogue, cfg, ("food", "kitchen"))
-    generate = Answering(lambda facts: answers)
-    generated = generate_items(generation_rows(representatives, cfg, ("food", "kitchen")), items, generate, cfg, {})
-    measures = measure(catalogue, cfg, ("food", "kitchen"))
-    table = ground(sequences, representatives, generated, items, catalogue, measures, Angles(), cfg)
-    return table, sequences, catalogue, cfg, measures
+    generator = Answering(lambda question: answers)
+    generated = generate_items(generation_rows(representatives, cfg, ("food", "kitchen")), items, generator, cfg, {})
+    grounder = Grounder(items, catalogue, cfg, ("food", "kitchen"))
+    table = grounder.ground(sequences, representatives, generated, Angles())
+    return table, sequences, catalogue, cfg, grounder

@@ -1,0 +1,40 @@
+from types import SimpleNamespace
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.config import EnrichConfig, LLMConfig, OpenAIConfig
+from pipeline.llm.backends import BACKENDS, open_generator
+from pipeline.llm.openai import OpenAI
+from pipeline.llm.retrieval import Retrieval
+from pipeline.llm.vllm import VLLM
+
+
+def test_the_share_that_prompts_may_show_is_still_known_as_evidence():
+    with pytest.warns(FutureWarning, match="setting evidence is now called prompt_share"):
+        assert EnrichConfig(evidence=0.7) == EnrichConfig(prompt_share=0.7)
+
+
+def test_without_a_generator_nothing_is_enriched():
+    assert [EnrichConfig(generator=name).is_on for name in ("none", *BACKENDS)] == [False, True, True, True]
+
+
+def test_a_generator_that_there_is_not_is_refused_with_those_that_there_are():
+    with pytest.raises(ValidationError, match="the generators are none, retrieval, vllm, openai"):
+        EnrichConfig(generator="retreival")
+
+
+def test_the_settings_name_the_generator_that_is_opened():
+    opened = []
+    for name in BACKENDS:
+        settings = SimpleNamespace(
+            enrich=EnrichConfig(generator=name, exact_up_to=7),
+            llm=LLMConfig(model="edt-tiny", max_model_len=2048),
+            openai=OpenAIConfig(base_url="http://one/v1"),
+        )
+        opened.append(open_generator(settings, lambda: None))
+    assert [type(generator) for generator in opened] == [Retrieval, VLLM, OpenAI]
+    assert [generator.asks_model for generator in opened] == [False, True, True]
+    assert [generator.needs_catalogue for generator in opened] == [True, False, False]
+    assert opened[0].fingerprint == {"exact_up_to": 7}
+    assert [generator.identity["model"] for generator in opened[1:]] == ["edt-tiny"] * 2
