@@ -56,9 +56,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from data_lake.settings_errors import parse
     from model.config import TrainConfig
     from model.data import TrainingSet
-    from model.settings import parse, read_settings
+    from model.settings import read_settings
     from model.train import train
 
     given = read_settings(args.config)

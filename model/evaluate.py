@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from data_lake.errors import UserError
 from data_lake.schemas import METRICS, RANKS, TEST, VALIDATION
+from data_lake.settings_errors import parse
 from data_lake.tables import check, write_parts
 from model.candidates import Targets, blocks, find_targets
 from model.checkpoint import MODEL
@@ -23,7 +24,7 @@ from model.groups import groups
 from model.metrics import METRIC_NAMES, interval, resampled_sums, values
 from model.ranking import Ranked, rank_targets
 from model.scoring import Scorer, load_scorer
-from model.settings import parse, read_settings
+from model.settings import read_settings
 
 PHASES = {"pretrain": "pretrained", "finetune": "checkpoint"}
 """The phases in order, and the folder of a run that holds the weights of each."""

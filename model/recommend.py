@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_lake.schemas import RECOMMENDATIONS
+from data_lake.settings_errors import parse
 from data_lake.tables import check, write_parts
 from model.candidates import SCORES_AT_ONCE, history
 from model.config import RecommendConfig
@@ -18,7 +19,7 @@ from model.device import choose_device
 from model.evaluate import phase_folders
 from model.ranking import refuse_non_finite
 from model.scoring import Scorer, load_scorer
-from model.settings import parse, read_settings
+from model.settings import read_settings
 
 Ints = NDArray[np.int64]
 
