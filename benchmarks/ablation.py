@@ -23,10 +23,10 @@ from data_lake.errors import UserError
 from data_lake.schemas import TEST
 from flows.settings import Settings, load_settings
 from flows.text import log
-from model.candidates import find_targets
-from model.compare import paired
-from model.data import TrainingSet
-from model.groups import groups
+from model.data.training_set import TrainingSet
+from model.evaluation.candidates import find_targets
+from model.evaluation.compare import paired
+from model.evaluation.groups import groups
 from pipeline.sample_world.simulate import SimulateConfig
 
 NO_ALIGN = ("train.pretrain.align_weight=0", "train.finetune.align_weight=0")
@@ -38,9 +38,9 @@ VARIANTS = {
     "gate for LLM merge": ("train.aggregate=gate",),
     "without domain heads": ("train.network.domain_heads=false",),
     "without id vectors": ("train.network.item_id=false",),
-    "id vectors from random": ("train.network.id_start=random",),
+    "id vectors from random": ("train.network.id_init=random",),
     "without text vectors": ("train.network.item_text=false",),
-    "without trends": ("train.network.trends=[]",),
+    "without trends": ("train.network.recency_half_lives=[]",),
     "all targets count alike": ("train.loss.half_after_actions=0", "train.loss.half_after_days=0"),
 }
 """What each variant sets. Without augmentation nothing is asked or inserted, and profiles tell of real items only."""

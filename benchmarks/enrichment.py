@@ -22,10 +22,10 @@ from benchmarks.sample_world import GENERATORS, world_settings
 from data_lake.schemas import TEST, TRAINING_SET
 from data_lake.tables import read_tables, write_parts
 from flows.text import log
-from model.candidates import find_targets
-from model.compare import paired
-from model.data import TrainingSet
-from model.groups import groups
+from model.data.training_set import TrainingSet
+from model.evaluation.candidates import find_targets
+from model.evaluation.compare import paired
+from model.evaluation.groups import groups
 from pipeline.sample_world.simulate import SimulateConfig
 
 NONE, WHOLE, RANDOM = "no enrichment", "edt-tiny, whole method", "random items"

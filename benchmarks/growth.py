@@ -26,8 +26,8 @@ from benchmarks.trainer_job import report
 from data_lake.schemas import SPLITS, TEST, TRAIN, TRAINING_SET, TRAINING_SET_VERSION, VALIDATION
 from data_lake.tables import check, write_parts
 from model.config import TrainConfig
-from model.data import TrainingSet
-from model.train import prepare
+from model.data.training_set import TrainingSet
+from model.training.train import prepare
 
 SIZES = ("10000x50000", "100000x50000", "1000000x50000", "100000x1000000", "1000000x1000000")
 TARGETS = 1000

@@ -20,13 +20,13 @@ from torch import Tensor
 from benchmarks.runs import FOOD_KITCHEN, Run, about, runs, train_config, training_set
 from data_lake.schemas import TEST
 from flows.settings import load_settings
-from model.candidates import blocks, find_targets
-from model.compare import over_seeds
 from model.config import EvaluateConfig
-from model.data import Ints, TrainingSet
-from model.metrics import METRIC_NAMES, values
-from model.ranking import rank_targets
-from model.scoring import Scorer, load_scorer
+from model.data.training_set import Ints, TrainingSet
+from model.evaluation.candidates import blocks, find_targets
+from model.evaluation.compare import over_seeds
+from model.evaluation.metrics import METRIC_NAMES, compute_metrics
+from model.evaluation.ranking import rank_targets
+from model.evaluation.scoring import Scorer, load_scorer
 
 SHOWN = ("HR@5", "HR@10", "NDCG@10", "MRR")
 GROUPS = ("all", "not same-time")
@@ -81,7 +81,7 @@ def together(runs: Sequence[Run], data: TrainingSet, with_published: bool) -> It
     for protocol in cfg.protocols:
         for number, domain in enumerate(data.domains):
             mine = targets.domains == number
-            means = dict(zip(METRIC_NAMES, values(ranked["", protocol].ranks[mine]).mean(axis=0), strict=True))
+            means = dict(zip(METRIC_NAMES, compute_metrics(ranked["", protocol].ranks[mine]).mean(axis=0), strict=True))
             published = _published(protocol, domain) if with_published else {}
             yield _line(domain, protocol, mine.sum(), {metric: (means[metric], None) for metric in SHOWN}, published)
 

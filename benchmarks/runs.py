@@ -20,7 +20,7 @@ from flows.summary import stage_line
 from flows.text import log
 from flows.trainer import run_model
 from model.config import MACHINE, EvaluateConfig, TrainConfig
-from model.data import TrainingSet
+from model.data.training_set import TrainingSet
 from model.device import cores
 
 FOOD_KITCHEN = f"""\

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from model.compare import paired
+from model.evaluation.compare import paired
 
 
 def of_thinned(ranks: Path, thinned: pl.DataFrame) -> pa.Table:

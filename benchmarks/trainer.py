@@ -25,7 +25,7 @@ import torch
 from benchmarks.runs import about
 from benchmarks.trainer_job import Job
 from flows.trainer import torchrun
-from model.data import TrainingSet
+from model.data.training_set import TrainingSet
 from model.device import cores
 
 RECTOOLS = "rectools[torch]==0.19.*"

@@ -12,8 +12,8 @@ import torch
 from benchmarks.trainer_job import NEGATIVES, Job, peak_mb, read_job, report
 from model import parallel
 from model.config import TrainConfig
-from model.data import TrainingSet
-from model.train import prepare
+from model.data.training_set import TrainingSet
+from model.training.train import prepare
 
 
 def config(job: Job) -> TrainConfig:
@@ -30,13 +30,13 @@ def config(job: Job) -> TrainConfig:
         "network": {
             "hidden": job.hidden, "blocks": job.blocks, "heads": job.heads, "feedforward": job.hidden,
             "dropout": job.dropout, "input_dropout": job.dropout, "item_dropout": 0.0, "max_length": job.length,
-            "item_text": False, "id_start": "random", "mark_synthetic": False, "score": "dot", "temperature": 1.0,
-            "trends": (), "domain_heads": False,
+            "item_text": False, "id_init": "random", "mark_synthetic": False, "score": "dot", "temperature": 1.0,
+            "recency_half_lives": (), "domain_heads": False,
         },
         "loss": losses[job.loss] | {"half_after_actions": 0.0, "half_after_days": 0.0},
         "pretrain": {
             "epochs": job.epochs, "batch_size": job.batch_size, "learning_rate": job.learning_rate, "clip": 0.0,
-            "halve_after": 0, "align_weight": 0.0,
+            "lr_patience": 0, "align_weight": 0.0,
         },
     } | common)  # fmt: skip
 
@@ -60,9 +60,9 @@ def main() -> None:
             progress, _ = loop.epoch(number, steps, [])
             steps, seconds = progress.steps, time.perf_counter() - started
             figure = loop.validate()["all"] if job.evaluate else None
-            peak = int(parallel.total(torch.tensor(peak_mb())))
+            peak = int(parallel.all_reduce_sum(torch.tensor(peak_mb())))
             if parallel.rank() == 0:
-                report(seconds=seconds, loss=progress.next_item_loss, figure=figure, peak_mb=peak)
+                report(seconds=seconds, loss=progress.parts["next_item"], figure=figure, peak_mb=peak)
 
 
 if __name__ == "__main__":

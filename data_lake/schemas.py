@@ -31,16 +31,18 @@ class Artifact:
     `tables` maps a table's name to its schema; an artifact of one table has the single name "".
     `key` holds the columns that are unique together, per table; an empty tuple means no such columns.
     `files` says that the folder also holds files that are no tables (weights, configs).
+    `open_suffix` allows more float columns whose names end so, in any table.
     """
 
     name: str
     tables: dict[str, pa.Schema]
     key: dict[str, tuple[str, ...]] = field(default_factory=dict)
     files: bool = False
+    open_suffix: str | None = None
 
 
-def _one(name: str, schema: pa.Schema, *key: str, files: bool = False) -> Artifact:
-    return Artifact(name, {"": schema}, {"": key}, files)
+def _one(name: str, schema: pa.Schema, *key: str, files: bool = False, open_suffix: str | None = None) -> Artifact:
+    return Artifact(name, {"": schema}, {"": key}, files, open_suffix)
 
 
 INTERACTIONS = _one(
@@ -304,8 +306,8 @@ _HISTORY = pa.schema(
     ]
 )
 
-PRETRAINED = _one("pretrained", _HISTORY, "epoch", files=True)
-CHECKPOINT = _one("checkpoint", _HISTORY, "epoch", files=True)
+PRETRAINED = _one("pretrained", _HISTORY, "epoch", files=True, open_suffix="_loss")
+CHECKPOINT = _one("checkpoint", _HISTORY, "epoch", files=True, open_suffix="_loss")
 
 METRICS = _one(
     "metrics",

@@ -4,9 +4,9 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_lake.settings_errors import parse
 from flows.init import write_settings
 from flows.settings import parse_override
-from model.settings import parse
 from pipeline.sample_world.edt_tiny import DOMAINS, POSITIONS
 
 EDT_TINY = {

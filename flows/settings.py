@@ -2,16 +2,15 @@
 
 import json
 import tomllib
-from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from data_lake.config import Config
 from data_lake.errors import UserError
-from flows.text import WIDEST
+from data_lake.settings_errors import problems
 from model.config import EvaluateConfig, RecommendConfig, TrainConfig
 from pipeline.config import (
     DataConfig,
@@ -36,8 +35,6 @@ SECRETS = frozenset({"key_variable"})
 """Settings into which a person may have put a secret by mistake: no error shows what they are."""
 SEEDED = ("data", "enrich", "profile", "llm", "train")
 """The sections that have a seed of their own."""
-NAME = "NAME"
-"""Stands for the part of a section's name that the user chooses, as in [domains.NAME]."""
 
 
 class LakeConfig(Config):
@@ -96,7 +93,8 @@ def load_settings(path: str | Path = DEFAULT_FILE, overrides: Iterable[str] = ()
         folder = path.resolve().parent
         return Settings.model_validate(_absolute(_with_prompts(tree, folder), folder))
     except ValidationError as error:
-        raise UserError("\n".join(f"{path}: {problem}" for problem in _problems(error))) from None  # it shows inputs
+        found = problems(Settings, error, SECRETS)
+        raise UserError("\n".join(f"{path}: {problem}" for problem in found)) from None  # it shows inputs
 
 
 def parse_override(override: str) -> dict[str, Any]:
@@ -165,66 +163,3 @@ def _absolute(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(found, dict):
             tree = tree | {section: found | {key: keys[key](found[key]) for key in keys if key in found}}
     return tree
-
-
-def _problems(error: ValidationError) -> list[str]:
-    """Say in one sentence each what is wrong; of the alternatives that one setting allows, only the first."""
-    known = dict(_keys(Settings))
-    found: dict[tuple[str, ...], str] = {}
-    for each in error.errors():
-        loc = tuple(map(str, each["loc"]))
-        while each["type"] != "extra_forbidden" and len(loc) > 1 and not any(_alike(path, loc) for path in known):
-            loc = loc[:-1]  # what follows tells the alternative
-        whole = len(loc) == len(each["loc"])
-        found.setdefault(loc, _problem(loc, each["type"] if whole else "part", each["msg"], each["input"]))
-    return list(found.values())
-
-
-def _problem(loc: tuple[str, ...], kind: str, message: str, value: Any) -> str:
-    *section, key = loc or ("",)
-    where = f"[{'.'.join(section)}] {key}" if section else key
-    if kind == "extra_forbidden":
-        unknown = f"section [{'.'.join(loc)}]" if isinstance(value, dict) else f"setting {where}"
-        return f"unknown {unknown}{_nearest(loc)}."
-    if kind == "missing":
-        return f"{where} is missing. Set it."
-    message = message.removeprefix("Value error, ")
-    hidden = isinstance(value, dict) or len(repr(value)) > WIDEST or key in SECRETS
-    shown = "" if hidden else f", not {value!r}"
-    return f"{where + ': ' if where else ''}{message[:1].lower()}{message[1:]}{shown}."
-
-
-def _nearest(loc: tuple[str, ...]) -> str:
-    """Name the nearest known key: of the same section if there is one, else of any."""
-    known = dict(_keys(Settings))
-    here = [path for path in known if _alike(path[:-1], loc[:-1])]
-    for paths in (here, list(known)):
-        by_name = {path[-1]: path for path in reversed(paths)}
-        for match in get_close_matches(loc[-1], by_name, n=1):
-            path = by_name[match]
-            if known[path]:
-                return f"; the nearest known one is [{'.'.join(path)}]"
-            return f"; the nearest known one is {match!r}" + (f" in [{'.'.join(path[:-1])}]" if path[:-1] else "")
-    return ""
-
-
-def _alike(known: tuple[str, ...], given: tuple[str, ...]) -> bool:
-    return len(known) == len(given) and all(k in (g, NAME) for k, g in zip(known, given, strict=True))
-
-
-def _keys(model: type[BaseModel], section: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:
-    """Yield the path of every setting and whether it is a section; NAME stands for a name that the user chooses."""
-    for name, field in model.model_fields.items():
-        path = (*section, field.alias or name)
-        inner = _section(field.annotation)
-        yield path, inner is not None
-        if inner is not None:
-            free = get_origin(field.annotation) is dict
-            yield from _keys(inner, (*path, NAME) if free else path)
-
-
-def _section(annotation: Any) -> type[BaseModel] | None:
-    """Return the settings class in an annotation such as `DomainConfig` or `dict[str, DomainConfig]`."""
-    if isinstance(annotation, type) and not get_args(annotation) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for found in map(_section, get_args(annotation)) if found), None)

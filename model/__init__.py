@@ -1,24 +1,36 @@
 """The standalone two-phase trainer: reads a training set's Parquet, writes weights, metrics and recommendations.
 
-What differs from SASRec (Kang and McAuley, 2018), and where; each part of the method has its switch in `config.py`:
+The rooms, in the order of the data; each imports only those before it:
 
-- an item's vector is its adapted text, centred over the catalogue, plus a vector of its own (`network.ItemVectors`),
-  which starts from the factorised co-occurrence of items (`cooccurrence.py`);
-- blocks are pre-norm with GELU, their input is not scaled, and whole items are dropped (`network.Block`,
-  `Network.read`);
-- a position counts real items, and synthetic items are marked (`batches.Windows`, `Network.read`);
-- a linear map per target domain turns the state into a query; scores are cosines over a temperature, and only items of
-  the target's domain compete (`Network.by_domain`, `objective.Scores`);
-- what is chosen lately adds to a score (`trends.py`);
-- the loss is a softmax over shared negatives or all items (`losses.py`), and old targets count less
-  (`batches.Sequences.batch`);
-- states are pulled to the users' profiles (`losses.align`);
-- phase 2 freezes all that and trains a reader per domain (`network.DomainReader`, `finetune.py`).
+- `config.py`: every setting and preset; each part of the method has its switch there;
+- `data/`: the training set in memory, windows of sequences, batches;
+- `network/`: item vectors, the shared transformer, domain adapters, profiles, recency popularity;
+- `loss/`: the next-item losses, and the terms beside them, such as align;
+- `checkpoint.py`: the folder of a phase;
+- `evaluation/`: candidates, ranks, metrics, groups of users, comparison of runs;
+- `training/`: shared pre-training, domain fine-tuning, and the trainer of both;
+- `recommend.py`: the best items per user and domain.
+
+What differs from SASRec (Kang and McAuley, 2018), and where:
+
+- an item's vector is its adapted text, centred over the catalogue, plus a vector of its own
+  (`network/item_vectors.py`), which starts from the factorised co-occurrence of items (`network/id_init.py`);
+- blocks are pre-norm with GELU (`network/block.py`); their input is not scaled, and whole items are dropped
+  (`Network.encode`);
+- a position counts real items, and synthetic items are marked (`data/sequences.py`, `Network.encode`);
+- a linear map per target domain turns the state into a query (`Network.shared_query`); scores are cosines over a
+  temperature, and only items of the target's domain compete (`loss/scores.py`);
+- recency popularity adds to a score (`network/recency_popularity.py`);
+- the loss is a softmax over shared negatives or all items (`loss/softmax.py`), and old targets count less
+  (`Sequences.batch`);
+- states are pulled to the users' profiles (`loss/align.py`);
+- phase 2 freezes all that and trains an adapter per domain (`network/domain_adapter.py`,
+  `training/domain_finetuning.py`).
 
 What computes the same faster:
 
-- dropout is drawn from 16-bit numbers on CPU (`dropout.py`);
+- dropout is drawn from 16-bit numbers on CPU (`network/dropout.py`);
 - rows that carry a gradient are read by `F.embedding`, not by an index: its gradient is summed in one order on any
   number of threads;
-- the vectors of items are stepped only where a batch reads them, with dense AdamW's result (`rows.py`).
+- the id vectors of items are stepped only where a batch reads them, with dense AdamW's result (`lazy_adamw.py`).
 """

@@ -13,13 +13,13 @@ from data_lake.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb. Returns 0 done, 2 for a mistake that the user can mend, as argparse does."""
+    """Run one verb. Returns 0 done, 2 for a mistake that the user can fix, as argparse does."""
     args = _parser().parse_args(arguments)
     try:
         if args.verb == "train":
             _train(args)
         elif args.verb == "evaluate":
-            from model import evaluate
+            from model.evaluation import evaluate
 
             evaluate.main(args)
         else:
@@ -56,10 +56,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from data_lake.settings_errors import parse
     from model.config import TrainConfig
-    from model.data import TrainingSet
-    from model.settings import parse, read_settings
-    from model.train import train
+    from model.data.training_set import TrainingSet
+    from model.settings import read_settings
+    from model.training.train import train
 
     given = read_settings(args.config)
     cfg = parse(TrainConfig, given)

@@ -4,8 +4,9 @@ No file holds a time, a duration or a path: the same run writes the same bytes.
 """
 
 import json
+import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from data_lake.config import Config
 from data_lake.errors import UserError
 from data_lake.schemas import CHECKPOINT
 from data_lake.tables import check, read_tables
-from model.rows import LazyRows
+from model.config import FinetuneConfig, NetworkConfig, PretrainConfig
+from model.lazy_adamw import LazyAdamW
 
 HISTORY = "history.parquet"
 MODEL = "model.safetensors"
 STATE = "train_state.safetensors"
+
+OLD_TENSORS = {"trends.": "recency_popularity.", "readers.": "domain_adapters.", "rows.": "lazy_adamw."}
+"""How the names of tensors began in files of earlier versions, and how they begin now."""
+
+REMOVED: dict[str, dict[str, float]] = {
+    "network": {"text_dropout": 0.0},
+    "pretrain": {"warmup_steps": 0},
+    "finetune": {"warmup_steps": 0},
+}
+"""Settings of earlier versions that are gone, and the value at which they did nothing."""
+
+LOSS = "_loss"
+"""How the names of a loss's parts end in the history and the train state."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +49,24 @@ class Progress:
     epoch: int
     steps: int
     loss: float
-    next_item_loss: float
-    align_loss: float
+    parts: dict[str, float]
+    """The parts of the loss by name, each before its weight."""
     learning_rate: float
 
+    def losses(self) -> dict[str, float]:
+        """Return the loss and its parts under the names that the history has for them."""
+        return {"loss": self.loss} | {name + LOSS: value for name, value in self.parts.items()}
 
-class Folder:
+    def to_json(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "steps": self.steps, "learning_rate": self.learning_rate, **self.losses()}
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> "Progress":
+        parts = {name.removesuffix(LOSS): value for name, value in given.items() if name.endswith(LOSS)}
+        return cls(given["epoch"], given["steps"], given["loss"], parts, given["learning_rate"])
+
+
+class PhaseCheckpoint:
     """Read and write one phase's folder."""
 
     def __init__(self, path: Path) -> None:
@@ -66,14 +94,14 @@ class Folder:
     def config(self) -> dict[str, Any]:
         """Return the settings and data of the run in this folder."""
         config: dict[str, Any] = json.loads((self.path / "config.json").read_text())
-        return config
+        return _with_new_names(config)
 
     def has_state(self) -> bool:
         """Whether an epoch was saved here."""
         return (self.path / STATE).exists()
 
     def save_state(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, rows: LazyRows | None = None
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, lazy: LazyAdamW | None = None
     ) -> None:
         """Save all that the next epoch depends on.
 
@@ -83,38 +111,37 @@ class Folder:
         tensors = {f"weights.{name}": tensor for name, tensor in network.state_dict().items()}
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
-        tensors |= {f"rows.{name}": tensor for name, tensor in (rows.state() if rows else {}).items()}
-        state_json = json.dumps(asdict(progress), sort_keys=True)
-        self._save(STATE, tensors, {"progress": state_json})
-        self.write_json("train_state.json", asdict(progress))
+        tensors |= {f"lazy_adamw.{name}": tensor for name, tensor in (lazy.state() if lazy else {}).items()}
+        self._save(STATE, tensors, {"progress": json.dumps(progress.to_json(), sort_keys=True)})
+        self.write_json("train_state.json", progress.to_json())
 
     def load_state(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, rows: LazyRows | None = None
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, lazy: LazyAdamW | None = None
     ) -> Progress | None:
-        """Bring network, optimizer and rows to where the saved epoch left them; None without one."""
+        """Bring network and optimizers to where the saved epoch left them; None without one."""
         path = self.path / STATE
         if not self.has_state():
             return None
         tensors = load_tensors(path)
         with safe_open(path, framework="pt") as file:
-            progress = Progress(**json.loads(file.metadata()["progress"]))
+            progress = Progress.from_json(json.loads(file.metadata()["progress"]))
         network.load_state_dict(_under(tensors, "weights."))
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under(tensors, "optimizer.").items():
             index, _, field = name.partition(".")
             state.setdefault(int(index), {})[field] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        if rows:
-            rows.load(_under(tensors, "rows."), progress.steps)
+        if lazy:
+            lazy.load(_under(tensors, "lazy_adamw."), progress.steps)
         return progress
 
     def save_best(self, network: nn.Module) -> None:
         """Save the weights of the best epoch so far."""
         self._save(MODEL, network.state_dict(), None)
 
-    def check_network(self, wanted: Mapping[str, Any]) -> None:
+    def check_network(self, other: Mapping[str, Any]) -> None:
         """Refuse weights of a network of other settings."""
-        differ = _difference(self.config()["train"]["network"], wanted)
+        differ = _difference(self.config()["train"]["network"], other)
         if differ:
             raise UserError(f"{self.path} holds another network: {differ}. Run the phase 'pretrain' again.")
 
@@ -131,7 +158,7 @@ class Folder:
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Replace the history."""
-        table = check(pa.Table.from_pylist(rows, schema=CHECKPOINT.tables[""]), CHECKPOINT)
+        table = check(pa.Table.from_pylist(rows), CHECKPOINT)
         self._replace(HISTORY, lambda path: pq.write_table(table, path, compression="zstd"))
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
@@ -150,24 +177,47 @@ class Folder:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a file of tensors, or say that it is harmed."""
+    """Read a file of tensors, names of earlier versions as they are now, or say that it is corrupted."""
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
-        raise UserError(f"{path} is harmed ({error}). Delete its folder and train again.") from error
-    return tensors
+        raise UserError(f"{path} is corrupted ({error}). Delete its folder and train again.") from error
+    return {_new_tensor_name(name): tensor for name, tensor in tensors.items()}
+
+
+def _new_tensor_name(name: str) -> str:
+    prefix = "weights." if name.startswith("weights.") else ""
+    for old, new in OLD_TENSORS.items():
+        if name.startswith(prefix + old):
+            return prefix + new + name.removeprefix(prefix + old)
+    return name
+
+
+def _with_new_names(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config.json with settings named as they are now, without those that are gone and did nothing."""
+    train = config.get("train", {})
+    kinds: dict[str, type[Config]] = {"network": NetworkConfig, "pretrain": PretrainConfig, "finetune": FinetuneConfig}
+    for section, kind in kinds.items():
+        if section not in train:
+            continue
+        removed = REMOVED[section]
+        kept = {name: value for name, value in train[section].items() if (name, value) not in removed.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the user did not write this file
+            train = train | {section: kind.with_new_names(kept)}
+    return config | {"train": train} if train else config
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _difference(held: Any, wanted: Any, name: str = "") -> str:
+def _difference(held: Any, other: Any, name: str = "") -> str:
     """Name the first setting that differs, as "train.seed 0 -> 1"; empty when there is none."""
-    if isinstance(held, dict) and isinstance(wanted, dict):
-        for key in sorted(held.keys() | wanted.keys()):
-            differ = _difference(held.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
+    if isinstance(held, dict) and isinstance(other, dict):
+        for key in sorted(held.keys() | other.keys()):
+            differ = _difference(held.get(key), other.get(key), f"{name}.{key}".lstrip("."))
             if differ:
                 return differ
         return ""
-    return "" if held == wanted else f"{name} {held} -> {wanted}"
+    return "" if held == other else f"{name} {held} -> {other}"

@@ -1,29 +1,34 @@
 """Settings of the trainer. Every switch of the method is one field; a preset is a full set of values."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from data_lake.config import Config
 
-Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+NextItem = Literal["softmax", "bce"]
+Align = Literal["own", "release"]
 PROTOCOL = r"^(full|sampled-[1-9][0-9]*)$"
 
 
 class NetworkConfig(Config):
     """Shape of the network and where its item vectors come from."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"id_start": "id_init", "trends": "recency_half_lives"}
+
     hidden: PositiveInt = 128
     blocks: PositiveInt = 1
     heads: PositiveInt = 2
     feedforward: PositiveInt = 512
-    dropout: Share = 0.5
+    dropout: Rate = 0.5
     """Inside the transformer's blocks."""
 
-    input_dropout: Share = 0.4
+    input_dropout: Rate = 0.4
     """Of what the transformer reads."""
 
-    item_dropout: Share = 0.2
+    item_dropout: Rate = 0.2
     """Of the items that the transformer reads, each dropped whole."""
 
     max_length: PositiveInt = 50
@@ -31,28 +36,27 @@ class NetworkConfig(Config):
 
     item_text: bool = True
     item_id: bool = True
-    id_start: Literal["cooccurrence", "random"] = "cooccurrence"
-    """Id vectors start where items that stand near the same items in training histories are alike, or anywhere."""
+    id_init: Literal["cooccurrence", "random"] = "cooccurrence"
+    """Initial id vectors: alike for items that stand near the same items in training histories, or random."""
 
-    text_dropout: Share = 0.0
     text_centred: bool = True
     """Take the catalogue's mean out of the text vectors, so that they differ in more than a common direction."""
 
     mark_synthetic: bool = True
-    """Add one learned vector to synthetic items, so that a reader can tell them from real ones."""
+    """Add one learned vector to synthetic items, so that the network can tell them from real ones."""
 
     score: Literal["cosine", "dot"] = "cosine"
     temperature: PositiveFloat = 0.07
     """Divides every score."""
 
-    trends: tuple[PositiveFloat, ...] = (5.0, 20.0, 80.0, 1000.0)
-    """Half-lives in days of what is chosen lately, whose counts the score takes in; empty: off."""
+    recency_half_lives: tuple[PositiveFloat, ...] = (5.0, 20.0, 80.0, 1000.0)
+    """Half-lives in days of the recency popularity that a score takes in; empty: off."""
 
     domain_heads: bool = True
     """Phase 1 turns its shared state into a query by one linear map per target domain."""
 
     bottleneck: PositiveInt = 64
-    bottleneck_dropout: Share = 0.3
+    bottleneck_dropout: Rate = 0.3
 
     @model_validator(mode="after")
     def _check(self) -> "NetworkConfig":
@@ -66,7 +70,7 @@ class NetworkConfig(Config):
 class LossConfig(Config):
     """What is learnt at each position, and the pull of the profiles."""
 
-    next_item: Literal["softmax", "bce"] = "softmax"
+    next_item: NextItem = "softmax"
     negatives: NonNegativeInt = 2048
     """Items per domain that a batch's softmax sees beside the targets; 0: all items of the domain, exactly."""
 
@@ -82,23 +86,26 @@ class LossConfig(Config):
     half_after_days: NonNegativeFloat = 400.0
     """A target counts half when it is so many days older than the latest training action; 0: all count alike."""
 
-    align: Literal["own", "soft", "release"] = "own"
+    align: Align = "own"
+    """The user's own profile is the target, or as the method's authors published it."""
+
     align_temperature: PositiveFloat = 0.1
 
 
 class PhaseConfig(Config):
     """How one phase is optimised. A phase stops early after `patience` epochs without a better validation figure."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"halve_after": "lr_patience"}
+
     epochs: PositiveInt = 30
     patience: PositiveInt = 5
     batch_size: PositiveInt = 128
     learning_rate: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.0
-    warmup_steps: NonNegativeInt = 0
     clip: NonNegativeFloat = 5.0
     """Largest norm of the gradient; 0: no limit."""
 
-    halve_after: NonNegativeInt = 4
+    lr_patience: NonNegativeInt = 4
     """Halve the learning rate after so many epochs without a better validation figure; 0: never."""
 
     align_weight: NonNegativeFloat = 0.02
@@ -124,7 +131,7 @@ class FinetuneConfig(PhaseConfig):
 
     train_score: Literal["sum", "domain"] = "sum"
     """The score that the loss is taken on: the one that ranks, or its domain term alone, as published; either way with
-    the trends."""
+    the recency popularity."""
 
 
 class TrainConfig(Config):
@@ -162,11 +169,18 @@ class TrainConfig(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _resolve(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("preset") == "paper":
-            return _merge(PAPER, given)
-        return given
+    def _with_preset(cls, given: Any) -> Any:
+        if not (isinstance(given, dict) and given.get("preset") == "paper"):
+            return given
+        for name, section in SECTIONS.items():
+            if isinstance(given.get(name), dict):
+                given = given | {name: section.with_new_names(given[name])}  # before the preset's own names join them
+        return _merge(PAPER, given)
 
+
+SECTIONS: dict[str, type[Config]] = {
+    "network": NetworkConfig, "loss": LossConfig, "pretrain": PretrainConfig, "finetune": FinetuneConfig,
+}  # fmt: skip
 
 MACHINE = frozenset({"threads", "device", "compile", "stream"})
 """Settings of `TrainConfig` that say how a training is computed, not which: another value changes last digits only, so
@@ -176,18 +190,18 @@ PAPER: dict[str, Any] = {
     "network": {
         "hidden": 128, "blocks": 2, "heads": 2, "feedforward": 128, "dropout": 0.5, "input_dropout": 0.5,
         "item_dropout": 0.0, "max_length": 200, "item_text": True, "item_id": False, "text_centred": False,
-        "mark_synthetic": False, "score": "dot", "temperature": 1.0, "trends": (), "domain_heads": False,
+        "mark_synthetic": False, "score": "dot", "temperature": 1.0, "recency_half_lives": (), "domain_heads": False,
         "bottleneck": 64, "bottleneck_dropout": 0.3,
     },
     "loss": {
         "next_item": "bce", "negatives": 1, "half_after_actions": 0.0, "half_after_days": 0.0, "align": "release",
         "align_temperature": 1.0,
     },
-    "pretrain": {"epochs": 200, "patience": 20, "batch_size": 512, "learning_rate": 1e-3, "clip": 0.0, "halve_after": 0,
+    "pretrain": {"epochs": 200, "patience": 20, "batch_size": 512, "learning_rate": 1e-3, "clip": 0.0, "lr_patience": 0,
                  "align_weight": 0.5},
     "finetune": {
         "epochs": 200, "patience": 20, "batch_size": 512, "learning_rate": 1e-4, "weight_decay": 0.01, "clip": 0.1,
-        "halve_after": 5, "align_weight": 0.5, "domain_weight": 1.0,
+        "lr_patience": 5, "align_weight": 0.5, "domain_weight": 1.0,
         "domain_weight_learnt": False, "train_score": "domain",
     },
 }  # fmt: skip

@@ -7,14 +7,14 @@ import torch
 from data_lake.errors import UserError
 
 
-def choose_device(wanted: str) -> torch.device:
+def choose_device(setting: str) -> torch.device:
     """Return the device of a setting: "cpu", "cuda", or "auto", which takes a GPU where there is one.
 
     Raises UserError for "cuda" without a GPU.
     """
-    if wanted == "cuda" and not torch.cuda.is_available():
+    if setting == "cuda" and not torch.cuda.is_available():
         raise UserError("device is 'cuda' but torch sees no GPU. Set device = \"auto\".")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if setting != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def cores() -> int:
@@ -22,11 +22,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def use_threads(wanted: int) -> None:
+def use_threads(count: int) -> None:
     """Compute with so many CPU threads; 0: with an equal part of the cores for each process that torchrun started here.
 
     torchrun alone would leave each process one thread.
     """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if wanted or processes > 1:
-        torch.set_num_threads(wanted or max(1, cores() // processes))
+    if count or processes > 1:
+        torch.set_num_threads(count or max(1, cores() // processes))

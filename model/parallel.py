@@ -1,4 +1,4 @@
-"""Several processes, one training: each takes its share of every batch, and gradients are summed.
+"""Several processes, one training: each takes its part of every batch, and gradients are summed.
 
 Without torchrun there is one process and every function here returns what it is given.
 """
@@ -26,19 +26,19 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def wait() -> None:
+def barrier() -> None:
     """Wait until every process is here."""
     if world() > 1:
         dist.barrier()
 
 
-def share(numbers: Tensor) -> None:
+def broadcast(numbers: Tensor) -> None:
     """Overwrite with what the first process holds."""
     if world() > 1:
         dist.broadcast(numbers, 0)
 
 
-def total(numbers: Tensor) -> Tensor:
+def all_reduce_sum(numbers: Tensor) -> Tensor:
     """Return the sum over processes, without a gradient."""
     numbers = numbers.detach().clone()
     if world() > 1:

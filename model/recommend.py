@@ -10,15 +10,16 @@ import torch
 from numpy.typing import NDArray
 
 from data_lake.schemas import RECOMMENDATIONS
+from data_lake.settings_errors import parse
 from data_lake.tables import check, write_parts
-from model.candidates import SCORES_AT_ONCE, history
 from model.config import RecommendConfig
-from model.data import TrainingSet
+from model.data.training_set import TrainingSet
 from model.device import choose_device
-from model.evaluate import phase_folders
-from model.ranking import refuse_non_finite
-from model.scoring import Scorer, load_scorer
-from model.settings import parse, read_settings
+from model.evaluation.candidates import SCORES_AT_ONCE, history
+from model.evaluation.evaluate import phase_folders
+from model.evaluation.ranking import refuse_non_finite
+from model.evaluation.scoring import Scorer, load_scorer
+from model.settings import read_settings
 
 Ints = NDArray[np.int64]
 
@@ -49,11 +50,11 @@ def top_items(data: TrainingSet, score: Scorer, cfg: RecommendConfig, phase: str
             users = by_length[start : start + step]
             row, rank, column, scores = _best(data, score, users, domain, cfg.top, phase)
             found.append((users[row], np.full(len(row), domain), rank, columns[column], scores))
-    user, place, rank, item, scores = (np.concatenate(column) for column in zip(*found, strict=True))
+    user, domain_of, rank, item, scores = (np.concatenate(column) for column in zip(*found, strict=True))
     by_id = np.empty(data.n_users, dtype=np.int64)
     by_id[pc.sort_indices(data.user_ids).to_numpy()] = np.arange(data.n_users)
-    order = np.lexsort((rank, place, by_id[user]))
-    domains = pa.DictionaryArray.from_arrays(pa.array(place[order], pa.int32()), pa.array(data.domains))
+    order = np.lexsort((rank, domain_of, by_id[user]))
+    domains = pa.DictionaryArray.from_arrays(pa.array(domain_of[order], pa.int32()), pa.array(data.domains))
     columns_out = {
         "user_id": data.user_ids.take(pa.array(user[order])),
         "domain": domains.dictionary_decode(),
@@ -69,10 +70,10 @@ def _best(
     data: TrainingSet, score: Scorer, users: Ints, domain: int, top: int, phase: str
 ) -> tuple[Ints, Ints, Ints, NDArray[np.float32]]:
     """Return user row, rank from 1, column and score of the best unseen items; of equal scores the first item wins."""
-    columns, cut = data.domain_items[domain], data.lengths[users]
-    scores = score(users, cut, data.domains[domain]).float()  # (B, M)
+    columns, prefix_length = data.domain_items[domain], data.lengths[users]
+    scores = score(users, prefix_length, data.domains[domain]).float()  # (B, M)
     refuse_non_finite(data, users, columns, scores, phase)
-    seen_row, seen_column = history(data, users, cut, columns)
+    seen_row, seen_column = history(data, users, prefix_length, columns)
     scores = scores.index_put(
         (torch.from_numpy(seen_row).to(scores.device), torch.from_numpy(seen_column).to(scores.device)),
         torch.tensor(-torch.inf, device=scores.device),

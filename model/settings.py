@@ -1,16 +1,10 @@
-"""Read settings from a JSON file; a wrong one is a sentence that names the nearest key."""
+"""Read settings from a JSON file."""
 
-import difflib
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
-from data_lake.config import Config
 from data_lake.errors import UserError
-
-C = TypeVar("C", bound=Config)
 
 
 def read_settings(path: Path | None) -> dict[str, Any]:
@@ -24,27 +18,3 @@ def read_settings(path: Path | None) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise UserError(f'{path} holds no JSON object. Pass a file such as {{"seed": 1}}.')
     return given
-
-
-def parse(kind: type[C], given: dict[str, Any]) -> C:
-    """Return settings of a class, or say which one is wrong."""
-    try:
-        return kind.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = [str(part) for part in first["loc"]]
-        message = f"setting {'.'.join(place) or kind.__name__}: {first['msg'].removeprefix('Value error, ')}."
-        if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(place[-1], _keys(kind, place[:-1]), 1, 0.0)
-            message = f"setting {'.'.join(place)} is unknown." + (f" Did you mean '{near[0]}'?" if near else "")
-        raise UserError(message) from error
-
-
-def _keys(kind: type[BaseModel], place: list[str]) -> list[str]:
-    """Return the known keys of the section at `place`."""
-    for part in place:
-        inner = kind.model_fields[part].annotation
-        assert isinstance(inner, type)
-        assert issubclass(inner, BaseModel)
-        kind = inner
-    return list(kind.model_fields)

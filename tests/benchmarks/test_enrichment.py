@@ -8,7 +8,7 @@ import pyarrow as pa
 from benchmarks.enrichment import in_world, with_random_items
 from data_lake.schemas import RANKS, TRAINING_SET
 from data_lake.tables import write_parts
-from model.data import TrainingSet
+from model.data.training_set import TrainingSet
 from tests.model.conftest import tiny_tables
 
 

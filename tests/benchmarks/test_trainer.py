@@ -17,9 +17,9 @@ from benchmarks.trainer_ours import config, one_domain
 from data_lake.schemas import METRICS
 from flows.sample import write_sample
 from flows.settings import Settings, load_settings
-from model.candidates import find_targets
 from model.config import TrainConfig
-from model.data import TrainingSet
+from model.data.training_set import TrainingSet
+from model.evaluation.candidates import find_targets
 from tests.model.worlds import world
 
 

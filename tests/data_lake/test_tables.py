@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_lake.schemas import INTERACTIONS, ITEM_EMBEDDINGS, ITEMS, METRICS, SEQUENCES, TRAINING_SET
+from data_lake.schemas import CHECKPOINT, INTERACTIONS, ITEM_EMBEDDINGS, ITEMS, METRICS, SEQUENCES, TRAINING_SET
 from data_lake.tables import SchemaError, check, empty, read_tables, write_parts
 
 GOOD: dict[str, Any] = {
@@ -156,3 +156,14 @@ print(len(os.listdir("/proc/self/task")) - before)
 def test_no_thread_holds_a_checked_table_when_the_process_ends() -> None:
     done = subprocess.run([sys.executable, "-c", ON_ITS_OWN], capture_output=True, text=True, check=True)
     assert done.stdout == "0\n"
+
+
+def test_a_history_may_have_more_losses_and_no_other_column():
+    row = {
+        "epoch": 1, "loss": 1.0, "next_item_loss": 1.0, "align_loss": 0.0, "learning_rate": 0.1, "protocol": "full",
+        "metric": "MRR", "value": 0.5, "best": True,
+    }  # fmt: skip
+    more = check(pa.Table.from_pylist([row | {"length_loss": 2.0}]), CHECKPOINT)
+    assert more.schema.field("length_loss") == pa.field("length_loss", pa.float32(), nullable=False)
+    with pytest.raises(SchemaError, match="column 'length' is unknown"):
+        check(pa.Table.from_pylist([row | {"length": 2.0}]), CHECKPOINT)

@@ -57,8 +57,8 @@ def test_edt_tiny_is_not_asked_about_domains_that_it_does_not_know(tmp_path, ins
 @pytest.mark.parametrize(
     ("knob", "message"),
     [
-        ("imbalence=0.5", "setting imbalence is unknown. Did you mean 'imbalance'?"),
-        ("items=0", "setting items: Input should be greater than or equal to "),
+        ("imbalence=0.5", "unknown setting imbalence; the nearest known one is 'imbalance'."),
+        ("items=0", "items: input should be greater than or equal to "),
     ],
 )
 def test_a_wrong_knob_is_a_sentence_that_names_the_nearest(tmp_path, knob, message):

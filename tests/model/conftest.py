@@ -9,7 +9,7 @@ import pytest
 from data_lake.schemas import SPLITS, TRAINING_SET
 from data_lake.tables import check, write_parts
 from model.config import TrainConfig
-from model.data import TrainingSet
+from model.data.training_set import TrainingSet
 
 USERS, ITEMS, TEXT, PROFILE = 40, 30, 6, 5
 

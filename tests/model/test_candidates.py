@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from data_lake.schemas import TEST, VALIDATION
-from model import candidates
-from model.candidates import blocks, find_targets
-from model.data import TrainingSet
+from model.data.training_set import TrainingSet
+from model.evaluation import candidates
+from model.evaluation.candidates import blocks, find_targets
 from tests.model.worlds import world
 
 FOOD = {"food": " ".join(f"f{n}" for n in range(40)), "kitchen": "k0 k1 k2"}
@@ -46,7 +46,7 @@ def test_context_actions_of_the_time_split_are_history_of_a_later_target():
 def test_targets_are_the_real_positions_of_the_split():
     data = world({"a": "f1 f2", "b": "f1 *f2:test *k1 k2:test", "c": "f3 f4:validation"}, FOOD)
     test = find_targets(data, TEST)
-    assert (test.users.tolist(), test.cut.tolist(), test.positions.tolist()) == ([1], [3], [5])
+    assert (test.users.tolist(), test.prefix_length.tolist(), test.positions.tolist()) == ([1], [3], [5])
     assert (test.items.tolist(), test.domains.tolist()) == ([43], [1])
     assert find_targets(data, VALIDATION).users.tolist() == [2]
 

@@ -4,13 +4,23 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from data_lake.errors import UserError
-from model.checkpoint import Folder, Progress
+from data_lake.manifest import hash_file
+from model.checkpoint import PhaseCheckpoint, Progress
+from model.config import TrainConfig
+from model.data.training_set import TrainingSet
+from model.evaluation.evaluate import PHASES
+from model.evaluation.scoring import load_scorer
+from model.training.phase_trainer import PhaseTrainer
+from model.training.train import prepare, train
 
-PROGRESS = Progress(epoch=2, steps=14, loss=1.5, next_item_loss=1.25, align_loss=2.5, learning_rate=0.001)
+PROGRESS = Progress(epoch=2, steps=14, loss=1.5, parts={"next_item": 1.25, "align": 2.5}, learning_rate=0.001)
 
 
 def trained(seed: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -23,34 +33,34 @@ def trained(seed: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
 
 
 def test_weights_and_optimizer_come_back(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
+    folder = PhaseCheckpoint(tmp_path)
     network, optimizer = trained(1)
     folder.save_state(network, optimizer, PROGRESS)
     other, other_optimizer = trained(2)
     assert folder.load_state(other, other_optimizer) == PROGRESS
     for a, b in zip(network.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
-    wanted, found = optimizer.state_dict()["state"], other_optimizer.state_dict()["state"]
-    assert wanted.keys() == found.keys()
-    for index in wanted:
-        assert all(torch.equal(wanted[index][name], found[index][name]) for name in wanted[index])
+    expected, found = optimizer.state_dict()["state"], other_optimizer.state_dict()["state"]
+    assert expected.keys() == found.keys()
+    for index in expected:
+        assert all(torch.equal(expected[index][name], found[index][name]) for name in expected[index])
 
 
 def test_a_new_folder_has_no_state_and_no_history(tmp_path: Path) -> None:
     network, optimizer = trained(1)
-    assert Folder(tmp_path).load_state(network, optimizer) is None
-    assert Folder(tmp_path).history() == []
+    assert PhaseCheckpoint(tmp_path).load_state(network, optimizer) is None
+    assert PhaseCheckpoint(tmp_path).history() == []
 
 
 def test_a_folder_of_another_run_is_refused_by_the_setting_that_differs(tmp_path: Path) -> None:
-    Folder(tmp_path).open({"train": {"seed": 0, "pretrain": {"epochs": 5}}}, {})
-    Folder(tmp_path).open({"train": {"seed": 0, "pretrain": {"epochs": 5}}}, {})
+    PhaseCheckpoint(tmp_path).open({"train": {"seed": 0, "pretrain": {"epochs": 5}}}, {})
+    PhaseCheckpoint(tmp_path).open({"train": {"seed": 0, "pretrain": {"epochs": 5}}}, {})
     with pytest.raises(UserError, match=r"train.pretrain.epochs 5 -> 6"):
-        Folder(tmp_path).open({"train": {"seed": 0, "pretrain": {"epochs": 6}}}, {})
+        PhaseCheckpoint(tmp_path).open({"train": {"seed": 0, "pretrain": {"epochs": 6}}}, {})
 
 
 def test_a_write_that_dies_leaves_the_file_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = Folder(tmp_path)
+    folder = PhaseCheckpoint(tmp_path)
     folder.write_json("metrics.json", {"value": 1})
 
     def die(self: Path, target: Path) -> None:
@@ -70,7 +80,71 @@ def test_the_same_state_is_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         network, optimizer = trained(1)
-        Folder(tmp_path / name).save_state(network, optimizer, PROGRESS)
+        PhaseCheckpoint(tmp_path / name).save_state(network, optimizer, PROGRESS)
         written.append({file: (tmp_path / name / file).read_bytes() for file in os.listdir(tmp_path / name)})
     assert written[0] == written[1]
     assert sorted(written[0]) == ["train_state.json", "train_state.safetensors"]
+
+
+def test_a_run_of_an_earlier_version_goes_on_under_the_new_names(
+    tiny: TrainingSet, small: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for phase in ("pretrain", "finetune"):
+        folder = tmp_path / PHASES[phase]
+        train(tiny, small, phase, folder, tmp_path / "pretrained")  # type: ignore[arg-type]
+    before = {phase: scores(tiny, tmp_path / name) for phase, name in PHASES.items()}
+    for name in PHASES.values():
+        as_earlier(tmp_path / name)
+    for phase, name in PHASES.items():
+        assert torch.equal(scores(tiny, tmp_path / name), before[phase])
+    config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
+    config["pretrained"] = hash_file(tmp_path / "pretrained" / "model.safetensors")  # whose bytes just changed
+    (tmp_path / "checkpoint" / "config.json").write_text(json.dumps(config))
+    capsys.readouterr()
+    train(tiny, small, "pretrain", tmp_path / "pretrained", tmp_path / "pretrained")
+    train(tiny, small, "finetune", tmp_path / "checkpoint", tmp_path / "pretrained")
+    assert capsys.readouterr().err == "pretrain: 3 epochs are trained already\nfinetune: 2 epochs are trained already\n"
+
+
+def test_a_state_of_an_earlier_version_is_loaded(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
+    def trainer() -> PhaseTrainer:
+        return prepare(tiny, small, "pretrain", tmp_path, tmp_path)
+
+    trainer().run()
+    as_earlier(tmp_path)
+    resumed = trainer()
+    progress = resumed.checkpoint.load_state(resumed.network, resumed.optimizer, resumed.lazy)
+    assert progress is not None
+    assert (progress.epoch, set(progress.parts)) == (3, {"next_item", "align"})
+
+
+def test_a_setting_that_is_gone_is_named_where_it_did_something(
+    tiny: TrainingSet, small: TrainConfig, tmp_path: Path
+) -> None:
+    train(tiny, small, "pretrain", tmp_path, tmp_path)
+    as_earlier(tmp_path, text_dropout=0.1)
+    with pytest.raises(UserError, match=r"unknown setting text_dropout"):
+        load_scorer(tmp_path, tiny)
+
+
+def scores(data: TrainingSet, folder: Path) -> torch.Tensor:
+    return load_scorer(folder, data)(np.arange(10), data.lengths[:10] - 1, "b")
+
+
+def as_earlier(folder: Path, text_dropout: float = 0.0) -> None:
+    """Rewrite a phase's folder as the version before the renames wrote it."""
+    config = json.loads((folder / "config.json").read_text())
+    network, phases = config["train"]["network"], [config["train"][name] for name in PHASES if name in config["train"]]
+    network |= {"id_start": network.pop("id_init"), "trends": network.pop("recency_half_lives")}
+    network["text_dropout"] = text_dropout
+    for phase in phases:
+        phase |= {"halve_after": phase.pop("lr_patience"), "warmup_steps": 0}
+    (folder / "config.json").write_text(json.dumps(config))
+    new_names = {"recency_popularity.": "trends.", "domain_adapters.": "readers.", "lazy_adamw.": "rows."}
+    for name in ("model.safetensors", "train_state.safetensors"):
+        with safe_open(folder / name, "pt") as file:
+            metadata = file.metadata()
+        tensors = load_file(folder / name)
+        for new, old in new_names.items():
+            tensors = {key.replace(new, old): tensor for key, tensor in tensors.items()}
+        save_file(tensors, folder / name, metadata)

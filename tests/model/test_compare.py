@@ -6,7 +6,7 @@ import pytest
 from data_lake.errors import UserError
 from data_lake.schemas import METRICS, RANKS
 from data_lake.tables import check
-from model.compare import over_seeds, paired
+from model.evaluation.compare import over_seeds, paired
 
 
 def ranks(by_user: Mapping[str, int], phase: str = "finetune") -> pa.Table:

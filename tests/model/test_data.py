@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from data_lake.errors import UserError
-from model.batches import Batch, Sequences, plan, trainable_users
 from model.config import LossConfig, TrainConfig
-from model.data import TrainingSet
-from model.objective import Objective
+from model.data.batches import epoch_batches, trainable_users
+from model.data.sequences import Batch, Sequences
+from model.data.training_set import TrainingSet
+from model.loss.scores import Catalogue
+from model.loss.softmax import SampledSoftmax
 from tests.model.conftest import tiny_tables
 from tests.model.worlds import world
 
@@ -78,8 +80,8 @@ def test_a_streamed_training_set_holds_the_same_numbers_in_files(grouped_folder:
 def test_arrays_are_cut_into_pieces_without_a_trace(tiny: TrainingSet, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("train_end", "real_before", "real_at")
     whole = [getattr(tiny, name) for name in names]
-    monkeypatch.setattr("model.data.USERS_AT_ONCE", 3)
-    monkeypatch.setattr("model.data.POSITIONS_AT_ONCE", 10)
+    monkeypatch.setattr("model.data.training_set.USERS_AT_ONCE", 3)
+    monkeypatch.setattr("model.data.training_set.POSITIONS_AT_ONCE", 10)
     again = TrainingSet.from_tables(tiny_tables())
     for name, array in zip(names, whole, strict=True):
         assert np.array_equal(getattr(again, name), array), name
@@ -137,7 +139,7 @@ def test_a_synthetic_item_is_a_target_only_with_a_weight() -> None:
     data = world({"u": "a1 *b1 *b2 a2 b3 a3:validation a4:test"}, ITEMS)
     batch = batch_of(data, [0], synthetic_weight=0.25)
     assert batch.target.tolist() == [2, 2, 2, 8, 6, 7]
-    assert batch.step.tolist() == [0, 1, 2, 3, 0, 0]  # both from a1, the last real item before them
+    assert batch.position.tolist() == [0, 1, 2, 3, 0, 0]  # both from a1, the last real item before them
     assert batch.weight.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1, 0.25, 0.25])
 
 
@@ -178,12 +180,13 @@ def test_the_targets_of_all_users_are_their_real_training_items_after_the_first(
         if later:
             follow[user, place] = later[0]
     made = {
-        (int(batch.users[row]), int(step)): int(target)
-        for row, step, target in zip(batch.row, batch.step, batch.target, strict=True)
+        (int(batch.users[index]), int(position)): int(target)
+        for index, position, target in zip(batch.batch_index, batch.position, batch.target, strict=True)
     }
     assert made == follow
     shared = [
-        int(step) in (2, 3) and int(batch.users[row]) % 2 == 0 for row, step in zip(batch.row, batch.step, strict=True)
+        int(position) in (2, 3) and int(batch.users[index]) % 2 == 0
+        for index, position in zip(batch.batch_index, batch.position, strict=True)
     ]
     assert batch.weight.tolist() == [0.5 if is_shared else 1.0 for is_shared in shared]
 
@@ -191,18 +194,19 @@ def test_the_targets_of_all_users_are_their_real_training_items_after_the_first(
 def test_an_inserted_item_is_a_negative_like_any_other() -> None:
     data = world({"u": "a1 *a3 a2 a1", "v": "a2 a1 a2"}, ITEMS)
     cfg = TrainConfig.model_validate({"loss": {"negatives": 0}})
-    every = Objective(data, cfg, torch.device("cpu")).draw(batch_of(data, [0, 1]), torch.Generator())
+    loss = SampledSoftmax(Catalogue.of(data, torch.device("cpu")), cfg.loss)
+    every = loss.draw(batch_of(data, [0, 1]).target, torch.Generator())
     assert [items.tolist() for items in every] == [[1, 2, 3, 4, 5], [6, 7, 8]]
 
 
-def test_the_length_limit_counts_real_items_and_places_do_too() -> None:
+def test_the_length_limit_counts_real_items_and_position_ids_do_too() -> None:
     data = world({"u": "a1 *b1 a2 *b2 a3 *b3 a4 a5"}, ITEMS)
     windows, _ = sequences(data, max_length=3).windows(torch.tensor([0]), torch.tensor([8]))
     assert windows.items.tolist() == [[3, 8, 4, 5]]  # a3 *b3 a4 a5
-    assert windows.places.tolist() == [[0, 0, 1, 2]]
+    assert windows.position_ids.tolist() == [[0, 0, 1, 2]]
     windows, _ = sequences(data, max_length=5).windows(torch.tensor([0]), torch.tensor([7]))
     assert windows.items.tolist() == [[1, 6, 2, 7, 3, 8, 4]]
-    assert windows.places.tolist() == [[0, 0, 1, 1, 2, 2, 3]]
+    assert windows.position_ids.tolist() == [[0, 0, 1, 1, 2, 2, 3]]
 
 
 def test_windows_of_several_users_are_padded_on_the_right() -> None:
@@ -213,7 +217,7 @@ def test_windows_of_several_users_are_padded_on_the_right() -> None:
     assert start.tolist() == [4, 0, 3]
 
 
-def test_an_evaluation_window_ends_before_its_cut() -> None:
+def test_an_evaluation_window_ends_where_its_prefix_does() -> None:
     data = world({"u": "a1 a2 a3:validation a4:test"}, ITEMS)
     windows, _ = sequences(data).windows(torch.tensor([0, 0]), torch.tensor([2, 3]))
     assert windows.items.tolist() == [[1, 2, 0], [1, 2, 3]]
@@ -226,10 +230,10 @@ def test_users_need_two_real_training_items_to_train() -> None:
 
 def test_an_epoch_holds_each_user_once_and_repeats_with_its_seed() -> None:
     users, lengths = np.arange(100), np.arange(100) % 7
-    batches = plan(users, lengths, 8, (1, 2))
+    batches = epoch_batches(users, lengths, 8, (1, 2))
     assert sorted(np.concatenate(batches).tolist()) == list(range(100))
     assert min(map(len, batches)) >= 8
-    again, other = plan(users, lengths, 8, (1, 2)), plan(users, lengths, 8, (1, 3))
+    again, other = epoch_batches(users, lengths, 8, (1, 2)), epoch_batches(users, lengths, 8, (1, 3))
     assert [b.tolist() for b in again] == [b.tolist() for b in batches]
     assert [b.tolist() for b in other] != [b.tolist() for b in batches]
 
@@ -237,5 +241,5 @@ def test_an_epoch_holds_each_user_once_and_repeats_with_its_seed() -> None:
 def test_a_batch_holds_users_of_similar_length() -> None:
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 200, 1000)
-    padding = sum(lengths[b].max() * len(b) for b in plan(np.arange(1000), lengths, 20, (0,)))
+    padding = sum(lengths[b].max() * len(b) for b in epoch_batches(np.arange(1000), lengths, 20, (0,)))
     assert padding < 1.1 * lengths.sum()  # random batches: about twice the sum

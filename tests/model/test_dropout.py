@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.dropout import causal_attention, dropout
+from model.network.dropout import causal_attention, dropout
 
 
 def test_what_stays_is_scaled_up_and_what_goes_is_zero() -> None:
@@ -11,11 +11,11 @@ def test_what_stays_is_scaled_up_and_what_goes_is_zero() -> None:
     assert sorted(set(dropout(torch.full((1000,), 3.0), 0.25).tolist())) == [0.0, 4.0]
 
 
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
-def test_the_share_that_drops_out_is_the_given_one(share: float) -> None:
+@pytest.mark.parametrize("rate", [0.2, 0.5, 0.9])
+def test_the_rate_that_drops_out_is_the_given_one(rate: float) -> None:
     torch.manual_seed(0)
-    dropped = dropout(torch.ones(1_000_000), share) == 0
-    assert abs(float(dropped.double().mean()) - share) < 0.002
+    dropped = dropout(torch.ones(1_000_000), rate) == 0
+    assert abs(float(dropped.double().mean()) - rate) < 0.002
 
 
 def test_neighbours_drop_out_independently_of_each_other() -> None:
@@ -25,7 +25,7 @@ def test_neighbours_drop_out_independently_of_each_other() -> None:
         assert abs(float((kept[distance:] * kept[:-distance]).mean())) < 0.005
 
 
-def test_each_call_draws_anew_and_a_seed_repeats() -> None:
+def test_each_call_draws_again_and_a_seed_repeats() -> None:
     torch.manual_seed(0)
     first, second = (dropout(torch.ones(3, 5, 7), 0.5) for _ in range(2))
     assert not first.equal(second)
@@ -42,7 +42,7 @@ def test_the_gradient_passes_where_the_element_stayed() -> None:
     assert states.grad.equal(dropped.detach())
 
 
-def test_no_share_drops_nothing() -> None:
+def test_a_rate_of_zero_drops_nothing() -> None:
     states = torch.arange(6.0)
     assert dropout(states, 0.0).equal(states)
 

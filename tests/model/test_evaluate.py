@@ -9,11 +9,11 @@ from pydantic import ValidationError
 from data_lake.errors import UserError
 from data_lake.schemas import METRICS, RANKS, TEST, VALIDATION
 from data_lake.tables import check
-from model.candidates import find_targets
 from model.config import EvaluateConfig
-from model.data import TrainingSet
-from model.evaluate import Measured, measure, phase_folders
-from model.groups import groups
+from model.data.training_set import TrainingSet
+from model.evaluation.candidates import find_targets
+from model.evaluation.evaluate import Measured, measure, phase_folders
+from model.evaluation.groups import groups
 from tests.model.worlds import Told, world
 
 ITEMS = {"food": "f1 f2 f3 f4 f5 f6", "kitchen": "k1 k2 k3"}

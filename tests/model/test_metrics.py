@@ -1,8 +1,10 @@
+import doctest
+
 import numpy as np
 import pytest
 
-from model import metrics
-from model.metrics import METRIC_NAMES, interval, resampled_sums, values
+from model.evaluation import metrics
+from model.evaluation.metrics import METRIC_NAMES, compute_metrics, interval, resampled_sums
 
 
 def test_values_of_ranks_worked_by_hand():
@@ -15,7 +17,7 @@ def test_values_of_ranks_worked_by_hand():
         [0, 1, 0, 0.289064826, 0.1],  # 1 / log2(11)
         [0, 0, 0, 0, 1 / 11],
     ]
-    assert values(np.array([1, 3, 5, 6, 10, 11], np.int32)) == pytest.approx(np.array(expected))
+    assert compute_metrics(np.array([1, 3, 5, 6, 10, 11], np.int32)) == pytest.approx(np.array(expected))
 
 
 def intervals(numbers: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -51,3 +53,8 @@ def test_parts_share_their_draws_so_that_sums_of_disjoint_parts_add_up():
     numbers = np.random.default_rng(1).random((50, 2))
     sums = resampled_sums(numbers, [np.arange(20), np.arange(20, 50), np.arange(50)], 30, 0)
     assert sums[0] + sums[1] == pytest.approx(sums[2])
+
+
+def test_the_worked_examples_of_the_docstrings_hold():
+    found = doctest.testmod(metrics)
+    assert (found.failed, found.attempted > 4) == (0, True)

@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.batches import Batch, Sequences
 from model.config import LossConfig, TrainConfig
-from model.data import TrainingSet
-from model.finetune import Finetune
-from model.network import Network, build_network
-from model.objective import Objective, Terms
-from model.pretrain import pretrain_terms
-from model.scoring import NetworkScorer
+from model.data.sequences import Batch, Sequences
+from model.data.training_set import TrainingSet
+from model.evaluation.scoring import NetworkScorer
+from model.loss.objective import LossTerms, Objective, Phase
+from model.loss.scores import Catalogue
+from model.network.network import Network, Predictions, build_network
+from model.training.domain_finetuning import DomainFinetuning
+from model.training.shared_pretraining import SharedPretraining
 from tests.model.worlds import world
 
 CPU = torch.device("cpu")
@@ -24,11 +25,11 @@ def build(data: TrainingSet, cfg: TrainConfig, phase: str = "pretrain") -> Netwo
     torch.manual_seed(0)
     network = build_network(cfg.network, data, data.profiles["all"].vectors.shape[1])
     leave_the_start(network.heads)
-    if network.trends is not None:
-        leave_the_start(network.trends)
+    if network.recency_popularity is not None:
+        leave_the_start(network.recency_popularity)
     if phase == "finetune":
-        network.add_readers(len(data.domains))
-        leave_the_start(network.readers)
+        network.add_domain_adapters(len(data.domains))
+        leave_the_start(network.domain_adapters)
     return network.eval()
 
 
@@ -38,38 +39,44 @@ def leave_the_start(part: nn.Module) -> None:
         nn.init.normal_(parameter, std=0.3)
 
 
-def scores(network: Network, data: TrainingSet, users: list[int], cuts: list[int], domain: str = "a") -> Tensor:
+def scores(network: Network, data: TrainingSet, users: list[int], lengths: list[int], domain: str = "a") -> Tensor:
     scorer = NetworkScorer(network, data, Sequences(data, network.cfg.max_length, CPU))
-    return scorer(np.array(users), np.array(cuts), domain)
+    return scorer(np.array(users), np.array(lengths), domain)
 
 
-def terms(network: Network, data: TrainingSet, cfg: TrainConfig, phase: str, users: list[int]) -> Terms:
-    objective = Objective(data, cfg, CPU)
+def terms(network: Network, data: TrainingSet, cfg: TrainConfig, phase: str, users: list[int]) -> LossTerms:
+    objective, reader = phase_of(network, data, cfg, phase)
     batch = Sequences(data, cfg.network.max_length, CPU).batch(torch.tensor(users), cfg.loss)
-    generator = torch.Generator().manual_seed(3)
+    return objective.terms(reader, batch, torch.Generator().manual_seed(3))
+
+
+def phase_of(network: Network, data: TrainingSet, cfg: TrainConfig, phase: str) -> tuple[Objective, Phase]:
+    """Return what a phase learns, and how it reads a batch."""
     if phase == "pretrain":
-        return pretrain_terms(network, objective, batch, generator)
-    return Finetune(network, objective, cfg.finetune).terms(network, objective, batch, generator)
+        objective = Objective(data, cfg, cfg.pretrain, CPU)
+        return objective, SharedPretraining(network, objective.catalogue)
+    objective = Objective(data, cfg, cfg.finetune, CPU)
+    return objective, DomainFinetuning(network, objective.catalogue, cfg.finetune)
 
 
 @pytest.mark.parametrize("phase", ["pretrain", "finetune"])
 def test_a_later_item_changes_no_earlier_prediction(tiny: TrainingSet, small: TrainConfig, phase: str) -> None:
     network = build(tiny, small, phase).double()  # the last bit of a matrix product may move
-    objective = Objective(tiny, small, CPU)
+    item_domain = Catalogue.of(tiny, CPU).item_domain
     batch = Sequences(tiny, 8, CPU).batch(torch.tensor([0, 1]), LossConfig())
 
     def queries(batch: Batch, items: Tensor) -> Tensor:
         windows = dataclasses.replace(batch.windows, items=items)
         inputs = network.item_vectors(items.flatten()).view(*items.shape, -1)
-        wanted = torch.zeros_like(batch.target)
-        return network.query(inputs, windows, objective.item_domain[items], batch.row, batch.step, wanted, True)
+        predictions = Predictions(batch.batch_index, batch.position, torch.zeros_like(batch.target))
+        return network.query(inputs, windows, item_domain[items], predictions)
 
     changed = batch.windows.items.clone()
     changed[:, 4] = torch.where(changed[:, 4] == 1, 2, 1)  # both of domain "a"
     before, after = queries(batch, batch.windows.items), queries(batch, changed)
-    early = batch.step < 4
+    early = batch.position < 4
     torch.testing.assert_close(before[early], after[early], rtol=0, atol=1e-12)
-    assert (before[batch.step == 4] - after[batch.step == 4]).abs().max() > 1e-2
+    assert (before[batch.position == 4] - after[batch.position == 4]).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("phase", ["pretrain", "finetune"])
@@ -103,64 +110,64 @@ def test_a_training_prediction_is_the_score_of_that_moment(tiny: TrainingSet, sm
     assert terms(network, tiny, cfg, "finetune", [user]).next_item.item() == pytest.approx(loss, rel=1e-5)
 
 
-def test_a_reader_starts_as_the_transformers_own_reading(tiny: TrainingSet, small: TrainConfig) -> None:
+def test_a_domain_adapter_starts_as_the_transformers_own_states(tiny: TrainingSet, small: TrainConfig) -> None:
     torch.manual_seed(0)
     network = build_network(small.network, tiny, 5)
-    network.add_readers(2)
+    network.add_domain_adapters(2)
     states = torch.randn(4, 8)
-    for reader in network.eval().readers:
-        torch.testing.assert_close(reader(states), states)
+    for adapter in network.eval().domain_adapters:
+        torch.testing.assert_close(adapter(states), states)
 
 
 def test_a_domain_without_history_adds_nothing(tiny: TrainingSet, small: TrainConfig) -> None:
     only_a = dataclasses.replace(tiny, items=(tiny.items % 15 + 1).astype(np.int32))
-    with_readers = build(only_a, small, "finetune")
+    with_adapters = build(only_a, small, "finetune")
     shared = build(only_a, small, "pretrain")
-    assert torch.equal(scores(with_readers, only_a, [0, 1], [4, 5], "b"), scores(shared, only_a, [0, 1], [4, 5], "b"))
-    assert not torch.equal(scores(with_readers, only_a, [0], [4], "a"), scores(shared, only_a, [0], [4], "a"))
+    assert torch.equal(scores(with_adapters, only_a, [0, 1], [4, 5], "b"), scores(shared, only_a, [0, 1], [4, 5], "b"))
+    assert not torch.equal(scores(with_adapters, only_a, [0], [4], "a"), scores(shared, only_a, [0], [4], "a"))
 
 
 def test_without_any_history_every_item_scores_alike(tiny: TrainingSet, small: TrainConfig) -> None:
     assert scores(build(tiny, small, "finetune"), tiny, [0], [0]).unique().tolist() == [0.0]
 
 
-def test_phase_two_trains_the_readers_and_nothing_else(tiny: TrainingSet, small: TrainConfig) -> None:
+def test_phase_two_trains_the_domain_adapters_and_nothing_else(tiny: TrainingSet, small: TrainConfig) -> None:
     network = build(tiny, small, "finetune").train()
     terms(network, tiny, small, "finetune", list(range(20))).next_item.backward()
     for name, parameter in network.named_parameters():
-        if name.startswith("readers."):
+        if name.startswith("domain_adapters."):
             assert parameter.grad is not None, name
             assert parameter.grad.abs().sum() > 0, name
         else:
             assert parameter.grad is None, name
             assert not parameter.requires_grad, name
     assert not network.blocks.training
-    assert network.readers.training
+    assert network.domain_adapters.training
 
 
 def test_the_profiles_gradient_reaches_what_predictions_use(tiny: TrainingSet, small: TrainConfig) -> None:
     network = build(tiny, small).train()
-    terms(network, tiny, small, "pretrain", list(range(20))).align.backward()
+    terms(network, tiny, small, "pretrain", list(range(20))).extra["align"].backward()
     for part in (network.blocks, network.positions, network.item_vectors, network.profile):
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
     network = build(tiny, small, "finetune").train()
     aligned = small.model_copy(update={"finetune": small.finetune.model_copy(update={"align_weight": 1.0})})
-    terms(network, tiny, aligned, "finetune", list(range(20))).align.backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.readers.parameters())
+    terms(network, tiny, aligned, "finetune", list(range(20))).extra["align"].backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.domain_adapters.parameters())
 
 
 def test_users_without_a_profile_are_left_out_of_the_align_term(tiny: TrainingSet, small: TrainConfig) -> None:
     network = build(tiny, small)
-    with_profile = terms(network, tiny, small, "pretrain", [0, 2, 4]).align.item()
-    with_others = terms(network, tiny, small, "pretrain", [0, 1, 2, 3, 4]).align.item()
+    with_profile = terms(network, tiny, small, "pretrain", [0, 2, 4]).extra["align"].item()
+    with_others = terms(network, tiny, small, "pretrain", [0, 1, 2, 3, 4]).extra["align"].item()
     assert with_others == pytest.approx(with_profile, rel=1e-5)
-    assert terms(network, tiny, small, "pretrain", [1, 3]).align.item() == 0.0
+    assert terms(network, tiny, small, "pretrain", [1, 3]).extra["align"].item() == 0.0
 
 
 def test_the_gate_learns_how_to_mix_domain_profiles(tiny: TrainingSet, small: TrainConfig) -> None:
     cfg = small.model_copy(update={"aggregate": "gate"})
     network = build(tiny, cfg).train()
-    terms(network, tiny, cfg, "pretrain", list(range(20))).align.backward()
+    terms(network, tiny, cfg, "pretrain", list(range(20))).extra["align"].backward()
     assert network.profile is not None
     assert network.profile.gate.weight.grad is not None
     assert network.profile.gate.weight.grad.abs().sum() > 0
@@ -215,7 +222,7 @@ def test_an_item_without_a_training_action_is_its_text_alone(small: TrainConfig)
 
 @pytest.mark.parametrize("score", ["cosine", "dot"])
 def test_scores_are_cosines_or_products_over_the_temperature(tiny: TrainingSet, small: TrainConfig, score: str) -> None:
-    changed = {"score": score, "temperature": 0.5, "trends": ()}
+    changed = {"score": score, "temperature": 0.5, "recency_half_lives": ()}
     cfg = small.model_copy(update={"network": small.network.model_copy(update=changed)})
     network = build(tiny, cfg)
     found = scores(network, tiny, [0, 1], [3, 4])
@@ -243,8 +250,8 @@ def test_every_phase_two_parameter_is_used_in_the_scores_of_its_own_domain_only(
     tiny: TrainingSet, small: TrainConfig, number: int, domain: str
 ) -> None:
     network = build(tiny, small, "finetune")
-    own = [f"{number}.{name}" for name, _ in network.readers[number].named_parameters()]
-    assert used_in_scores(network, network.readers, tiny, domain) == own
+    own = [f"{number}.{name}" for name, _ in network.domain_adapters[number].named_parameters()]
+    assert used_in_scores(network, network.domain_adapters, tiny, domain) == own
 
 
 def test_every_phase_one_parameter_that_a_score_uses_is_trained(tiny: TrainingSet, small: TrainConfig) -> None:
@@ -261,16 +268,16 @@ def test_a_dropped_item_leaves_only_its_place(tiny: TrainingSet, small: TrainCon
     windows, _ = Sequences(tiny, cfg.network.max_length, CPU).windows(torch.tensor([0, 2]), torch.tensor([3, 3]))
     inputs = network.item_vectors(windows.items.flatten()).view(*windows.items.shape, -1)
     network.cfg = cfg.network.model_copy(update={"input_dropout": 0.0})
-    whole = network.read(inputs, windows, network.positions)
+    whole = network.encode(inputs, windows, network.positions)
     assert not torch.equal(whole[0], whole[1])
     network.blocks.train()
     for block in network.blocks:
         block.dropout = 0.0
-    dropped = network.read(inputs, windows, network.positions)
+    dropped = network.encode(inputs, windows, network.positions)
     assert torch.allclose(dropped[0], dropped[1], atol=1e-6)
 
 
-def test_products_in_half_precision_train_the_readers(tiny: TrainingSet, small: TrainConfig) -> None:
+def test_products_in_half_precision_train_the_domain_adapters(tiny: TrainingSet, small: TrainConfig) -> None:
     cfg = small.model_copy(update={"network": small.network.model_copy(update={"score": "dot", "temperature": 1.0})})
     network = build(tiny, cfg, "finetune").train()
     with torch.autocast("cpu", torch.bfloat16):

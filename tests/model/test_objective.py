@@ -10,15 +10,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.batches import Batch, Sequences
 from model.config import TrainConfig
-from model.data import TrainingSet
-from model.finetune import Finetune
-from model.network import Block, Network
-from model.objective import Objective, Terms
-from model.pretrain import pretrain_terms
-from model.train import train
-from tests.model.test_network import CPU, build, scores
+from model.data.sequences import Sequences
+from model.data.training_set import TrainingSet
+from model.loss.binary import BinaryCrossEntropy
+from model.loss.next_item import NextItemLoss
+from model.loss.scores import Catalogue, DomainScores
+from model.loss.softmax import SampledSoftmax
+from model.network.block import Block
+from model.network.network import Network
+from model.training.train import train
+from tests.model.test_network import CPU, build, phase_of, scores
 
 USER = 1
 """A user without a synthetic item whose whole history fits into one window."""
@@ -32,30 +34,34 @@ def with_network(cfg: TrainConfig, **network: Any) -> TrainConfig:
     return cfg.model_copy(update={"network": cfg.network.model_copy(update=network)})
 
 
-class Drawn(Objective):
-    """An objective whose negatives are given."""
+class Drawn:
+    """A next-item loss whose negatives are given."""
 
-    drawn: list[Tensor]
+    def __init__(self, loss: NextItemLoss, drawn: list[Tensor]) -> None:
+        self.loss, self.drawn = loss, drawn
 
-    def draw(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
+    def draw(self, target: Tensor, generator: torch.Generator) -> list[Tensor]:
         return self.drawn
+
+    def __call__(self, scores: DomainScores, target: Tensor, negatives: Tensor, weight: Tensor) -> Tensor:
+        return self.loss(scores, target, negatives, weight)
 
 
 def next_item(network: Network, data: TrainingSet, cfg: TrainConfig, users: list[int], drawn: list[Tensor]) -> float:
     """Return phase 1's next-item loss with these negatives."""
-    objective = Drawn(data, cfg, CPU)
-    objective.drawn = drawn
+    objective, reader = phase_of(network, data, cfg, "pretrain")
+    objective.next_item = Drawn(objective.next_item, drawn)
     batch = Sequences(data, cfg.network.max_length, CPU).batch(torch.tensor(users), cfg.loss)
-    return pretrain_terms(network, objective, batch, torch.Generator()).next_item.item()
+    return objective.terms(reader, batch, torch.Generator()).next_item.item()
 
 
 def predictions(data: TrainingSet) -> list[tuple[int, int, int]]:
-    """Return (cut, target's column, domain) of each training prediction of USER."""
+    """Return (prefix length, target's column, domain) of each training prediction of USER."""
     found = []
-    for cut in range(1, int(data.train_end[USER])):
-        target = int(data.items[data.offsets[USER] + cut])
+    for length in range(1, int(data.train_end[USER])):
+        target = int(data.items[data.offsets[USER] + length])
         domain = int(data.item_domain[target])
-        found.append((cut, data.domain_items[domain].tolist().index(target), domain))
+        found.append((length, data.domain_items[domain].tolist().index(target), domain))
     return found
 
 
@@ -76,10 +82,10 @@ def test_a_negative_counts_the_less_the_more_often_the_draw_yields_it(tiny: Trai
     cfg = with_loss(small, popularity=1.0)
     network = build(tiny, cfg)
     loss = 0.0
-    for cut, column, domain in predictions(tiny):
+    for length, column, domain in predictions(tiny):
         actions = torch.from_numpy(tiny.train_actions[tiny.domain_items[domain]]) + 1.0
         expected = len(actions) * actions / actions.sum()
-        row = scores(network, tiny, [USER], [cut], tiny.domains[domain])[0]
+        row = scores(network, tiny, [USER], [length], tiny.domains[domain])[0]
         corrected = row - expected.log()
         corrected[column] = row[column]
         loss += float(torch.logsumexp(corrected, 0) - row[column])
@@ -89,54 +95,57 @@ def test_a_negative_counts_the_less_the_more_often_the_draw_yields_it(tiny: Trai
 
 def test_negatives_are_drawn_by_popularity_and_alike_by_seed(tiny: TrainingSet, small: TrainConfig) -> None:
     cfg = with_loss(small, popularity=1.0, negatives=14)
-    objective = Objective(tiny, cfg, CPU)
-    batch = Sequences(tiny, 8, CPU).batch(torch.tensor([USER]), cfg.loss)
-    draws = [objective.draw(batch, torch.Generator().manual_seed(seed)) for seed in range(4000)]
+    loss, target = SampledSoftmax(Catalogue.of(tiny, CPU), cfg.loss), torch.tensor([1])
+    draws = [loss.draw(target, torch.Generator().manual_seed(seed)) for seed in range(4000)]
     for domain, items in enumerate(tiny.domain_items):
         found = np.bincount(torch.cat([drawn[domain] for drawn in draws]).numpy(), minlength=31)[items]
         chance = (tiny.train_actions[items] + 1) / (tiny.train_actions[items] + 1).sum()
         assert np.abs(found / (4000 * 14) - chance).max() < 0.006
-    again = objective.draw(batch, torch.Generator().manual_seed(3))
+    again = loss.draw(target, torch.Generator().manual_seed(3))
     assert all(torch.equal(one, two) for one, two in zip(draws[3], again, strict=True))
 
 
 def test_the_binary_loss_draws_its_negatives_from_the_targets_domain(tiny: TrainingSet, small: TrainConfig) -> None:
     cfg = with_loss(small, next_item="bce")
-    objective = Objective(tiny, cfg, CPU)
-    batch = Sequences(tiny, 8, CPU).batch(torch.arange(40), cfg.loss)
+    loss, item_domain = BinaryCrossEntropy(Catalogue.of(tiny, CPU), cfg.loss), Catalogue.of(tiny, CPU).item_domain
+    target = Sequences(tiny, 8, CPU).batch(torch.arange(40), cfg.loss).target
     reached = set[int]()
     for seed in range(20):
-        [negative] = objective.draw(batch, torch.Generator().manual_seed(seed))
-        assert torch.equal(objective.item_domain[negative], objective.item_domain[batch.target])
-        reached |= set(negative.tolist())
+        for domain, negatives in enumerate(loss.draw(target, torch.Generator().manual_seed(seed))):
+            assert item_domain[negatives].tolist() == [domain] * int((item_domain[target] == domain).sum())
+            reached |= set(negatives.tolist())
     assert reached == set(range(1, 31))
 
 
 def test_the_binary_loss_is_that_of_each_target_and_its_negative(tiny: TrainingSet, small: TrainConfig) -> None:
     cfg = with_loss(small, next_item="bce")
     network = build(tiny, cfg)
-    loss, negatives = 0.0, []
-    for place, (cut, column, domain) in enumerate(predictions(tiny)):
-        row = scores(network, tiny, [USER], [cut], tiny.domains[domain])[0].double()
+    loss, negatives = 0.0, list[list[int]]([[], []])
+    for place, (length, column, domain) in enumerate(predictions(tiny)):
+        row = scores(network, tiny, [USER], [length], tiny.domains[domain])[0].double()
         other = (column + 1 + place) % 15 if place else column  # the first negative is the target: left out
-        negatives.append(int(tiny.domain_items[domain][other]))
+        negatives[domain].append(int(tiny.domain_items[domain][other]))
         loss += float(-torch.nn.functional.logsigmoid(row[column]))
         loss += float(-torch.nn.functional.logsigmoid(-row[other])) if other != column else 0.0
-    assert next_item(network, tiny, cfg, [USER], [torch.tensor(negatives)]) == pytest.approx(loss, rel=1e-5)
+    drawn = [torch.tensor(each) for each in negatives]
+    assert next_item(network, tiny, cfg, [USER], drawn) == pytest.approx(loss, rel=1e-5)
 
 
-def test_a_domains_loss_moves_the_reader_of_that_domain_and_no_other(tiny: TrainingSet, small: TrainConfig) -> None:
+def test_a_domains_loss_moves_the_adapter_of_that_domain_and_no_other(tiny: TrainingSet, small: TrainConfig) -> None:
     for domain in (0, 1):
         network = build(tiny, small, "finetune").train()
-        objective = Objective(tiny, small, CPU)
+        objective, reader = phase_of(network, tiny, small, "finetune")
         batch = Sequences(tiny, 8, CPU).batch(torch.arange(20), small.loss)
-        of_domain = objective.item_domain[batch.target] == domain
+        of_domain = objective.catalogue.item_domain[batch.target] == domain
         batch = dataclasses.replace(batch, weight=batch.weight * of_domain)
-        Finetune(network, objective, small.finetune).terms(network, objective, batch, generator()).next_item.backward()
+        objective.terms(reader, batch, generator()).next_item.backward()
         moved = [
-            all(p.grad is not None and bool(p.grad.any()) for p in reader.parameters()) for reader in network.readers
+            all(p.grad is not None and bool(p.grad.any()) for p in adapter.parameters())
+            for adapter in network.domain_adapters
         ]
-        still = [not any(p.grad is not None and bool(p.grad.any()) for p in r.parameters()) for r in network.readers]
+        still = [
+            not any(p.grad is not None and bool(p.grad.any()) for p in a.parameters()) for a in network.domain_adapters
+        ]
         assert (moved, still) == ([domain == 0, domain == 1], [domain == 1, domain == 0])
 
 
@@ -169,17 +178,17 @@ def test_the_align_term_moves_what_is_trained_in_both_phases(
     for name in ("blocks.0.to_heads.weight", "item_vectors.adapter.up.weight", "positions.weight"):
         assert not torch.equal(without[name], first[name]), name
         assert torch.equal(without[name], second[name]), name
-    for name in ("readers.0.head.weight", "readers.1.down.weight"):
+    for name in ("domain_adapters.0.head.weight", "domain_adapters.1.down.weight"):
         assert not torch.equal(without[name], second[name]), name
 
 
-def test_every_parameter_of_a_reader_moves_from_epoch_to_epoch(
+def test_every_parameter_of_a_domain_adapter_moves_from_epoch_to_epoch(
     tiny: TrainingSet, small: TrainConfig, tmp_path: Path
 ) -> None:
     one = trained(tiny, phase(small, "finetune", epochs=1), tmp_path / "one")
     two = trained(tiny, phase(small, "finetune", epochs=2, patience=2), tmp_path / "two")
     for name, tensor in one.items():
-        assert torch.equal(tensor, two[name]) != name.startswith("readers."), name
+        assert torch.equal(tensor, two[name]) != name.startswith("domain_adapters."), name
 
 
 def test_the_weights_that_score_after_phase_two_hold_phase_one_bit_by_bit(
@@ -199,14 +208,11 @@ def test_every_loss_has_finite_gradients_in_bfloat16(
 ) -> None:
     cfg = phase(with_network(with_loss(small, **loss), score=score), "finetune", align_weight=1.0)
     network = build(tiny, cfg, which).train()
-    objective = Objective(tiny, cfg, CPU)
+    objective, reader = phase_of(network, tiny, cfg, which)
     batch = Sequences(tiny, 8, CPU).batch(torch.arange(8), cfg.loss)
     with torch.autocast("cpu", torch.bfloat16):
-        if which == "pretrain":
-            terms: Terms = pretrain_terms(network, objective, batch, generator())
-        else:
-            terms = Finetune(network, objective, cfg.finetune).terms(network, objective, batch, generator())
-    (terms.next_item + terms.align).backward()
+        terms = objective.terms(reader, batch, generator())
+    (terms.next_item + terms.extra["align"]).backward()
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     assert len(gradients) > 5
     assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)

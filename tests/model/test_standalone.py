@@ -47,7 +47,7 @@ def test_a_wrong_section_is_named_with_epochs_given_too(tmp_path: Path, capsys: 
     config.write_text('{"pretrain": 3}')
     arguments = ["train", "--data", str(tmp_path), "--out", str(tmp_path), "--config", str(config), "--epochs", "2"]
     assert main(arguments) == 2
-    assert capsys.readouterr().err.startswith("error: setting pretrain: ")
+    assert capsys.readouterr().err.startswith("error: pretrain: ")
 
 
 def test_an_out_that_cannot_be_a_folder_is_named(
@@ -64,7 +64,7 @@ def test_a_mistake_is_one_line_and_exit_code_two(tmp_path: Path) -> None:
     arguments = ["train", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--config", str(config)]
     done = subprocess.run([sys.executable, "-m", "model", *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "error: setting pretrain.epocs is unknown. Did you mean 'epochs'?\n"
+    assert done.stderr == "error: unknown setting [pretrain] epocs; the nearest known one is 'epochs' in [pretrain].\n"
 
 
 def test_settings_load_without_torch() -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +19,13 @@ from safetensors.torch import load_file
 from data_lake.errors import UserError
 from data_lake.schemas import CHECKPOINT, PRETRAINED
 from data_lake.tables import read_tables
-from model.config import TrainConfig
-from model.data import TrainingSet
-from model.scoring import NetworkScorer, load_scorer
-from model.train import train
+from model.config import NextItem, TrainConfig
+from model.data.training_set import TrainingSet
+from model.evaluation.scoring import NetworkScorer, load_scorer
+from model.loss.next_item import NEXT_ITEM_LOSSES
+from model.loss.objective import EXTRA_TERMS, ExtraTerm
+from model.loss.user_states import UserStates
+from model.training.train import train
 from tests.model.conftest import SMALL
 from tests.model.worlds import world
 
@@ -85,9 +88,9 @@ def test_phase_two_leaves_phase_one_bit_identical(tiny: TrainingSet, small: Trai
     last = load_file(tmp_path / "checkpoint/train_state.safetensors")
     for name, tensor in before.items():
         assert torch.equal(tensor, last[f"weights.{name}"]), name
-    readers = [name for name in last if name.startswith("weights.readers.")]
-    assert len(readers) == 2 * 8
-    for name in readers:  # what starts at a known value has left it
+    adapters = [name for name in last if name.startswith("weights.domain_adapters.")]
+    assert len(adapters) == 2 * 8
+    for name in adapters:  # what starts at a known value has left it
         start = torch.eye(8) if name.endswith("head.weight") else torch.zeros(())
         if name.endswith("positions.weight"):
             start = before["positions.weight"]
@@ -138,15 +141,15 @@ def test_phase_two_refuses_the_weights_of_another_network(
     tiny: TrainingSet, small: TrainConfig, tmp_path: Path
 ) -> None:
     train(tiny, small, "pretrain", tmp_path / "pretrained", tmp_path)
-    other = with_(small, network={"trends": (1.0, 2.0, 3.0, 4.0)})
-    with pytest.raises(UserError, match=r"pretrained holds another network: trends \[5\.0, .*\] -> \[1\.0, "):
+    other = with_(small, network={"recency_half_lives": (1.0, 2.0, 3.0, 4.0)})
+    with pytest.raises(UserError, match=r"holds another network: recency_half_lives \[5\.0, .*\] -> \[1\.0, "):
         train(tiny, other, "finetune", tmp_path / "checkpoint", tmp_path / "pretrained")
 
 
-def test_harmed_weights_are_named(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
+def test_corrupted_weights_are_named(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
     train(tiny, small, "pretrain", tmp_path, tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"torn")
-    with pytest.raises(UserError, match=r"model\.safetensors is harmed \(.*\)\. Delete its folder and train again"):
+    with pytest.raises(UserError, match=r"model\.safetensors is corrupted \(.*\)\. Delete its folder and train again"):
         load_scorer(tmp_path, tiny)
 
 
@@ -157,7 +160,7 @@ def test_training_stops_when_the_figure_stays_flat(tiny: TrainingSet, small: Tra
 
 
 def test_a_flat_figure_halves_the_learning_rate(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
-    cfg = with_(small, pretrain={"epochs": 5, "patience": 9, "learning_rate": 1e-12, "halve_after": 2})
+    cfg = with_(small, pretrain={"epochs": 5, "patience": 9, "learning_rate": 1e-12, "lr_patience": 2})
     train(tiny, cfg, "pretrain", tmp_path, tmp_path)
     rates = [row["learning_rate"] for row in read_tables(tmp_path, PRETRAINED).to_pylist()]
     assert rates == pytest.approx([1e-12, 1e-12, 1e-12, 5e-13, 5e-13])
@@ -181,14 +184,48 @@ def test_every_switch_trains(tiny: TrainingSet, small: TrainConfig, tmp_path: Pa
     for number, sections in enumerate(
         (
             {"loss": {"next_item": "bce"}},
-            {"loss": {"negatives": 0, "align": "soft"}},
+            {"loss": {"negatives": 0, "align": "release"}},
             {"loss": {"popularity": 1.0, "synthetic_weight": 0.5}},
             {"network": {"score": "dot", "temperature": 1.0, "item_id": False}},
             {"network": {"item_text": False, "mark_synthetic": False}},
-            {"pretrain": {"warmup_steps": 3, "clip": 0.1}, "finetune": {"align_weight": 0.5, "train_score": "domain"}},
+            {"pretrain": {"clip": 0.1}, "finetune": {"align_weight": 0.5, "train_score": "domain"}},
         )
     ):
         run(tiny, with_(with_(small, pretrain=short, finetune=short), **sections), tmp_path / str(number))
+
+
+def test_a_new_term_of_the_loss_is_a_function_and_a_line(
+    tiny: TrainingSet, small: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def length(users: UserStates) -> torch.Tensor:
+        return users.states.norm(dim=1).mean()
+
+    monkeypatch.setitem(EXTRA_TERMS, "length", ExtraTerm(length, lambda phase: 0.5))
+    run(tiny, small, tmp_path)
+    for folder, artifact in (("pretrained", PRETRAINED), ("checkpoint", CHECKPOINT)):
+        row = read_tables(tmp_path / folder, artifact).to_pylist()[0]
+        assert row["length_loss"] > 0
+        assert json.loads((tmp_path / folder / "train_state.json").read_text())["length_loss"] > 0
+        aligned = 0.02 * row["align_loss"] if folder == "pretrained" else 0.0
+        assert row["loss"] == pytest.approx(row["next_item_loss"] + aligned + 0.5 * row["length_loss"], rel=1e-5)
+    assert re.search(r"\(next_item \d+\.\d+, align \d+\.\d+, length \d+\.\d+\)", capsys.readouterr().err)
+
+
+def test_every_name_of_the_setting_is_a_next_item_loss() -> None:
+    assert set(NEXT_ITEM_LOSSES) == set(get_args(NextItem))
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_settings_keep_their_old_names(preset: str) -> None:
+    given = {"preset": preset, "network": {"id_start": "random", "trends": [3.0]}, "finetune": {"halve_after": 7}}
+    with pytest.warns(FutureWarning) as warned:
+        cfg = TrainConfig.model_validate(given)
+    assert (cfg.network.id_init, cfg.network.recency_half_lives, cfg.finetune.lr_patience) == ("random", (3.0,), 7)
+    assert [str(each.message).split(";")[0] for each in warned] == [
+        "setting id_start is now called id_init", "setting trends is now called recency_half_lives",
+        "setting halve_after is now called lr_patience",
+    ]  # fmt: skip
 
 
 def test_the_paper_preset_is_a_full_set_of_values_that_others_override() -> None:
@@ -201,9 +238,9 @@ def test_the_paper_preset_is_a_full_set_of_values_that_others_override() -> None
 
 def test_the_scorer_of_a_run_reads_its_best_weights(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
     run(tiny, small, tmp_path)
-    users, cuts = np.arange(5), np.full(5, 4)
-    one = load_scorer(tmp_path / "pretrained", tiny)(users, cuts, "b")
-    two = load_scorer(tmp_path / "checkpoint", tiny)(users, cuts, "b")
+    users, lengths = np.arange(5), np.full(5, 4)
+    one = load_scorer(tmp_path / "pretrained", tiny)(users, lengths, "b")
+    two = load_scorer(tmp_path / "checkpoint", tiny)(users, lengths, "b")
     assert one.shape == two.shape == (5, 15)
     assert one.dtype == torch.float32
     assert not torch.equal(one, two)
@@ -239,16 +276,18 @@ def test_the_domain_weight_is_learnt_or_stays(tiny: TrainingSet, small: TrainCon
         out = tmp_path / str(learnt)
         run(tiny, with_(small, finetune={"domain_weight": 0.5, "domain_weight_learnt": learnt}), out)
         weights = load_file(out / "checkpoint/train_state.safetensors")
-        assert (weights["weights.readers.0.weight"] == 0.5) == (not learnt)
+        assert (weights["weights.domain_adapters.0.weight"] == 0.5) == (not learnt)
 
 
 def test_an_epoch_tells_its_loss_speed_and_time_left(
     tiny: TrainingSet, small: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(tiny, small, "pretrain", tmp_path, tmp_path)
-    loss = read_tables(tmp_path, PRETRAINED).to_pylist()[0]["loss"]
+    row = read_tables(tmp_path, PRETRAINED).to_pylist()[0]
     first = capsys.readouterr().err.splitlines()[0]
-    assert first.startswith(f"pretrain epoch 1/3: loss {loss:.4f}, ")
+    assert first.startswith(
+        f"pretrain epoch 1/3: loss {row['loss']:.4f} (next_item {row['next_item_loss']:.4f}, align "
+    )
     assert re.search(r", \d+ sequences/s, at most \d+\.\d min left in this phase, validation full MRR: a 0\.", first)
 
 
@@ -259,7 +298,7 @@ def test_a_long_epoch_tells_how_it_goes(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("model.train.LOGGED_EVERY", 0.0)
+    monkeypatch.setattr("model.training.report.LOGGED_EVERY", 0.0)
     train(tiny, small, "pretrain", tmp_path, tmp_path)
     lines = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"pretrain epoch 1: loss \d+\.\d{4}, \d+ sequences/s, \d+ s left in it", lines[0])
@@ -305,7 +344,7 @@ def test_a_run_that_dies_between_saving_and_evaluating_loses_nothing(
             raise KeyboardInterrupt from None  # at the second evaluation
 
     with monkeypatch.context() as patch:
-        patch.setattr("model.train.NetworkScorer", dying)
+        patch.setattr("model.training.phase_trainer.NetworkScorer", dying)
         with pytest.raises(KeyboardInterrupt):
             train(tiny, small, "pretrain", tmp_path / "dead", tmp_path)
     assert json.loads((tmp_path / "dead/train_state.json").read_text())["epoch"] == 2

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from data_lake.schemas import SPLITS, TRAINING_SET
 from data_lake.tables import check
-from model.data import TrainingSet
+from model.data.training_set import TrainingSet
 
 
 def world(users: Mapping[str, str], items: Mapping[str, str], *, seed: int = 7, no_text: str = "") -> TrainingSet:

@@ -20,7 +20,7 @@ def test_without_a_generator_nothing_is_enriched():
 
 
 def test_a_generator_that_there_is_not_is_refused_with_those_that_there_are():
-    with pytest.raises(ValidationError, match="the generators are none, retrieval, vllm, openai"):
+    with pytest.raises(ValidationError, match="should be 'none', 'retrieval', 'vllm' or 'openai'"):
         EnrichConfig(generator="retreival")
 
 

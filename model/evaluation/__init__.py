@@ -1,0 +1,1 @@
+"""How good a network is: candidates, ranks, metrics, groups of users, comparison of runs."""

@@ -1,0 +1,98 @@
+"""Scores of all items of a domain, for users as they stood at a point of their history.
+
+Letters used in this file: B users, L positions, M items of a domain, T time bins, D hidden size.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_lake.errors import UserError
+from data_lake.settings_errors import parse
+from model.checkpoint import MODEL, PhaseCheckpoint, load_tensors
+from model.config import NetworkConfig
+from model.data.sequences import Sequences
+from model.data.training_set import TrainingSet
+from model.network.network import Network, Predictions, build_network
+
+CPU = torch.device("cpu")
+
+
+class Scorer(Protocol):
+    """Score every item of one domain."""
+
+    def __call__(self, users: NDArray[np.int64], prefix_lengths: NDArray[np.int64], domain: str) -> Tensor:
+        """users, prefix_lengths: (B,) rows of the training set and how much of each is read. Returns (B, M) float32.
+
+        Row b reads the first prefix_lengths[b] positions of the stored sequence of users[b], synthetic ones included.
+        Columns follow `TrainingSet.domain_items` of the domain.
+        """
+        ...
+
+
+class NetworkScorer:
+    """Scores of a network as it stands: make a new one after its weights change."""
+
+    def __init__(self, network: Network, data: TrainingSet, sequences: Sequences) -> None:
+        self.network, self.data, self.sequences = network, data, sequences
+        self.device = network.positions.weight.device
+        self.vectors = network.all_item_vectors()  # (items + 1, D)
+        self.item_domain = torch.from_numpy(data.item_domain.astype(np.int64)).to(self.device)
+        self.domain: int | None = None  # whose items stand in the next two
+        self.keys: Tensor  # (M, D) as scores see them
+        self.popularity: Tensor | None  # (T, M) what each time bin adds to their scores
+
+    @torch.no_grad()
+    def __call__(self, users: NDArray[np.int64], prefix_lengths: NDArray[np.int64], domain: str) -> Tensor:
+        self.network.eval()
+        recency = self.network.recency_popularity
+        number = self.data.domains.index(domain)
+        windows, _ = self.sequences.windows(self._tensor(users), self._tensor(prefix_lengths))
+        inputs, item_domains = self.vectors[windows.items], self.item_domain[windows.items]  # (B, L, D), (B, L)
+        index, last = torch.arange(len(users), device=self.device), (windows.lengths - 1).clamp(min=0)
+        predictions = Predictions(index, last, torch.full_like(index, number))
+        query = self.network.query(inputs, windows, item_domains, predictions)  # (B, D)
+        query = query.masked_fill((windows.lengths == 0).unsqueeze(1), 0.0)
+        if self.domain != number:  # blocks come domain by domain
+            items = self._tensor(self.data.domain_items[number])  # (M,)
+            self.domain, self.keys = number, self.network.scaled(self.vectors[items])
+            self.popularity = recency(items, number) if recency is not None else None
+        scores = query @ self.keys.T  # (B, M)
+        if self.popularity is not None:
+            assert recency is not None
+            scores += self.popularity[recency.scoring_time_bins(self.data, users, prefix_lengths)]
+        return scores.div_(self.network.cfg.temperature)
+
+    def _tensor(self, numbers: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device)
+
+
+def load_scorer(folder: str | Path, data: TrainingSet, device: torch.device = CPU) -> NetworkScorer:
+    """Read the best weights of a run's phase folder (OUT/pretrained or OUT/checkpoint)."""
+    folder = Path(folder)
+    if not (folder / MODEL).is_file():
+        raise UserError(f"{folder} holds no {MODEL}. Run `python -m model train` first.")
+    about = PhaseCheckpoint(folder).config()
+    check_shape(about, data, folder)
+    cfg = parse(NetworkConfig, about["train"]["network"])
+    network = build_network(cfg, data, about["profile_size"])
+    if about["phase"] == "finetune":
+        network.add_domain_adapters(len(data.domains))
+    network.load_state_dict(load_tensors(folder / MODEL))
+    network.to(device).eval()
+    return NetworkScorer(network, data, Sequences(data, cfg.max_length, device))
+
+
+def check_shape(about: Mapping[str, Any], data: TrainingSet, folder: Path) -> None:
+    """Refuse weights that were trained for other items or domains; `about` is the folder's config.json."""
+    shape = {"domains": list(data.domains), "items": data.n_items, "text_size": data.item_vectors.shape[1]}
+    for name, value in shape.items():
+        if about[name] != value:
+            raise UserError(f"{folder} was trained with {name} = {about[name]}, the data has {value}. Train again.")
+    if about.get("catalogue") != data.catalogue:  # an earlier version did not write it
+        raise UserError(f"{folder} was trained with other items than those of the data. Train again.")

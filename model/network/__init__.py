@@ -1,0 +1,1 @@
+"""The network: item vectors, shared transformer, domain adapters, recency popularity."""

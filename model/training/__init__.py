@@ -1,0 +1,1 @@
+"""Both phases: shared pre-training and domain fine-tuning, by one trainer."""
