@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 
 from data_lake.errors import UserError
-from flows.child import Child
+from pipeline.processes.child import Child
 
 HOST, PORT = "127.0.0.1", 4200
 START_SECONDS = 120
