@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import textwrap
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pyarrow as pa
@@ -46,7 +47,7 @@ def vllm(tiny_llm):
 
 def engine_pid(generate):
     (engine,) = generate._engines
-    return engine.pid
+    return engine.pid and int(Path(f"/proc/{engine.pid}/task/{engine.pid}/children").read_text())
 
 
 def is_running(pid):
