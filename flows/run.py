@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data_lake.errors import UserError
 from flows.engines import Engines
+from flows.failures import StageFailed
 from flows.plan import Choice, plan
 from flows.server import prefect_server
 from flows.settings import load_settings
@@ -43,6 +44,6 @@ def run(config: Path, choice: Choice, overrides: Sequence[str] = (), ask_again: 
             ran, skipped = nightly(
                 config, choice.only, choice.from_, choice.rerun, tuple(overrides), ask_again, choice.to
             )
-    except UserError as error:
+    except (UserError, StageFailed) as error:
         raise RunFailed(str(error)) from error
     return summary(lake, ran, skipped, time.monotonic() - started, config)
