@@ -14,7 +14,7 @@ class UserError(Exception):
     """
 
 
-class StageFailed(UserError):
+class DataRefused(UserError):
     """A stage that stops because of its data, with the rows that show why.
 
     `evidence` holds tables of the stage's outputs by artifact. The lake keeps them until the stage succeeds, apart from

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data_lake.errors import StageFailed, UserError
+from data_lake.errors import DataRefused, UserError
 from data_lake.files import TEMPORARY, cache_folder, put_folder, put_text, remove
 from data_lake.keyed_cache import KeyedCache
 from data_lake.manifest import MANIFEST, Input, Manifest, find_alteration, fingerprint, git_commit, load, versions
@@ -115,7 +115,7 @@ class Lake:
         return self.store.manifest(artifact)
 
     def failed_run(self, artifact: str) -> tuple[Path, Manifest] | None:
-        """Return the folder and manifest of the evidence that the last run left if it failed (see `StageFailed`)."""
+        """Return the folder and manifest of the evidence that the last run left if it failed (see `DataRefused`)."""
         manifest = self.store.failed_run(artifact)
         return (self.store.folder(artifact, manifest), manifest) if manifest else None
 
@@ -206,7 +206,7 @@ class Lake:
             manifest, folders = _finish(stage, recipe, io, stage.makes)
             for artifact, folder in folders.items():
                 put_folder(folder, self.home / artifact / recipe.fingerprint)
-        except StageFailed as failure:
+        except DataRefused as failure:
             for artifact, table in failure.evidence.items():
                 io.write(artifact, table)
             _, folders = _finish(stage, recipe, io, failure.evidence, str(failure))

@@ -165,12 +165,12 @@ def serve(
     config: Config = DEFAULT_FILE,
     cron: Annotated[str, typer.Option(help="When to run, in UTC.")] = "0 2 * * *",
     set_: Set = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Take a deployment from other settings.")] = False,
 ) -> None:
     """Run by a schedule, on the server of PREFECT_API_URL or on one started here on loopback."""
     from flows.serve import serve
 
-    load_settings(config, set_ or ())
-    serve(config, cron, set_ or ())
+    serve(config, cron, set_ or (), replace)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import os
 import time
 
 from data_lake.errors import UserError
+from flows.failures import StageFailed
 from flows.plan import plan
 from flows.run import Run, RunRequest, open_run
 from flows.server import prefect_server
@@ -32,7 +33,7 @@ def run_locally(request: RunRequest) -> str:
                 from flows.nightly import run_as_flow
 
                 ran, skipped = run_as_flow(run)
-        except UserError as error:
+        except (UserError, StageFailed) as error:
             raise RunFailed(str(error)) from error
         return summary(run, ran, skipped, time.monotonic() - started)
 

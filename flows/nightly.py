@@ -6,11 +6,13 @@ from prefect import State, Task, flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
+from prefect.context import TaskRunContext
 from prefect.states import Completed
 
 from data_lake.errors import UserError
 from data_lake.lake import Lake, Stage
 from data_lake.manifest import Manifest
+from flows.failures import stage_failed
 from flows.run import Run, RunRequest, open_run
 from flows.selection import StageSelection
 from flows.settings import DEFAULT_FILE
@@ -33,7 +35,16 @@ def not_a_user_error(_task: Task, _run: TaskRun, state: State) -> bool:
 )
 def run_stage(stage: Stage, lake: Lake) -> Manifest | State:
     """Make one stage's artifacts, or skip it when they are current already."""
-    manifest = lake.run(stage)
+    try:
+        manifest = lake.run(stage)
+    except UserError:
+        raise
+    except Exception as error:
+        now = TaskRunContext.get()
+        assert now is not None
+        assert isinstance(now.task.retry_delay_seconds, list)
+        logs, number = lake.home / "logs", now.task_run.run_count
+        raise stage_failed(stage.name, error, logs, number, now.task.retry_delay_seconds) from error
     create_table_artifact(key=f"{stage.name.replace('_', '-')}-manifest", table=manifest.table())
     log(stage_line(manifest))
     if manifest.skipped:

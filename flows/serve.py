@@ -1,31 +1,64 @@
 """A served nightly run: the schedule, and a process that waits for it."""
 
+import contextlib
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_lake.errors import UserError
 from flows.server import prefect_server
+from flows.settings import load_settings
 from flows.text import log
+from pipeline.processes.child import child_environment
 
 
-def serve(config: Path, cron: str, overrides: Sequence[str] = ()) -> None:
-    """Run the flow by a schedule until interrupted, one run at a time."""
+def serve(config: Path, cron: str, overrides: Sequence[str] = (), replace: bool = False) -> None:
+    """Run the flow by a schedule until interrupted, one run at a time, as the deployment `nightly/<dataset>`.
+
+    Raises UserError where that deployment belongs to another settings file, unless `replace`.
+    """
     from prefect.schedules import Cron
     from prefect.types.entrypoint import EntrypointType
 
     from flows.nightly import nightly
 
+    config, dataset = config.resolve(), load_settings(config, overrides).dataset
     try:
         schedule = Cron(cron, timezone="UTC", slug="nightly")
     except ValueError as error:
         raise UserError(f'--cron "{cron}": {error}. Write five fields, for example "0 2 * * *".') from error
     url = prefect_server()
-    log(f"Serving {config} by {cron!r} (UTC). Runs show at {url.removesuffix('/api')}. Ctrl-C ends it.")
-    nightly.serve(
-        name="nightly",
-        schedule=schedule,
-        parameters={"config": str(config.resolve()), "set_": list(overrides)},
-        limit=1,
-        print_starting_message=False,
-        entrypoint_type=EntrypointType.MODULE_PATH,
+    if not replace:
+        _check_owner(f"{nightly.name}/{dataset}", config, url)
+    log(
+        f"Serving {config} as {nightly.name}/{dataset} by {cron!r} (UTC). "
+        f"Runs show at {url.removesuffix('/api')}. Ctrl-C ends it."
     )
+    os.environ.update(child_environment())  # the runs are Python programs that Prefect starts with what we have
+    with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):  # where Prefect has them look for modules
+        nightly.serve(
+            name=dataset,
+            schedule=schedule,
+            parameters={"config": str(config), "set_": list(overrides)},
+            limit=1,
+            print_starting_message=False,
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+
+
+def _check_owner(deployment: str, config: Path, url: str) -> None:
+    """Raise UserError where the server has a deployment of that name for other settings than `config`."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            owner = client.read_deployment_by_name(deployment).parameters.get("config")
+        except ObjectNotFound:
+            return
+    if owner != str(config):
+        raise UserError(
+            f"{deployment} on {url} is the deployment of {owner}: "
+            f"give the dataset in {config} another name, or put it in that one's place with --replace."
+        )

@@ -10,10 +10,13 @@ import urllib.error
 import urllib.request
 
 from data_lake.errors import UserError
-from flows.child import Child
+from pipeline.processes.child import Child
 
 HOST, PORT = "127.0.0.1", 4200
 START_SECONDS = 120
+
+DATABASE = {"PREFECT_SERVER_DATABASE_TIMEOUT": "60"}
+"""Seconds that a new connection to the server's SQLite waits for a writer: under a worker and a run 10 are too few."""
 
 
 def prefect_server(*options: str) -> str:
@@ -31,7 +34,7 @@ def prefect_server(*options: str) -> str:
     port = _free_port()
     url = f"http://{HOST}:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    child = Child([*command, "--analytics-off", *options], stdout=subprocess.DEVNULL)
+    child = Child([*command, "--analytics-off", *options], stdout=subprocess.DEVNULL, environment=DATABASE)
     atexit.register(child.end)
     _wait(child, f"{url}/health")
     os.environ["PREFECT_API_URL"] = url

@@ -3,7 +3,6 @@
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from data_lake.config import Config
 from data_lake.errors import UserError
-from flows.child import Child
+from pipeline.processes.child import Child, ending
 
 TAIL = 4000
 """Bytes of the child's output that an error shows."""
@@ -36,8 +35,7 @@ def run_model(verb: str, *options: str | Path, config: Config, processes: int = 
         last = f"\n{tail}".rpartition(f"\n{MISTAKE}")[2].strip()
         if f"\n{MISTAKE}" in f"\n{tail}" and code in (1, 2):
             raise UserError(last)
-        end = signal.Signals(code - 128).name if code > 128 else f"exit code {code}"
-        raise RuntimeError(f"`python -m model {verb}` ended with {end}. Its last lines:\n{tail}")
+        raise RuntimeError(f"`python -m model {verb}` ended with {ending(code)}. Its last lines:\n{tail}")
 
 
 def torchrun(processes: int) -> list[str]:
@@ -67,7 +65,7 @@ def _follow(command: list[str]) -> tuple[int, str]:
                 sys.stderr.write(chunk.decode(errors="replace"))
                 sys.stderr.flush()
                 tail = (tail + chunk)[-TAIL:]
-        return child.process.wait(), tail.decode(errors="replace")
+        return child.wait(), tail.decode(errors="replace")
     finally:
         child.end()
 

@@ -13,6 +13,17 @@ import pytest
 from tests.tiny_model import write_tiny_model
 
 
+@pytest.fixture
+def namesakes(tmp_path, monkeypatch):
+    """A working directory in which a user keeps folders that are called as packages of ours are."""
+    folder = tmp_path / "namesakes"
+    for name in ("data_lake", "flows", "model", "pipeline", "prefect", "torch"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text(f"raise ImportError('a {name} of the user')")
+    monkeypatch.chdir(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_llm(tmp_path_factory):
     """The folder of a Qwen2 of two layers with random weights: it answers nonsense, in any schema."""

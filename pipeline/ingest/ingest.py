@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from data_lake.errors import StageFailed, UserError
+from data_lake.errors import DataRefused, UserError
 from data_lake.schemas import ALL, INTERACTIONS, ITEMS, REJECTS
 from pipeline.config import ColumnsConfig, DataConfig, ItemColumnsConfig, listed, short_names
 from pipeline.frames import to_arrow
@@ -47,7 +47,7 @@ class Ingested:
 def ingest(cfg: DataConfig) -> Ingested:
     """Read, check, order and number the actions of all users; read and clean all items.
 
-    Raises UserError for a missing file or column, and StageFailed with REJECTS when more than `max_bad` of the rows are
+    Raises UserError for a missing file or column, and DataRefused with REJECTS when more than `max_bad` of the rows are
     bad, or no action is left.
     """
     columns, item_columns, unit = names(cfg)
@@ -145,9 +145,9 @@ class _Refused:
                     "Correct the files or [data] columns, or raise max_bad."
                 )
 
-    def failure(self, message: str) -> StageFailed:
+    def failure(self, message: str) -> DataRefused:
         """Return the error of an ingest that stops, with the rows refused so far."""
-        return StageFailed(f"{message} `edt show rejects` shows the refused rows.", {"rejects": self.table()})
+        return DataRefused(f"{message} `edt show rejects` shows the refused rows.", {"rejects": self.table()})
 
     def table(self) -> pa.Table:
         """Return REJECTS in the order of the files and their lines."""

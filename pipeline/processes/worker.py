@@ -1,9 +1,7 @@
 """A child process that holds a model: how it is started, spoken to, and ended.
 
 Parent and child speak in frames over pipes of their own, so that whatever a library prints to stdout harms nothing:
-it goes to the child's log, whose end is part of the error when the child dies. A third pipe carries nothing: the child
-and all that it started end when the parent's end of it closes, however the parent died. (Linux's PR_SET_PDEATHSIG would
-end the child with the *thread* that started it.)
+it goes to the child's log, whose end is part of the error when the child dies.
 """
 
 import contextlib
@@ -11,30 +9,21 @@ import io
 import json
 import os
 import select
-import signal
 import struct
-import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import IO, Any, NoReturn, TypeVar
+from typing import IO, Any, TypeVar
 
 import pyarrow as pa
+
+from pipeline.processes.child import Child, ending
 
 T = TypeVar("T")
 _HEAD = struct.Struct("<cQ")  # kind, length of the body
 _JSON, _TABLE = b"J", b"T"
 _LOG_TAIL = 6000
-_ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "PASSIVE",  # idle threads that spin make every neighbour on the machine many times slower
-    "KMP_BLOCKTIME": "0",
-    "PYTHONUNBUFFERED": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
+_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 class WorkerDied(RuntimeError):
@@ -47,28 +36,39 @@ class Worker:
     After `close`, or after the child has died, the next message starts a new one.
     """
 
-    def __init__(self, module: str, config: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> None:
-        """`config` is the first frame that the child gets; `environment` yields to what the user has set."""
+    def __init__(
+        self,
+        module: str,
+        config: Mapping[str, Any],
+        environment: Mapping[str, str] | None = None,
+        before_start: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`config` is the first frame that the child gets; `environment` yields to what the user has set.
+
+        `before_start` is called just before each start of a child.
+        """
         self.module = module
         self.config = dict(config)
         self.environment = {**_ENVIRONMENT, **(environment or {})}
-        self._child: _Child | None = None
+        self.before_start = before_start
+        self._link: _ParentLink | None = None
 
     @property
     def pid(self) -> int | None:
-        """Process id of the child; None while there is none."""
-        return self._child.process.pid if self._child else None
+        """Id of the process that stands between us and the child, and ends with it; None while there is none."""
+        return self._link.child.process.pid if self._link else None
 
     def send(self, message: Any) -> None:
         """Hand a message, JSON or a table, to the child; every `send` is followed by one `receive`."""
-        if self._child is None:
-            self._child = _Child(self.module, self.environment)
+        if self._link is None:
+            self.before_start()
+            self._link = _ParentLink(self.module, self.environment)
             self.send(self.config)
-        self._speak(lambda child: _write(child.requests, message))
+        self._speak(lambda link: _write(link.requests, message))
 
     def receive(self) -> Any:
         """Wait for the answer to the last message."""
-        return self._speak(_Child.answer)
+        return self._speak(_ParentLink.answer)
 
     def ask(self, message: Any) -> Any:
         """Send a message and wait for the answer."""
@@ -77,46 +77,41 @@ class Worker:
 
     def close(self, patience: float = 15.0) -> None:
         """End the child: let it finish, and kill it and all that it started once `patience` (seconds) is over."""
-        child, self._child = self._child, None
-        if child is not None:
-            child.end(patience)
+        link, self._link = self._link, None
+        if link is not None:
+            link.end(patience)
 
-    def _speak(self, step: Callable[["_Child"], T]) -> T:
-        if self._child is None:
+    def _speak(self, step: Callable[["_ParentLink"], T]) -> T:
+        if self._link is None:
             raise WorkerDied(f"{self.module} is not running: nothing was sent to it.")
         try:
-            return step(self._child)
+            return step(self._link)
         except (EOFError, BrokenPipeError):
-            child, self._child = self._child, None
-            code, log = child.end(patience=0)
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            raise WorkerDied(f"{self.module} {how}. The end of its log:\n{log}") from None
+            link, self._link = self._link, None
+            code, log = link.end(patience=0)
+            raise WorkerDied(f"{self.module} ended with {ending(code)}. The end of its log:\n{log}") from None
         except BaseException:  # Ctrl-C in the middle of a frame: what the child says next would answer nobody
             self.close(patience=0)
             raise
 
 
-class _Child:
+class _ParentLink:
     """One run of the child process and the parent's ends of its pipes."""
 
     def __init__(self, module: str, environment: Mapping[str, str]) -> None:
         request_end, requests = os.pipe()
         replies, reply_end = os.pipe()
-        life_end, self.life = os.pipe()
         self.requests, self.replies = os.fdopen(requests, "wb", buffering=0), os.fdopen(replies, "rb")
         self.log: IO[bytes] = tempfile.TemporaryFile("a+b")  # noqa: SIM115  (append: child and parent share it)
-        home = str(Path(__file__).resolve().parents[2])
-        paths = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
-        ends = (request_end, reply_end, life_end)
+        ends = (request_end, reply_end)
         try:
-            self.process = subprocess.Popen(
+            self.child = Child(
                 [sys.executable, "-m", module, *map(str, ends)],
-                stdin=subprocess.DEVNULL,
                 stdout=self.log,
                 stderr=self.log,
-                env={**environment, **os.environ, "PYTHONPATH": paths},
+                environment=environment,
                 pass_fds=ends,
-                start_new_session=True,  # a group of its own: Ctrl-C reaches us, and we end the whole group
+                patience=0,
             )
         finally:
             for end in ends:
@@ -128,49 +123,45 @@ class _Child:
         return _read(self.replies)
 
     def end(self, patience: float) -> tuple[int, str]:
-        """Say that no more will come, wait, kill what is left of the group; return exit code and end of the log."""
+        """Say that no more will come, wait, end what is left; return exit code and end of the log."""
         try:
             if patience:
                 with contextlib.suppress(BrokenPipeError):
                     _write(self.requests, None)
                 self._await_end(patience)
         finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, signal.SIGKILL)  # before `wait`: until then the id is surely the child's
-            self.process.wait()
-            os.close(self.life)
+            self.child.end()
             self.requests.close()
             self.replies.close()
         with self.log:
             self.log.seek(max(0, self.log.seek(0, io.SEEK_END) - _LOG_TAIL))
-            return self.process.returncode, self.log.read().decode(errors="replace").strip()
+            return self.child.wait(), self.log.read().decode(errors="replace").strip()
 
     def _await_end(self, patience: float) -> None:
-        """Return when the kernel has closed the child's end of the reply pipe, or after `patience` seconds."""
+        """Return when the child is gone and its end of the reply pipe closed, or after `patience` seconds."""
         while select.select([self.replies], [], [], patience)[0]:
             if not os.read(self.replies.fileno(), 1 << 16):
                 return
 
 
 class Link:
-    """The child's side: made first thing in its main module from the command line's three pipe numbers."""
+    """The child's side: made first thing in its main module from the command line's two pipe numbers."""
 
     def __init__(self) -> None:
-        ends = [int(number) for number in sys.argv[1:4]]
+        ends = [int(number) for number in sys.argv[1:3]]
         for end in ends:
             os.set_inheritable(end, False)
-        requests, replies, life = ends
+        requests, replies = ends
         os.register_at_fork(after_in_child=lambda: _close(ends))  # a fork that held our ends would hide our death
         self._requests = os.fdopen(requests, "rb", closefd=False)
         self._replies = os.fdopen(replies, "wb", buffering=0, closefd=False)
-        threading.Thread(target=_die_with_parent, args=(life, os.getppid()), daemon=True).start()
 
     def receive(self) -> Any:
-        """Return the next message; None when the parent wants no more."""
+        """Return the next message; None when the parent wants no more, or is gone."""
         try:
             return _read(self._requests)
-        except EOFError:  # without a goodbye: the parent has died
-            _kill_group()
+        except EOFError:
+            return None
 
     def send(self, message: Any) -> None:
         """Answer the last message."""
@@ -180,17 +171,6 @@ class Link:
 def _close(ends: Sequence[int]) -> None:
     for end in ends:
         os.close(end)
-
-
-def _die_with_parent(life: int, parent: int) -> None:
-    while not select.select([life], [], [], 1.0)[0] and os.getppid() == parent:
-        pass
-    _kill_group()
-
-
-def _kill_group() -> NoReturn:
-    os.killpg(os.getpgrp(), signal.SIGKILL)
-    raise SystemExit(1)  # not reached: the group is our own
 
 
 def _write(pipe: Any, message: Any) -> None:

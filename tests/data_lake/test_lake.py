@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from data_lake.errors import StageFailed, UserError
+from data_lake.errors import DataRefused, UserError
 from data_lake.lake import Lake, Stage, StageIO
 from data_lake.schemas import PRETRAINED, REJECTS, TRAINING_SET
 from data_lake.tables import SchemaError, empty, read_tables, write_parts
@@ -268,14 +268,14 @@ def refusing(*rows: str) -> Stage:
 
     def work(io: StageIO) -> None:
         if rows:
-            raise StageFailed(f"{len(rows)} rows are bad", {"rejects": rejects(*rows)})
+            raise DataRefused(f"{len(rows)} rows are bad", {"rejects": rejects(*rows)})
         io.write("rejects", empty(REJECTS))
 
     return Stage("ingest", 1, (), ("rejects",), {"rows": rows}, work)
 
 
 def test_a_failed_stage_leaves_the_rows_that_made_it_fail_and_nothing_current(lake: Lake) -> None:
-    with pytest.raises(StageFailed, match="2 rows are bad"):
+    with pytest.raises(DataRefused, match="2 rows are bad"):
         lake.run(refusing("f1,", "f2,"))
     found = lake.failed_run("rejects")
     assert found is not None
@@ -289,7 +289,7 @@ def test_a_failed_stage_leaves_the_rows_that_made_it_fail_and_nothing_current(la
 def test_the_evidence_of_a_failed_run_goes_with_the_next_success(lake: Lake) -> None:
     lake.run(refusing())
     for rows in (("f1,", "f2,"), ("f3,",)):
-        with pytest.raises(StageFailed):
+        with pytest.raises(DataRefused):
             lake.run(refusing(*rows))
         assert lake.read("rejects").num_rows == 0  # the current artifact stays as it was
     found = lake.failed_run("rejects")
@@ -307,7 +307,7 @@ def test_the_manifest_of_a_successful_run_says_nothing_of_errors(lake: Lake) -> 
 def test_the_evidence_of_a_failed_run_counts_as_no_fingerprint_to_keep(tmp_path: Path) -> None:
     lake = Lake(tmp_path, "shop", keep=1)
     lake.run(refusing())
-    with pytest.raises(StageFailed):
+    with pytest.raises(DataRefused):
         lake.run(refusing("f1,"))
     assert sorted(path.name for path in (lake.home / "rejects").iterdir()) == sorted(
         ["current", "failed", lake.path("rejects").name]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from data_lake.errors import StageFailed, UserError
+from data_lake.errors import DataRefused, UserError
 from data_lake.lake import Lake, Stage, StageIO
 from data_lake.schemas import PRETRAINED, REJECTS
 from data_lake.tables import read_tables
@@ -140,11 +140,11 @@ def test_the_evidence_of_a_failed_run_is_read_on_another_machine(here: Lake, the
 
     def work(io: StageIO) -> None:
         if errors:
-            raise StageFailed(errors.pop(), {"rejects": bad})
+            raise DataRefused(errors.pop(), {"rejects": bad})
         io.write("rejects", bad)
 
     stage = Stage("ingest", 1, (), ("rejects",), {}, work)
-    with pytest.raises(StageFailed):
+    with pytest.raises(DataRefused):
         here.run(stage)
     found = there.failed_run("rejects")
     assert found is not None

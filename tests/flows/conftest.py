@@ -17,6 +17,7 @@ from data_lake.lake import Lake
 from flows.nightly import nightly
 from flows.run import Run, RunRequest, open_run
 from flows.selection import StageSelection
+from flows.server import DATABASE
 from flows.stages import STAGES
 from pipeline.sample_world.simulate import SimulateConfig, simulate, write
 
@@ -108,7 +109,7 @@ def _new_place(folder: Path, world: SimulateConfig, settings: str = SETTINGS) ->
 @pytest.fixture(scope="session", autouse=True)
 def _prefect_server() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in QUIET.items():
+        for name, value in (QUIET | DATABASE).items():
             patch.setenv(name, value)
         patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
         with prefect_test_harness(server_startup_timeout=120):

@@ -5,63 +5,31 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
+from flows.nightly import nightly
 from flows.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def ask(url: str, path: str) -> list[dict]:
-    request = urllib.request.Request(url + path, b"{}", {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as reply:
-        return json.load(reply)
-
-
-def test_a_scheduled_run_finishes_on_the_server_that_serve_starts(place, tmp_path):
-    """`edt serve` with a schedule of every minute; the run remakes one stage that is missing."""
-    shutil.rmtree(place.lake.home / "recommendations")
-    environment = place.environment() | {
-        "PREFECT_HOME": str(tmp_path / "prefect"),
-        "PREFECT_RUNNER_POLL_FREQUENCY": "2",
-    }
-    for name in [name for name in environment if name.startswith("PREFECT_API")]:
-        del environment[name]
-    with (tmp_path / "log").open("wb") as log:
-        serve = subprocess.Popen(
-            place.command("serve", "--cron", "* * * * *"), cwd=place.folder, env=environment, stdout=log, stderr=log
-        )
+def ask(url: str, path: str, **conditions) -> list[dict]:
+    """Return what the server tells; nothing where it does not answer in time, as a busy one may not."""
+    request = urllib.request.Request(url + path, json.dumps(conditions).encode(), {"Content-Type": "application/json"})
     try:
-        url = wait_for(lambda: served_at(tmp_path / "log"), 120, tmp_path / "log")
-        runs = wait_for(
-            lambda: [r for r in ask(url, "/flow_runs/filter") if r["state_type"] == "COMPLETED"], 200, tmp_path / "log"
-        )
-        assert runs[0]["auto_scheduled"]
-        assert runs[0]["parameters"]["config"] == str(place.config)
-        assert place.lake.manifest("recommendations") is not None
-        states = {task["name"]: task["state_name"] for task in ask(url, "/task_runs/filter")}
-        assert states.pop("recommend") == "Completed"
-        assert set(states) == set(STAGES) - {"recommend"}
-        assert set(states.values()) == {"Skipped"}
-    finally:
-        serve.send_signal(signal.SIGINT)
-        serve.wait(60)
-    assert not answers(url)
-
-
-def served_at(log: Path) -> str | None:
-    for word in log.read_text().split():
-        if word.startswith("http://127.0.0.1:"):
-            return word.rstrip(".") + "/api"
-    return None
-
-
-def answers(url: str) -> bool:
-    try:
-        ask(url, "/flow_runs/filter")
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            return json.load(reply)
     except OSError:
-        return False
-    return True
+        return []
+
+
+def finished_runs(url: str, **conditions) -> list[dict]:
+    return [run for run in ask(url, "/flow_runs/filter", **conditions) if run["state_type"] == "COMPLETED"]
+
+
+def deployments(url: str, name: str) -> list[dict]:
+    return ask(url, "/deployments/filter", deployments={"name": {"any_": [name]}})
 
 
 def wait_for(what, seconds: float, log: Path):
@@ -72,6 +40,80 @@ def wait_for(what, seconds: float, log: Path):
     return found
 
 
+@contextmanager
+def running(command: list[str], cwd: Path, environment: dict[str, str], log: Path):
+    """Run a command beside the test, and end it as Ctrl-C does."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=file, stderr=file)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def test_a_scheduled_run_finishes_on_the_server_that_serve_starts(place, namesakes, tmp_path):
+    """`edt serve` with a schedule of every minute, in a folder where packages of the user's have the names of ours.
+
+    The run remakes one stage that is missing.
+    """
+    shutil.rmtree(place.lake.home / "recommendations")
+    environment = place.environment() | {
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_RUNNER_POLL_FREQUENCY": "2",
+    }
+    for name in [name for name in environment if name.startswith(("PREFECT_API", "PREFECT_SERVER_DATABASE"))]:
+        del environment[name]
+    command = [sys.executable, "-P", "-m", "flows.cli", "serve", "--config", str(place.config), "--cron", "* * * * *"]
+    log = tmp_path / "log"
+    with running(command, namesakes, environment, log):
+        url = wait_for(lambda: served_at(log), 120, log)
+        run = wait_for(lambda: finished_runs(url), 200, log)[0]
+        assert run["auto_scheduled"]
+        assert run["parameters"]["config"] == str(place.config)
+        assert place.lake.manifest("recommendations") is not None
+        tasks = wait_for(lambda: ask(url, "/task_runs/filter"), 60, log)
+        states = {task["name"]: task["state_name"] for task in tasks}
+        assert states.pop("recommend") == "Completed"
+        assert set(states) == set(STAGES) - {"recommend"}
+        assert set(states.values()) == {"Skipped"}
+        assert [each["name"] for each in wait_for(lambda: deployments(url, "tiny"), 60, log)] == ["tiny"]
+        assert database_timeout(url) == 60
+    assert not ask(url, "/flow_runs/filter")
+
+
+def served_at(log: Path) -> str | None:
+    for word in log.read_text().split():
+        if word.startswith("http://127.0.0.1:"):
+            return word.rstrip(".") + "/api"
+    return None
+
+
+def database_timeout(url: str) -> float:
+    with urllib.request.urlopen(f"{url}/admin/settings", timeout=60) as reply:
+        return json.load(reply)["server"]["database"]["timeout"]
+
+
+def test_a_deployment_of_other_settings_is_replaced_only_when_told(place, tmp_path):
+    url = place.environment()["PREFECT_API_URL"]
+    nightly.to_deployment(name="shared", parameters={"config": "/elsewhere/edt.toml"}).apply()
+    options = ("serve", "--set", "dataset=shared")
+    refused = place.edt(*options)
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines() == [
+        f"error: nightly/shared on {url} is the deployment of /elsewhere/edt.toml: give the dataset in "
+        f"{place.config} another name, or put it in that one's place with --replace."
+    ]
+
+    def owner() -> str:
+        return next((each["parameters"]["config"] for each in deployments(url, "shared")), "")
+
+    log = tmp_path / "log"
+    for command in (place.command(*options, "--replace"), place.command(*options)):
+        with running(command, place.folder, place.environment(), log):
+            wait_for(lambda: owner() == str(place.config) and "Serving" in log.read_text(), 60, log)
+
+
 def test_a_worker_makes_the_run_that_the_deployment_file_schedules(place, tmp_path):
     """The commands of README, in a folder with an edt.toml; the run remakes one stage that is missing."""
     for name in ("prefect.yaml", "flows"):
@@ -80,28 +122,17 @@ def test_a_worker_makes_the_run_that_the_deployment_file_schedules(place, tmp_pa
     place.python("-m", "prefect", "work-pool", "create", "edt", "--type", "process")
     deployed = place.python("-m", "prefect", "deploy", "--all", "--no-prompt")
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
-    url = place.environment()["PREFECT_API_URL"]
-    (deployment,) = ask(url, "/deployments/filter")
+    url, log = place.environment()["PREFECT_API_URL"], tmp_path / "log"
+    log.touch()
+    (deployment,) = wait_for(lambda: deployments(url, "shop"), 60, log)
     (schedule,) = deployment["schedules"]
     assert (schedule["active"], schedule["schedule"]["cron"]) == (True, "0 2 * * *")
     assert deployment["global_concurrency_limit"]["limit"] == 1
 
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "edt"]
-    environment = place.environment() | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
-    with (tmp_path / "log").open("wb") as log:
-        worker = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
-    try:
-        run = place.python("-m", "prefect", "deployment", "run", "nightly/nightly")
+    with running(command, tmp_path, place.environment() | {"PREFECT_WORKER_QUERY_SECONDS": "1"}, log):
+        run = place.python("-m", "prefect", "deployment", "run", "nightly/shop")
         assert run.returncode == 0, run.stdout
-        wait_for(
-            lambda: [
-                each for each in ask(url, "/flow_runs/filter")
-                if each["deployment_id"] == deployment["id"] and each["state_type"] == "COMPLETED"
-            ],
-            240, tmp_path / "log",
-        )  # fmt: skip
-    finally:
-        worker.send_signal(signal.SIGINT)
-        worker.wait(60)
+        wait_for(lambda: finished_runs(url, deployments={"id": {"any_": [deployment["id"]]}}), 240, log)
     assert place.lake.manifest("recommendations") is not None
-    assert "recommend " in (tmp_path / "log").read_text()
+    assert "recommend " in log.read_text()

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from data_lake.errors import StageFailed, UserError
+from data_lake.errors import DataRefused, UserError
 from pipeline.config import DataConfig
 from pipeline.ingest.formats import FORMATS, Format
 from pipeline.ingest.ingest import ingest
@@ -187,7 +187,7 @@ def test_too_many_bad_rows_stop_with_the_commonest_reasons(take):
 )
 def test_an_ingest_that_stops_hands_over_the_rows_that_it_refused(take, max_bad, message):
     text = "user_id,item_id,timestamp\nu,zz,1500000000\nu,zx,1500000001\n,f1,1500000003\nu,f1,1500000002\n"
-    with pytest.raises(StageFailed, match=message) as stopped:
+    with pytest.raises(DataRefused, match=message) as stopped:
         take(text, max_bad=max_bad, min_user=2)
     assert [(row["line"], row["reason"], json.loads(row["row"])["item_id"])
             for row in stopped.value.evidence["rejects"].to_pylist()][:3] == [

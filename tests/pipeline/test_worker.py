@@ -10,7 +10,9 @@ import pyarrow as pa
 import pytest
 
 import pipeline.processes.worker
+from pipeline.config import EmbedConfig
 from pipeline.processes.worker import Worker, WorkerDied
+from pipeline.vectors.embedding import EmbedProcess
 
 CHILD = """
     import os, subprocess, sys, time
@@ -78,14 +80,23 @@ def test_a_child_gets_its_config_first_and_answers_json_and_tables(child):
 
 def test_close_ends_the_child_and_the_next_message_starts_another(child):
     worker = child()
-    worker.ask({})
-    first = worker.pid
+    first = worker.ask({"spawn": True})
     worker.close()
     worker.close()
-    assert not is_running(first)
+    assert not any(is_running(pid) for pid in first.values())
     assert worker.pid is None
+    assert worker.ask({"spawn": True})["pid"] != first["pid"]
+
+
+def test_what_is_to_be_done_before_a_start_is_done_before_each(child):
+    worker, calls = child(), []
+    worker.before_start = lambda: calls.append(worker.pid)
     worker.ask({})
-    assert worker.pid != first
+    worker.ask({})
+    worker.close()
+    assert calls == [None]
+    worker.ask({})
+    assert calls == [None, None]
 
 
 def test_a_crash_is_an_error_with_exit_code_and_the_end_of_the_log(child):
@@ -97,8 +108,8 @@ def test_a_crash_is_an_error_with_exit_code_and_the_end_of_the_log(child):
 def test_a_killed_child_is_an_error_that_names_the_signal_and_takes_its_children_along(child):
     worker = child()
     pids = worker.ask({"spawn": True})
-    os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(WorkerDied, match="killed by SIGKILL"):
+    os.kill(pids["pid"], signal.SIGKILL)
+    with pytest.raises(WorkerDied, match="some_child ended with SIGKILL"):
         worker.ask({})
     assert ends_within(5, *pids.values())
     assert worker.ask({})["message"] == {}
@@ -153,3 +164,11 @@ def test_idle_threads_wait_passively_unless_the_user_says_otherwise(child, monke
     assert child().ask({"variable": "OMP_WAIT_POLICY"}) == {"value": "PASSIVE"}
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     assert child().ask({"variable": "OMP_WAIT_POLICY"}) == {"value": "ACTIVE"}
+
+
+def test_folders_of_the_user_s_hide_none_of_ours_from_a_child(namesakes):
+    process = EmbedProcess(EmbedConfig())
+    assert process(["tea"]).shape == (1, 384)
+    process.close(patience=0)
+    with pytest.raises(WorkerDied, match=r"vllm_engine ended with exit code 1[\s\S]*KeyError: 'devices'"):
+        Worker("pipeline.llm.vllm_engine", {}).ask("its settings are missing, which it can only say once it runs")

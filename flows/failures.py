@@ -1,0 +1,42 @@
+"""What a person is told of a stage that failed: one line at once, and at last a few with the place of its traceback."""
+
+import traceback
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flows.text import cell, log
+
+WIDEST = 300
+LAST_LINES = 5
+
+
+class StageFailed(Exception):
+    """A stage failed, and not by a mistake of the user's. The message gives its last words and where its log is."""
+
+
+def stage_failed(stage: str, error: Exception, logs: Path, number: int, delays: Sequence[float]) -> StageFailed:
+    """Write the traceback into the folder `logs`, tell when the next try comes, and return what to raise.
+
+    `number` counts the tries from 1; `delays` are the seconds before each further one.
+    """
+    tries = f"try {number} of {len(delays) + 1}"
+    words = ": ".join(filter(None, [type(error).__name__, str(error).strip()]))
+    first, *rest = [line for line in words.splitlines() if line.strip()]
+    if number <= len(delays):
+        why = cell(" ... ".join([first, *rest[-1:]]), WIDEST).removesuffix(".")
+        log(f"{stage} failed ({tries}): {why}. Next try in {delays[number - 1]:g} s.")
+    place = _write_log(logs / f"{stage}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.log", error)
+    said = [cell(line, WIDEST) for line in (f"{stage} failed ({tries}): {first}", *rest[-LAST_LINES:])]
+    return StageFailed("\n".join([*said, f"Its traceback {place}"]))
+
+
+def _write_log(file: Path, error: Exception) -> str:
+    """Add the traceback to the file; say where it is, or why it is nowhere: a full disk may have failed the stage."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="utf-8", errors="backslashreplace") as out:
+            out.writelines(traceback.format_exception(error))
+    except OSError as failure:
+        return f"could not be written to {file}: {failure}"
+    return f"is in {file}"

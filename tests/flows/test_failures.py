@@ -1,0 +1,78 @@
+import re
+from pathlib import Path
+
+from data_lake.lake import Lake
+from flows.failures import stage_failed
+from flows.nightly import run_stage
+
+BREAK = """
+import os
+
+os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"  # what `edt run` does before it loads Prefect
+
+from data_lake.lake import Lake
+from flows import cli, nightly
+
+made = Lake.run
+
+def run(lake, stage):
+    if stage.name == "recommend":
+        raise RuntimeError("the trainer ended. Its last lines:\\n" + "\\n".join(f"line {n}" for n in range(1, 100)))
+    return made(lake, stage)
+
+Lake.run = run
+nightly.run_stage.retry_delay_seconds = [0.01, 0.02]
+cli.main()
+"""
+"""The command line, with a stage that always fails."""
+
+
+def test_a_stage_that_works_in_its_third_try_says_of_each_failure_when_the_next_try_comes(place, monkeypatch, capfd):
+    made, failures = Lake.run, [RuntimeError("no memory\nleft"), ValueError("still none")]
+
+    def run(lake, stage):
+        if stage.name == "recommend" and failures:
+            raise failures.pop(0)
+        return made(lake, stage)
+
+    monkeypatch.setattr(Lake, "run", run)
+    monkeypatch.setattr(run_stage, "retry_delay_seconds", [0.01, 0.02])
+    assert place.run(rerun=("recommend",)) == ["recommend"]
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("recommend failed")]
+    assert told == [
+        "recommend failed (try 1 of 3): RuntimeError: no memory ... left. Next try in 0.01 s.",
+        "recommend failed (try 2 of 3): ValueError: still none. Next try in 0.02 s.",
+    ]
+
+
+def test_a_stage_that_always_fails_ends_the_run_with_a_few_lines_and_the_place_of_its_log(place):
+    place.config.write_text(place.config.read_text() + "[recommend]\ntop = 3\n")
+    done = place.python("-c", BREAK, "run")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    stale, *lines = [line for line in done.stderr.splitlines() if "skipped: " not in line]
+    assert stale.startswith("Stale: recommend")
+    why = "RuntimeError: the trainer ended. Its last lines:"
+    assert lines[:2] == [
+        f"recommend failed (try 1 of 3): {why} ... line 99. Next try in 0.01 s.",
+        f"recommend failed (try 2 of 3): {why} ... line 99. Next try in 0.02 s.",
+    ]
+    assert lines[2:-1] == [
+        f"error: recommend failed (try 3 of 3): {why}",
+        *(f"error: line {n}" for n in range(95, 100)),
+    ]
+    log = Path(re.fullmatch(r"error: Its traceback is in (.*/logs/recommend-\d{8}T\d{6}Z\.log)", lines[-1])[1])
+    assert log.parents[1] == place.lake.home
+    assert "Traceback (most recent call last)" in log.read_text()
+    assert "line 50" in log.read_text()
+
+
+def test_a_disk_that_takes_no_log_does_not_hide_the_failure(tmp_path):
+    (tmp_path / "logs").write_text("a file, where a folder should be")
+    told = str(stage_failed("ingest", OSError("No space left on device"), tmp_path / "logs", 1, []))
+    assert told.startswith("ingest failed (try 1 of 1): OSError: No space left on device\nIts traceback could not be")
+
+
+def test_an_error_without_words_is_told_by_its_name(tmp_path):
+    told = str(stage_failed("ingest", MemoryError("\n"), tmp_path, 1, []))
+    assert told.splitlines()[0] == "ingest failed (try 1 of 1): MemoryError"
