@@ -10,13 +10,13 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.sorting import LogSort
 
-from benchmarks.generation import EMBEDDED
 from data_lake.errors import UserError
 from flows.engines import Engines
 from flows.forecast import ASKING, Forecast, _Listener, forecast, total
 from flows.plan import Choice, plan
 from flows.settings import load_settings
 from flows.stages import stages
+from pipeline.sample_world.edt_tiny import get_model_path
 from pipeline.sample_world.simulate import SimulateConfig
 
 CHANGED = 2
@@ -245,7 +245,7 @@ def test_tokens_are_counted_by_the_models_own_tokenizer(nights, monkeypatch):
     monkeypatch.setattr(_Listener, "__call__", hear)
     by_model = ("enrich.generator=vllm", "llm.model=edt-tiny", "llm.max_model_len=2048")
     forecast = told(nights["place"], by_model)["generate_items"]
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    tokenizer = AutoTokenizer.from_pretrained(get_model_path())
     prompts = {json.dumps(request.messages): list(request.messages) for request in requests}
     lengths = [
         len(tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=False))
