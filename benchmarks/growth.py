@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from benchmarks.memory import peak_mib
 from data_lake.schemas import SPLITS, TEST, TRAIN, TRAINING_SET, TRAINING_SET_VERSION, VALIDATION
@@ -52,24 +53,16 @@ def write_world(users: int, items: int, text_size: int, folder: Path) -> None:
     splits = np.full(len(number), SPLITS.index(TRAIN), np.int8)
     splits[offsets[1:] - 1], splits[offsets[1:] - 2] = SPLITS.index(TEST), SPLITS.index(VALIDATION)
     rng = np.random.default_rng(0)
-    kinds = TRAINING_SET.tables["sequences"]
-
-    def lists(column: str, values: pa.Array) -> pa.Array:
-        return pa.ListArray.from_arrays(pa.array(offsets), values.cast(kinds.field(column).type.value_type))
-
-    vectors = np.empty((len(names), text_size), np.float32)
-    for start in range(0, len(names), ROWS_AT_ONCE):
-        part = rng.standard_normal((len(vectors[start : start + ROWS_AT_ONCE]), text_size), dtype=np.float32)
-        vectors[start : start + ROWS_AT_ONCE] = part / np.linalg.norm(part, axis=1, keepdims=True)
     numbers = pa.array(np.arange(1, len(names) + 1, dtype=np.int32))
     rows = pa.array(np.arange(1, users + 1, dtype=np.int32))
     tables = {
+        "item_vectors": {"item": numbers, "vector": _unit_vectors(rng, len(names), text_size)},
         "sequences": {
             "user": rows,
-            "items": lists("items", pa.array(number)),
-            "times": lists("times", pa.array(world.interactions["timestamp"].to_numpy() * 1000)),
-            "splits": lists("splits", pa.array(splits)),
-            "synthetic": lists("synthetic", pa.array(np.zeros(len(number), np.bool_))),
+            "items": _lists("items", offsets, number),
+            "times": _lists("times", offsets, world.interactions["timestamp"].to_numpy() * 1000),
+            "splits": _lists("splits", offsets, splits),
+            "synthetic": _lists("synthetic", offsets, np.zeros(len(number), np.bool_)),
         },
         "users": {"user": rows, "user_id": owner.dictionary, "key": _keys(rng, users)},
         "items": {
@@ -80,10 +73,6 @@ def write_world(users: int, items: int, text_size: int, folder: Path) -> None:
             "train_actions": np.bincount(number[splits == SPLITS.index(TRAIN)], minlength=len(names) + 1)[1:],
             "key": _keys(rng, len(names)),
         },
-        "item_vectors": {
-            "item": numbers,
-            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), text_size),
-        },
         "info": {
             "contract_version": pa.array([TRAINING_SET_VERSION], pa.int32()),
             "candidates_seed": [0],
@@ -93,6 +82,19 @@ def write_world(users: int, items: int, text_size: int, folder: Path) -> None:
     for name, columns in tables.items():
         write_parts(check(pa.table(columns), TRAINING_SET, name), folder / name)
     write_parts(TRAINING_SET.tables["profile_vectors"].empty_table(), folder / "profile_vectors")
+
+
+def _lists(column: str, offsets: NDArray[np.int32], values: NDArray[Any]) -> pa.Array:
+    kind = TRAINING_SET.tables["sequences"].field(column).type.value_type
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values).cast(kind))
+
+
+def _unit_vectors(rng: np.random.Generator, count: int, size: int) -> pa.Array:
+    vectors = np.empty((count, size), np.float32)
+    for start in range(0, count, ROWS_AT_ONCE):
+        part = rng.standard_normal((len(vectors[start : start + ROWS_AT_ONCE]), size), dtype=np.float32)
+        vectors[start : start + ROWS_AT_ONCE] = part / np.linalg.norm(part, axis=1, keepdims=True)
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), size)
 
 
 def _keys(rng: np.random.Generator, count: int) -> pa.Array:
