@@ -8,6 +8,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,6 +21,40 @@ from pipeline.sample_world.words import TASTES, taste_of
 
 SEED = 7
 """No seed of the training, which starts from [0, 0], [0, 1] and [0, 2]."""
+
+
+@dataclass
+class Tally:
+    """How the replies to one kind of question are."""
+
+    asked: int = 0
+    usable: int = 0
+    answers: int = 0
+    right: int = 0
+    """Answers of a taste that the right reply shows, too."""
+    by_chance: float = 0.0
+    """How many answers would be right if their tastes were drawn at random."""
+
+    def add(self, lesson: Lesson, reply: str) -> None:
+        """Count the reply to a lesson's request."""
+        self.asked += 1
+        try:
+            texts = read_reply(reply, lesson.request)
+        except BadReply:
+            return
+        self.usable += 1
+        found, wanted = _tastes(lesson, texts)
+        self.answers += len(found)
+        self.right += sum(taste in wanted for taste in found)
+        self.by_chance += len(found) * len(wanted) / len(TASTES)
+
+    def __str__(self) -> str:
+        """Such as "171 asked, usable 1.000, tastes right 0.950 of 1,710 (by chance 0.110)"."""
+        answers = max(self.answers, 1)
+        return (
+            f"{self.asked:>5} asked, usable {self.usable / self.asked:.3f}, "
+            f"tastes right {self.right / answers:.3f} of {self.answers:,} (by chance {self.by_chance / answers:.3f})"
+        )
 
 
 def main() -> None:
@@ -42,26 +77,11 @@ def main() -> None:
         seconds = time.monotonic() - begin
     finally:
         vllm.close()
-    report: dict[str, list[float]] = {}
-    for lesson, request, reply in zip(asked, requests, replies, strict=True):
-        told = report.setdefault(
-            lesson.request.question.task, [0, 0, 0, 0, 0]
-        )  # asked, usable, answers, right, right by chance
-        told[0] += 1
-        try:
-            texts = read_reply(reply.text or "", request)
-        except BadReply:
-            continue
-        told[1] += 1
-        found, wanted = _judge(lesson, texts)
-        told[2] += len(found)
-        told[3] += len([taste for taste in found if taste in wanted])
-        told[4] += len(found) * len(wanted) / len(TASTES)
-    for task, (count, usable, answers, right, chance) in sorted(report.items()):
-        print(
-            f"{task:<15} {count:>5.0f} asked, usable {usable / count:.3f}, "
-            f"tastes right {right / max(answers, 1):.3f} of {answers:,.0f} (by chance {chance / max(answers, 1):.3f})"
-        )
+    tallies: dict[str, Tally] = {}
+    for lesson, reply in zip(asked, replies, strict=True):
+        tallies.setdefault(lesson.request.question.task, Tally()).add(lesson, reply.text or "")
+    for task, tally in sorted(tallies.items()):
+        print(f"{task:<15} {tally}")
     tokens_in, tokens_out, cached = (
         sum(getattr(reply, name) for reply in replies) for name in ("tokens_in", "tokens_out", "tokens_cached")
     )
@@ -72,7 +92,7 @@ def main() -> None:
     )
 
 
-def _judge(lesson: Lesson, texts: Sequence[str]) -> tuple[list[str | None], set[str | None]]:
+def _tastes(lesson: Lesson, texts: Sequence[str]) -> tuple[list[str | None], set[str | None]]:
     """Return the tastes that a reply shows, and those that the right reply shows."""
     right = json.loads(lesson.reply)
     if lesson.request.question.task != "generate_items":

@@ -2,6 +2,7 @@
 
     python -m benchmarks.enrichment --worlds 0 1 2 3 4
     python -m benchmarks.enrichment --worlds 0 --users 300 --items 300 --seeds 1 --set train.pretrain.epochs=3
+    python -m benchmarks.enrichment --worlds 0 --arms retrieval
 
 Test targets of imbalanced users in their scarce domain. A user is averaged over the training seeds, then the users of
 all worlds are resampled. edt-tiny knows the simulator's law: this shows that good answers arrive, not that a given
@@ -10,17 +11,16 @@ place. All arms train with the settings that `edt sample` writes. An interrupted
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from benchmarks.random_items import with_random_items
 from benchmarks.runs import about, runs, train_config, training_set
 from benchmarks.sample_world import GENERATORS, world_settings
-from data_lake.schemas import TEST, TRAINING_SET
-from data_lake.tables import read_tables, write_parts
+from data_lake.schemas import TEST
+from flows.settings import Settings
 from flows.text import log
 from model.data.training_set import TrainingSet
 from model.evaluation.candidates import find_targets
@@ -28,44 +28,33 @@ from model.evaluation.compare import paired
 from model.evaluation.groups import groups
 from pipeline.sample_world.simulate import SimulateConfig
 
-NONE, WHOLE, RANDOM = "no enrichment", "edt-tiny, whole method", "random items"
-ARMS = {
+NONE, RETRIEVAL, RANDOM = "no enrichment", "retrieval", "random items"
+NO_FILTER, WHOLE = "edt-tiny, no filter", "edt-tiny, whole method"
+OVERRIDES = {
     NONE: ("enrich.generator=none",),
-    "retrieval": GENERATORS["retrieval"],
-    "edt-tiny, no filter": (*GENERATORS["edt-tiny"], "enrich.noise_filter=false"),
+    RETRIEVAL: GENERATORS["retrieval"],
+    RANDOM: GENERATORS["edt-tiny"],
+    NO_FILTER: (*GENERATORS["edt-tiny"], "enrich.noise_filter=false"),
     WHOLE: GENERATORS["edt-tiny"],
 }
+"""What each arm sets, in the order of the table."""
+
 GROUP = "imbalance>=0.9 and scarce-domain"
 SHOWN = ("HR@10", "NDCG@10")
 
 
-def with_random_items(folder: Path, out: Path, seed: int) -> Path:
-    """Copy a training set to `out`, where it is not there yet, with a random item of its domain for each synthetic one.
-
-    Profiles stay as they are.
-    """
-    if out.exists():
-        return out
-    data = TrainingSet.load(folder)
-    rng = np.random.default_rng(seed)
-    items = data.items.copy()
-    for domain, candidates in enumerate(data.domain_items):
-        inserted = np.flatnonzero(data.synthetic & (data.item_domain[items] == domain))
-        items[inserted] = rng.choice(candidates, len(inserted))
-    sequences = read_tables(folder, TRAINING_SET, "sequences")
-    field = sequences.schema.field("items")
-    lists = pa.ListArray.from_arrays(pa.array(data.offsets, pa.int32()), pa.array(items, pa.int32())).cast(field.type)
-    changed = sequences.set_column(sequences.column_names.index("items"), field, lists)
-    partial = out.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(folder, partial)
-    shutil.rmtree(partial / "sequences")
-    write_parts(changed, partial / "sequences")
-    partial.rename(out)
-    return out
+def make_arm(arm: str, settings: Settings, world: int, out: Path) -> Path:
+    """Make what is missing of an arm's training set; return its folder."""
+    folder = training_set(settings)
+    if arm != RANDOM:
+        return folder
+    copy = out / "random-items" / folder.name
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with_random_items(folder, copy, seed=world)
+    return copy
 
 
-def of_group(data: TrainingSet) -> list[str]:
+def group_users(data: TrainingSet) -> list[str]:
     """Return the users whose test target the comparison is about."""
     targets = find_targets(data, TEST)
     users: list[str] = data.user_ids.take(pa.array(targets.users[groups(data, targets)[GROUP]])).to_pylist()
@@ -85,31 +74,30 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=2000)
     parser.add_argument("--items", type=int, default=1200)
     parser.add_argument("--seeds", type=int, default=2, help="of the training, per world")
+    parser.add_argument("--arms", nargs="+", choices=list(OVERRIDES), default=list(OVERRIDES), metavar="NAME")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.preset=paper")
     parser.add_argument("--out", type=Path, default=Path("sample-worlds"))
     given = parser.parse_args()
 
-    ranks: dict[str, list[pa.Table]] = {}
+    arms = [arm for arm in OVERRIDES if arm == NONE or arm in given.arms]
+    ranks: dict[str, list[pa.Table]] = {arm: [] for arm in arms}
     for world in given.worlds:
         cfg = SimulateConfig(users=given.users, items=given.items, seed=world)
-        folders = {}
-        for arm, overrides in ARMS.items():
-            settings = world_settings(given.out, cfg, ["lake.keep=20", *overrides, *given.set])
-            folders[arm] = training_set(settings)
-        random = given.out / "random-items" / f"{given.users}-{given.items}-{world}-{folders[WHOLE].name[:12]}"
-        random.parent.mkdir(exist_ok=True)
-        folders[RANDOM] = with_random_items(folders[WHOLE], random, world)
-        users = of_group(TrainingSet.load(folders[NONE]))
-        for arm, folder in folders.items():
+        users: list[str] = []
+        for arm in arms:
+            settings = world_settings(given.out, cfg, ["lake.keep=20", *OVERRIDES[arm], *given.set])
+            folder = make_arm(arm, settings, world, given.out)
             data = TrainingSet.load(folder)
-            made = runs(folder, data.digest, train_config(settings), range(given.seeds), given.out)
+            if arm == NONE:
+                users = group_users(data)
             log(f"world {world}, {arm}: {about(data)}")
-            ranks.setdefault(arm, []).extend(in_world(run.ranks, users, world) for run in made)
+            made = runs(folder, data.digest, train_config(settings), range(given.seeds), given.out)
+            ranks[arm] += [in_world(run.ranks, users, world) for run in made]
 
     print(f"worlds {given.worlds}, {given.users:,} users, {given.items:,} items a domain, {given.seeds} training seeds")
     print(f"test, full ranking, {GROUP} {' '.join(given.set)}")
     print(f"{'':<24} {'phase':<9} {'metric':<8} {'value':>7} {'to none':>9}  95 % interval")
-    for arm in (NONE, "retrieval", RANDOM, "edt-tiny, no filter", WHOLE):
+    for arm in arms:
         for phase in ("pretrain", "finetune"):
             found = paired(ranks[arm], ranks[NONE], phases=(phase, phase))
             for metric in SHOWN:

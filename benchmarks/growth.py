@@ -12,22 +12,26 @@ the data included.
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from benchmarks.trainer_job import report
+from benchmarks.memory import peak_mib
 from data_lake.schemas import SPLITS, TEST, TRAIN, TRAINING_SET, TRAINING_SET_VERSION, VALIDATION
 from data_lake.tables import check, write_parts
 from model.config import TrainConfig
 from model.data.training_set import TrainingSet
 from model.training.train import prepare
+from pipeline.sample_world.simulate import SimulateConfig, simulate
 
 SIZES = ("10000x50000", "100000x50000", "1000000x50000", "100000x1000000", "1000000x1000000")
 TARGETS = 1000
@@ -40,8 +44,6 @@ def write_world(users: int, items: int, text_size: int, folder: Path) -> None:
 
     Text vectors are random unit vectors and there are no profiles: they cost what real ones do.
     """
-    from pipeline.sample_world.simulate import SimulateConfig, simulate
-
     world = simulate(SimulateConfig(users=users, items=items // 2))
     names = world.items["item_id"].combine_chunks()
     number = pc.index_in(world.interactions["item_id"], value_set=names).to_numpy().astype(np.int32) + 1
@@ -51,24 +53,16 @@ def write_world(users: int, items: int, text_size: int, folder: Path) -> None:
     splits = np.full(len(number), SPLITS.index(TRAIN), np.int8)
     splits[offsets[1:] - 1], splits[offsets[1:] - 2] = SPLITS.index(TEST), SPLITS.index(VALIDATION)
     rng = np.random.default_rng(0)
-    kinds = TRAINING_SET.tables["sequences"]
-
-    def lists(column: str, values: pa.Array) -> pa.Array:
-        return pa.ListArray.from_arrays(pa.array(offsets), values.cast(kinds.field(column).type.value_type))
-
-    vectors = np.empty((len(names), text_size), np.float32)
-    for start in range(0, len(names), ROWS_AT_ONCE):
-        part = rng.standard_normal((len(vectors[start : start + ROWS_AT_ONCE]), text_size), dtype=np.float32)
-        vectors[start : start + ROWS_AT_ONCE] = part / np.linalg.norm(part, axis=1, keepdims=True)
     numbers = pa.array(np.arange(1, len(names) + 1, dtype=np.int32))
     rows = pa.array(np.arange(1, users + 1, dtype=np.int32))
     tables = {
+        "item_vectors": {"item": numbers, "vector": _unit_vectors(rng, len(names), text_size)},
         "sequences": {
             "user": rows,
-            "items": lists("items", pa.array(number)),
-            "times": lists("times", pa.array(world.interactions["timestamp"].to_numpy() * 1000)),
-            "splits": lists("splits", pa.array(splits)),
-            "synthetic": lists("synthetic", pa.array(np.zeros(len(number), np.bool_))),
+            "items": _lists("items", offsets, number),
+            "times": _lists("times", offsets, world.interactions["timestamp"].to_numpy() * 1000),
+            "splits": _lists("splits", offsets, splits),
+            "synthetic": _lists("synthetic", offsets, np.zeros(len(number), np.bool_)),
         },
         "users": {"user": rows, "user_id": owner.dictionary, "key": _keys(rng, users)},
         "items": {
@@ -78,10 +72,6 @@ def write_world(users: int, items: int, text_size: int, folder: Path) -> None:
             "title": world.items["title"],
             "train_actions": np.bincount(number[splits == SPLITS.index(TRAIN)], minlength=len(names) + 1)[1:],
             "key": _keys(rng, len(names)),
-        },
-        "item_vectors": {
-            "item": numbers,
-            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), text_size),
         },
         "info": {
             "contract_version": pa.array([TRAINING_SET_VERSION], pa.int32()),
@@ -94,15 +84,43 @@ def write_world(users: int, items: int, text_size: int, folder: Path) -> None:
     write_parts(TRAINING_SET.tables["profile_vectors"].empty_table(), folder / "profile_vectors")
 
 
+def _lists(column: str, offsets: NDArray[np.int32], values: NDArray[Any]) -> pa.Array:
+    kind = TRAINING_SET.tables["sequences"].field(column).type.value_type
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values).cast(kind))
+
+
+def _unit_vectors(rng: np.random.Generator, count: int, size: int) -> pa.Array:
+    vectors = np.empty((count, size), np.float32)
+    for start in range(0, count, ROWS_AT_ONCE):
+        part = rng.standard_normal((len(vectors[start : start + ROWS_AT_ONCE]), size), dtype=np.float32)
+        vectors[start : start + ROWS_AT_ONCE] = part / np.linalg.norm(part, axis=1, keepdims=True)
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), size)
+
+
 def _keys(rng: np.random.Generator, count: int) -> pa.Array:
     return pa.array(rng.integers(2**63, size=count).astype(np.uint64))
 
 
-def train_some(folder: Path, steps: int, settings: str) -> None:
-    """Train on a training set for some steps and report the figures of the size."""
+@dataclass(frozen=True)
+class Figures:
+    """What is measured of one size."""
+
+    load: float
+    """Seconds to read the training set and to prepare the training."""
+    per_second: float
+    """Sequences trained a second."""
+    once: float
+    """Seconds that an epoch costs besides its steps."""
+    validate: float
+    """Seconds to rank `TARGETS` targets."""
+    peak_mib: float
+
+
+def train_some(folder: Path, steps: int, settings: dict[str, Any]) -> Figures:
+    """Train on a training set for some steps; the process must be new, since its peak of memory is measured."""
     started = time.perf_counter()
     data = TrainingSet.load(folder)
-    cfg = TrainConfig.model_validate({"select_users": TARGETS, **json.loads(settings)})
+    cfg = TrainConfig.model_validate({"select_users": TARGETS, **settings})
     with tempfile.TemporaryDirectory() as out:
         loop = prepare(data, cfg, "pretrain", Path(out), Path(out))
         load = time.perf_counter() - started
@@ -119,7 +137,8 @@ def train_some(folder: Path, steps: int, settings: str) -> None:
         validate = time.perf_counter() - begun
     short, long = np.median(seconds[1::2]), np.median(seconds[2::2])
     per_step = (long - short) / steps
-    report(load=load, per_second=size / per_step, once=short - steps * per_step, validate=validate)
+    once = float(short - steps * per_step)
+    return Figures(load, float(size / per_step), once, validate, peak_mib())
 
 
 def main() -> None:
@@ -130,28 +149,21 @@ def main() -> None:
     parser.add_argument("--text-size", type=int, default=384)
     parser.add_argument("--settings", default="{}", metavar="JSON", help='of the trainer, such as {"threads": 1}')
     parser.add_argument("--out", type=Path, default=Path("growth"), help="where the worlds are kept")
-    parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)  # the child
     given = parser.parse_args()
-    if given.train:
-        train_some(given.train, given.steps, given.settings)
-        return
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of the processes that train
     print(f"{given.steps} and {2 * given.steps} steps, text vectors of {given.text_size}, settings {given.settings}")
     print(f"{'users':>10} {'items':>10} {'sequences/s':>12} {'ms/sequence':>12} {'once an epoch':>14} {'validate':>9} "
-          f"{'load':>7} {'peak MB':>8}")  # fmt: skip
+          f"{'load':>7} {'peak MiB':>8}")  # fmt: skip
     for size in given.sizes:
         users, items = map(int, size.split("x"))
         folder = given.out / f"{size}x{given.text_size}"
         if not (folder / "info").exists():
             write_world(users, items, given.text_size, folder)
-        command = [sys.executable, "-m", "benchmarks.growth", "--train", str(folder), "--steps", str(given.steps)]
-        env = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
-        done = subprocess.run(
-            [*command, "--settings", given.settings], env=env, stdout=subprocess.PIPE, text=True, check=True
-        )
-        it = json.loads(done.stdout)
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            it = process.submit(train_some, folder, given.steps, json.loads(given.settings)).result()
         print(
-            f"{users:>10,} {items:>10,} {it['per_second']:>12.0f} {1000 / it['per_second']:>12.2f} "
-            f"{it['once']:>12.2f} s {it['validate']:>7.2f} s {it['load']:>5.1f} s {it['peak_mb']:>8,}",
+            f"{users:>10,} {items:>10,} {it.per_second:>12.0f} {1000 / it.per_second:>12.2f} "
+            f"{it.once:>12.2f} s {it.validate:>7.2f} s {it.load:>5.1f} s {it.peak_mib:>8,.0f}",
             flush=True,
         )
 

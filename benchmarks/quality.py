@@ -1,9 +1,9 @@
 """Train over several seeds and show the test figures of every protocol beside the published ones of ABXI.
 
-    python -m benchmarks.quality                      # food-kitchen without enrichment, made in quality/
+    python -m benchmarks.quality                      # food-kitchen ($EDT_DATA) without enrichment, in quality/
     python -m benchmarks.quality --preset paper
     python -m benchmarks.quality --ties shuffle       # actions of one time in a random order
-    python -m benchmarks.quality --together           # and what the seeds' scores, added up, would rank
+    python -m benchmarks.quality --together           # and how the scores of all seeds, added up, rank
     python -m benchmarks.quality --data DIR           # the folder of a training set, such as `edt path training_set`
 
 An interrupted command goes on where it stood. `--set train.pretrain.epochs=3` and the like change any setting.
@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import torch
 from torch import Tensor
 
-from benchmarks.runs import FOOD_KITCHEN, Run, about, runs, train_config, training_set
+from benchmarks.food_kitchen import write_settings
+from benchmarks.runs import Run, about, runs, train_config, training_set
 from data_lake.schemas import TEST
 from flows.settings import load_settings
 from model.config import EvaluateConfig
@@ -38,6 +38,9 @@ ABXI = {
     "kitchen": {"HR@5": 0.1745, "HR@10": 0.2438, "NDCG@10": 0.1427, "MRR": 0.1219},
 }
 """ABXI (WWW 2025) on food-kitchen: test, all targets, mean of 5 seeds, its authors' refactored code."""
+
+TRAINING_SET_GIVEN = 'dataset = "given"\n[data]\ninteractions = "-"\nitems = "-"\n'
+"""Settings for a training set that is there already: only those of the trainer are read."""
 
 
 def table(metrics: list[pa.Table], with_published: bool) -> Iterator[str]:
@@ -72,8 +75,8 @@ def table(metrics: list[pa.Table], with_published: bool) -> Iterator[str]:
 
 
 def together(runs: Sequence[Run], data: TrainingSet, with_published: bool) -> Iterator[str]:
-    """Yield the lines of a table in which all networks rank the test targets as one."""
-    scorer = added_up([load_scorer(run.folder / "checkpoint", data) for run in runs])
+    """Yield the lines of a table in which the networks rank the test targets by the sum of their scores."""
+    scorer = summed([load_scorer(run.folder / "checkpoint", data) for run in runs])
     cfg, targets = EvaluateConfig(), find_targets(data, TEST)
     made = blocks(data, targets, cfg.protocols, cfg.batch_size)
     ranked = rank_targets(data, targets, made, {"": scorer}, cfg.protocols)
@@ -86,11 +89,12 @@ def together(runs: Sequence[Run], data: TrainingSet, with_published: bool) -> It
             yield _line(domain, protocol, mine.sum(), {metric: (means[metric], None) for metric in SHOWN}, published)
 
 
-def added_up(scorers: Sequence[Scorer]) -> Scorer:
-    """Return a scorer whose scores are the mean log-probability of each item among those of its domain."""
+def summed(scorers: Sequence[Scorer]) -> Scorer:
+    """Return a scorer that adds up the scores of several; it ranks as the product of their probabilities does."""
 
-    def score(users: Ints, cut: Ints, domain: str) -> Tensor:
-        return torch.stack([each(users, cut, domain).log_softmax(dim=1) for each in scorers]).mean(dim=0)
+    def score(users: Ints, prefix_lengths: Ints, domain: str) -> Tensor:
+        first, *others = (each(users, prefix_lengths, domain) for each in scorers)
+        return sum(others, start=first)
 
     return score
 
@@ -123,9 +127,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("quality"))
     given = parser.parse_args()
 
-    given.out.mkdir(parents=True, exist_ok=True)
-    file = given.out / "food-kitchen.toml"
-    file.write_text(FOOD_KITCHEN, encoding="utf-8")
+    if given.data:
+        given.out.mkdir(parents=True, exist_ok=True)
+        file = given.out / "given.toml"
+        file.write_text(TRAINING_SET_GIVEN, encoding="utf-8")
+    else:
+        file = write_settings(given.out)
     settings = load_settings(file, [f"data.ties={given.ties}", f"train.preset={given.preset}", *given.set])
     folder = given.data or training_set(settings)
     data = TrainingSet.load(folder)

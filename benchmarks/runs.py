@@ -9,11 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
-from benchmarks.thin import DATA
 from data_lake.lake import Lake
 from data_lake.schemas import METRICS, RANKS
 from data_lake.tables import read_tables
-from flows.engines import Engines
+from flows.models import Models
 from flows.settings import Settings
 from flows.stages import open_lake, stages
 from flows.summary import stage_line
@@ -22,18 +21,6 @@ from flows.trainer import run_model
 from model.config import MACHINE, EvaluateConfig, TrainConfig
 from model.data.training_set import TrainingSet
 from model.device import cores
-
-FOOD_KITCHEN = f"""\
-dataset = "food-kitchen"
-[data]
-interactions = {json.dumps(str(DATA / "interactions.parquet"))}
-items = {json.dumps(str(DATA / "items.parquet"))}
-[enrich]
-generator = "none"
-[lake]
-keep = 20
-"""
-"""Settings for food-kitchen as it is, without enrichment."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +35,8 @@ class Run:
 def run_until(settings: Settings, last_stage: str) -> Lake:
     """Make what is missing up to a stage, without Prefect; return the lake."""
     lake = open_lake(settings)
-    with lake.lock(), Engines(settings) as engines:
-        for stage in stages(settings, engines):
+    with lake.lock(), Models(settings) as models:
+        for stage in stages(settings, models):
             log(stage_line(lake.run(stage)))
             if stage.name == last_stage:
                 break
@@ -66,8 +53,8 @@ def runs(data: Path, digest: str, cfg: TrainConfig, seeds: Sequence[int], out: P
 
     `digest` is that of the training set in `data`. A change of the trainer's code is not seen: then remove `out`.
     """
-    said = cfg.model_dump(mode="json", exclude={"seed", *MACHINE})
-    name = hashlib.sha256(json.dumps([digest, said], sort_keys=True).encode()).hexdigest()[:16]
+    identity = cfg.model_dump(mode="json", exclude={"seed", *MACHINE})
+    name = hashlib.sha256(json.dumps([digest, identity], sort_keys=True).encode()).hexdigest()[:16]
     return [_run(data, cfg.model_copy(update={"seed": seed}), out / "runs" / name / f"seed-{seed}") for seed in seeds]
 
 

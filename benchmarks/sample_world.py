@@ -33,6 +33,11 @@ def judged(grounded: pl.DataFrame, world: World) -> pl.DataFrame:
     return found.with_columns(fits=pl.col("taste").is_in(pl.col("tastes")))
 
 
+def share(fits: pl.Series) -> float:
+    """Return the share of the rows that fit; 0 of none."""
+    return float(fits.sum()) / max(len(fits), 1)
+
+
 def by_chance(world: World, user_ids: Iterable[str]) -> float:
     """Return the share of all items that are of a taste of their user, over these users."""
     users = pl.DataFrame(world.user_truth).filter(pl.col("user_id").is_in(list(user_ids)))
@@ -73,8 +78,8 @@ def main() -> None:
             table = judged(pl.DataFrame(lake.read("grounded_items")), world)
             kept = table.filter("kept")
             print(
-                f"{seed:>4} {name:<10} {len(table):>8,} {table['fits'].mean():>6.3f} {len(kept):>7,} "
-                f"{kept['fits'].mean():>6.3f} {by_chance(world, table['user_id'].unique()):>7.3f}",
+                f"{seed:>4} {name:<10} {len(table):>8,} {share(table['fits']):>6.3f} {len(kept):>7,} "
+                f"{share(kept['fits']):>6.3f} {by_chance(world, table['user_id'].unique()):>7.3f}",
                 flush=True,
             )
 

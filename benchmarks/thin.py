@@ -4,18 +4,17 @@
 
 Validation and test (the last two actions of each user) stay as they are, so the copy measures what enrichment is
 worth where a domain is hardly known. DIR gets interactions.parquet, items.parquet and thinned.parquet: the thinned
-(user_id, domain). The data is looked for in $EDT_DATA/food-kitchen, else in ../shared/data/food-kitchen.
+(user_id, domain). The data is read from $EDT_DATA/food-kitchen.
 """
 
 import argparse
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-DATA = Path(os.environ.get("EDT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "food-kitchen"
+from benchmarks.food_kitchen import food_kitchen
 
 
 def thin(interactions: pl.DataFrame, share: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -40,19 +39,20 @@ def thin(interactions: pl.DataFrame, share: float, seed: int) -> tuple[pl.DataFr
 
 def main() -> None:
     """Write the thinned copy."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--share", type=float, default=0.7, help="share of the users to thin")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    interactions = pl.read_parquet(DATA / "interactions.parquet")
-    left, thinned = thin(interactions, options.share, options.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
-    left.write_parquet(options.out / "interactions.parquet")
-    thinned.write_parquet(options.out / "thinned.parquet")
-    shutil.copyfile(DATA / "items.parquet", options.out / "items.parquet")
+    given = parser.parse_args()
+    data = food_kitchen()
+    interactions = pl.read_parquet(data / "interactions.parquet")
+    left, thinned = thin(interactions, given.share, given.seed)
+    given.out.mkdir(parents=True, exist_ok=True)
+    left.write_parquet(given.out / "interactions.parquet")
+    thinned.write_parquet(given.out / "thinned.parquet")
+    shutil.copyfile(data / "items.parquet", given.out / "items.parquet")
     print(f"{len(thinned)} of {interactions['user_id'].n_unique()} users thinned")
-    print(f"{len(left)} of {len(interactions)} actions left in {options.out}")
+    print(f"{len(left)} of {len(interactions)} actions left in {given.out}")
 
 
 if __name__ == "__main__":

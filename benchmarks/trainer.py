@@ -37,8 +37,8 @@ def environment(folder: Path) -> Path:
     python = folder / "bin" / "python"
     if not (folder / "installed").exists():
         print(f"installing {RECTOOLS} into {folder}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         if subprocess.run([*pip, f"torch=={torch.__version__}"], stderr=subprocess.DEVNULL).returncode:
             subprocess.run([*pip, f"torch=={torch.__version__.partition('+')[0]}"], check=True)
         subprocess.run([*pip, RECTOOLS], check=True)
@@ -57,7 +57,7 @@ def measure(python: Path, script: str, job: Job, processes: int = 1) -> list[dic
     """Run one side in a process of its own, or several; return what it reported per epoch."""
     job = replace(job, threads=job.threads // processes)
     env = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(job.threads), "PYTHONPATH": str(HERE.parent)}
-    command = [python, *torchrun(processes), HERE / script, json.dumps(asdict(job))]
+    command = [str(python), *torchrun(processes), str(HERE / script), json.dumps(asdict(job))]
     child = subprocess.Popen(command, env=os.environ | env, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     epochs = []
@@ -112,7 +112,7 @@ def main() -> None:
     save_actions(data, given.out / "actions.npz")
     print(f"{given.data}\n{about(data)}, {given.threads} threads")
     more = "  best full NDCG@10 on validation, training time until it" if given.to_best else ""
-    print(f"{'loss':<8} {'':<9} {'s/epoch':>9} {'peak MB':>8}{more}")
+    print(f"{'loss':<8} {'':<9} {'s/epoch':>9} {'peak MiB':>8}{more}")
     job = Job(
         data=str(given.data.resolve()), actions=str((given.out / "actions.npz").resolve()),
         loss="", hidden=given.hidden, blocks=2, heads=2, length=50,
@@ -151,7 +151,7 @@ def ours(processes: int) -> str:
 
 
 def _line(loss: str, name: str, epochs: list[dict[str, Any]]) -> str:
-    return f"{loss:<8} {name:<9} {per_epoch(epochs):>9.2f} {epochs[-1]['peak_mb']:>8,}"
+    return f"{loss:<8} {name:<9} {per_epoch(epochs):>9.2f} {epochs[-1]['peak_mib']:>8,}"
 
 
 if __name__ == "__main__":

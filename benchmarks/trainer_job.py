@@ -1,7 +1,6 @@
 """One job of `benchmarks.trainer`, read alike by both trainers. Needs nothing but the standard library."""
 
 import json
-import resource
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -39,11 +38,6 @@ NEGATIVES = 1024
 def read_job() -> Job:
     """Return the job that the command line gives as JSON."""
     return Job(**json.loads(sys.argv[1]))
-
-
-def peak_mb() -> int:
-    """Return the most memory that this process has held, in MiB."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def report(**figures: Any) -> None:

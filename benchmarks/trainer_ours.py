@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.trainer_job import NEGATIVES, Job, peak_mb, read_job, report
+from benchmarks.memory import peak_mib
+from benchmarks.trainer_job import NEGATIVES, Job, read_job, report
 from model import parallel
 from model.config import TrainConfig
 from model.data.training_set import TrainingSet
@@ -60,9 +61,9 @@ def main() -> None:
             progress, _ = loop.epoch(number, steps, [])
             steps, seconds = progress.steps, time.perf_counter() - started
             figure = loop.validate()["all"] if job.evaluate else None
-            peak = int(parallel.all_reduce_sum(torch.tensor(peak_mb())))
+            peak = round(float(parallel.all_reduce_sum(torch.tensor(peak_mib()))))
             if parallel.rank() == 0:
-                report(seconds=seconds, loss=progress.parts["next_item"], figure=figure, peak_mb=peak)
+                report(seconds=seconds, loss=progress.parts["next_item"], figure=figure, peak_mib=peak)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 
-from benchmarks.trainer_job import NEGATIVES, Job, peak_mb, read_job, report
+from benchmarks.memory import peak_mib
+from benchmarks.trainer_job import NEGATIVES, Job, read_job, report
 
 EPOCHS: list[float] = []
 """Seconds of each training epoch, without what RecTools and Lightning do before and after."""
@@ -76,7 +77,7 @@ def main() -> None:
     for _ in range(job.epochs):
         model.fit_partial(dataset, 1, 1)
         figure = ndcg(model, dataset, targets) if job.evaluate else None
-        report(seconds=EPOCHS[-1], loss=None, figure=figure, peak_mb=peak_mb())
+        report(seconds=EPOCHS[-1], loss=None, figure=figure, peak_mib=round(peak_mib()))
 
 
 if __name__ == "__main__":
