@@ -59,16 +59,24 @@ class Worker:
         """Process id of the child; None while there is none."""
         return self._child.process.pid if self._child else None
 
-    def send(self, message: Any) -> None:
-        """Hand a message, JSON or a table, to the child; every `send` is followed by one `receive`."""
+    def start(self) -> None:
+        """Start the child, unless it runs."""
         if self._child is None:
             self._child = _Child(self.module, self.environment)
             self.send(self.config)
+
+    def send(self, message: Any) -> None:
+        """Hand a message, JSON or a table, to the child; then `receive` all that its module answers."""
+        self.start()
         self._speak(lambda child: _write(child.requests, message))
 
     def receive(self) -> Any:
-        """Wait for the answer to the last message."""
+        """Wait for the next answer to the last message."""
         return self._speak(_Child.answer)
+
+    def fileno(self) -> int:
+        """Return the pipe that answers come through: `select` waits for several workers at once."""
+        return self._speak(lambda child: child.replies.fileno())
 
     def ask(self, message: Any) -> Any:
         """Send a message and wait for the answer."""
@@ -103,7 +111,7 @@ class _Child:
         request_end, requests = os.pipe()
         replies, reply_end = os.pipe()
         life_end, self.life = os.pipe()
-        self.requests, self.replies = os.fdopen(requests, "wb", buffering=0), os.fdopen(replies, "rb")
+        self.requests, self.replies = os.fdopen(requests, "wb", buffering=0), os.fdopen(replies, "rb", buffering=0)
         self.log: IO[bytes] = tempfile.TemporaryFile("a+b")  # noqa: SIM115  (append: child and parent share it)
         home = str(Path(__file__).resolve().parents[2])
         paths = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
@@ -216,7 +224,11 @@ def _read(pipe: Any) -> Any:
 
 
 def _exactly(pipe: Any, length: int) -> bytes:
-    body: bytes = pipe.read(length)
-    if len(body) < length:
-        raise EOFError
-    return body
+    parts, missing = [], length
+    while missing:
+        part = pipe.read(missing)
+        if not part:
+            raise EOFError
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
