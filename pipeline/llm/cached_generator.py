@@ -1,11 +1,15 @@
 """Ask a question once, and remember the answer for every run to come."""
 
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import pyarrow as pa
 
+from data_lake.errors import UserError
 from data_lake.keyed_cache import KeyedCache
 from pipeline.llm.generator import Generator, OnReply, Reply, Request, Tokens, no_listener, prompt_hash
 
@@ -20,14 +24,18 @@ KEPT = pa.schema(
     ]
 )
 
+WRITE_SECONDS = 1.0
+"""How often new replies are written while more are waited for: what a killed run loses at most, and has paid for."""
+
 
 class CachedGenerator:
     """A `Generator` that passes on only what the cache cannot answer.
 
     A reply that `worth_keeping` accepts is kept and comes back as it was, its tokens included; another one comes back
-    in this run, and is asked again in the next. With `ask_again` what the cache held before is ignored, and each prompt
-    is asked again, once. Counted are the requests `asked` and `reused`, also where one prompt stood twice in a call,
-    and `seconds_asking`.
+    in this run, and is asked again in the next. What is kept is written while other replies are waited for, so that it
+    outlasts whatever ends the run; where that fails, as on a full disk, a call raises UserError. With `ask_again` what
+    the cache held before is ignored, and each prompt is asked again, once. Counted are the requests `asked` and
+    `reused`, also where one prompt stood twice in a call, and `seconds_asking`.
     """
 
     asks_model = True
@@ -74,18 +82,24 @@ class CachedGenerator:
     def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
         """Return one reply per request, in the same order."""
         keys = [prompt_hash(request, self.identity) for request in requests]
+        places = defaultdict(list)
+        for index, key in enumerate(keys):
+            places[key].append(index)
+
+        def tell(key: str, reply: Reply) -> None:
+            for index in places[key]:
+                on_reply(index, reply)
+
         replies = self._held(keys)
-        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in replies}
+        for key, reply in replies.items():
+            tell(key, reply)
+        missing = {key: requests[indices[0]] for key, indices in places.items() if key not in replies}
         if missing:
             started = time.monotonic()
-            new = dict(zip(missing, self._generator(list(missing.values())), strict=True))
+            replies |= self._ask(missing, tell)
             self._seconds_asking += time.monotonic() - started
-            self._keep(new, missing)
-            replies |= new
         self._asked += len(missing)
         self._reused += len(requests) - len(missing)
-        for index, key in enumerate(keys):
-            on_reply(index, replies[key])
         return [replies[key] for key in keys]
 
     def counts(self) -> dict[str, Any]:
@@ -103,10 +117,73 @@ class CachedGenerator:
         replies = {row.pop("key"): Reply(**row) for row in held.to_pylist()}
         return replies | {key: self._not_kept[key] for key in keys if key in self._not_kept}
 
-    def _keep(self, replies: Mapping[str, Reply], requests: Mapping[str, Request]) -> None:
-        kept = {key: reply for key, reply in replies.items() if self._worth_keeping(reply, requests[key])}
-        rows = [{"key": key, **vars(reply)} for key, reply in kept.items()]
-        self._cache.put(pa.Table.from_pylist(rows, schema=KEPT))
+    def _ask(self, missing: Mapping[str, Request], tell: Callable[[str, Reply], None]) -> dict[str, Reply]:
+        """Return the reply to each key's request; each is kept, and told, when it arrives."""
+        keys = list(missing)
+        kept: set[str] = set()
+        with _Writer(self._cache) as writer:
+
+            def take(index: int, reply: Reply) -> None:
+                key = keys[index]
+                if self._worth_keeping(reply, missing[key]):
+                    kept.add(key)
+                    writer.add({"key": key, **vars(reply)})
+                tell(key, reply)
+
+            replies = dict(zip(keys, self._generator(list(missing.values()), take), strict=True))
         self._not_kept |= {key: reply for key, reply in replies.items() if key not in kept}
         if self._ask_again:
             self._renewed.update(kept)
+        return replies
+
+
+class _Writer:
+    """Writes rows to a cache, from a thread of its own, every `WRITE_SECONDS` and at the end of the context.
+
+    Once the cache cannot be written, the next row raises the UserError that says why, so that nothing more is paid for.
+    What was not written is tried once more at the end.
+    """
+
+    def __init__(self, cache: KeyedCache) -> None:
+        self._cache = cache
+        self._rows: list[dict[str, Any]] = []  # several threads add, one at a time takes away
+        self._failure: UserError | None = None
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._write_often, name="replies", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_over.set()
+        self._thread.join()
+        self._write()
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep a row; any thread may call."""
+        self._rows.append(row)
+        if self._failure:
+            raise self._failure
+
+    def _write_often(self) -> None:
+        while not self._failure and not self._is_over.wait(WRITE_SECONDS):
+            try:
+                self._write()
+            except UserError as failure:
+                self._failure = failure
+
+    def _write(self) -> None:
+        rows = self._rows[:]
+        if not rows:
+            return
+        try:
+            self._cache.put(pa.Table.from_pylist(rows, schema=KEPT))
+        except OSError as error:
+            raise UserError(
+                f"{self._cache.folder}: {len(rows):,} new replies cannot be written ({error}). Make room, or make the "
+                "folder writable, and run again: only these are asked again."
+            ) from error
+        del self._rows[: len(rows)]

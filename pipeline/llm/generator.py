@@ -4,12 +4,18 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypedDict
+from typing import Any, ClassVar, Literal, Protocol, Self, TypedDict, TypeGuard
 
 import pyarrow as pa
 
 TOO_LONG = "too_long"
 """The error of a reply to a prompt that does not fit into the model's context."""
+
+NO_TEXT = "no_text"
+"""The error of a reply whose text is none, or no Unicode."""
+
+MOST_TOKENS = 10**9
+"""A larger count of tokens is an error of whoever counted; two of this size still add up in 32 bits."""
 
 
 class Message(TypedDict):
@@ -92,6 +98,34 @@ class Reply:
     tokens_in: int = 0
     tokens_out: int = 0
     tokens_cached: int = 0
+
+    @classmethod
+    def read(
+        cls, text: object, error: str | None, tokens_in: object = 0, tokens_out: object = 0, tokens_cached: object = 0
+    ) -> Self:
+        """Return the reply of an endpoint or an engine, whatever it said: one that any artifact can hold.
+
+        Without an `error`, a `text` that is none fails with NO_TEXT. A count that is no number of tokens is 0.
+        """
+        counts = _count(tokens_in), _count(tokens_out), _count(tokens_cached)
+        if error is None and _is_text(text):
+            return cls(text, None, *counts)
+        return cls(None, error or NO_TEXT, *counts)
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Say whether it is a string without lone surrogates, which no file can hold."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0
 
 
 class Tokens(Protocol):

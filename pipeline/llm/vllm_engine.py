@@ -5,7 +5,8 @@ Run by `pipeline.llm.vllm.VLLM`, never by hand.
 
 import json
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +14,8 @@ from pipeline.llm.generator import TOO_LONG
 from pipeline.processes.worker import Link
 
 CUT = "cut"
+FRAME_SECONDS = 0.5
+"""How often the parent gets the replies that are finished while others are not."""
 
 
 class Engine:
@@ -49,34 +52,52 @@ class Engine:
             disable_log_stats=False,  # else no prompt tells how much of it the prefix cache served
         )
 
-    def answer(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return {text, error, tokens_in, tokens_out, tokens_cached} per request, in order."""
+    def answer(self, requests: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield {replies} every `FRAME_SECONDS` as they come, until each request has its own.
+
+        `replies` are pairs of a place among the requests and {text, error, tokens_in, tokens_out, tokens_cached}.
+        """
         from vllm.exceptions import VLLMValidationError
 
+        places = list(range(len(requests)))
         try:
-            return self._chat(requests)
+            first = self._enqueue(requests)
         except VLLMValidationError:
             # One prompt too long for the model fails the whole batch, so it is measured and taken out.
             sizes = [self._prompt_tokens(request) for request in requests]
-            fits = [size < self.config["max_model_len"] for size in sizes]
-            if all(fits):
+            places = [place for place, size in enumerate(sizes) if size < self.config["max_model_len"]]
+            if len(places) == len(sizes):
                 raise
-        answered = iter(self._chat([request for request, fit in zip(requests, fits, strict=True) if fit]))
-        return [
-            next(answered) if fit else _reply(error=TOO_LONG, tokens_in=size)
-            for fit, size in zip(fits, sizes, strict=True)
-        ]
+            long = sorted({*range(len(sizes))} - {*places})
+            yield {"replies": [(place, _reply(error=TOO_LONG, tokens_in=sizes[place])) for place in long]}
+            first = self._enqueue([requests[place] for place in places])
+        for outputs in self._finished():
+            yield {"replies": [(places[int(output.request_id) - first], self._read(output)) for output in outputs]}
 
-    def _chat(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        if not requests:
-            return []
-        outputs = self.llm.chat(
-            [request["messages"] for request in requests],
-            [self._sampling(json.dumps(request["schema"]), request["max_tokens"]) for request in requests],
-            use_tqdm=False,
-            chat_template_kwargs={"enable_thinking": False},
-        )
-        return [self._read(output) for output in outputs]
+    def _enqueue(self, requests: Sequence[dict[str, Any]]) -> int:
+        """Hand the requests to the engine and return the id of the first; those of the others count up from there."""
+        first: int = self.llm.request_counter.counter
+        if requests:
+            self.llm.enqueue_chat(
+                [request["messages"] for request in requests],
+                [self._sampling(json.dumps(request["schema"]), request["max_tokens"]) for request in requests],
+                use_tqdm=False,
+                chat_template_kwargs={"enable_thinking": False},
+            )
+        return first
+
+    def _finished(self) -> Iterator[list[Any]]:
+        """Run the engine until nothing is left to do, and yield every `FRAME_SECONDS` the outputs that are new."""
+        engine = self.llm.llm_engine
+        outputs: list[Any] = []
+        since = time.monotonic()
+        while engine.has_unfinished_requests():
+            outputs += [output for output in engine.step() if output.finished]
+            if outputs and time.monotonic() - since >= FRAME_SECONDS:
+                yield outputs
+                outputs, since = [], time.monotonic()
+        if outputs:
+            yield outputs
 
     @lru_cache(maxsize=1024)  # noqa: B019  (there is one engine per process)
     def _sampling(self, schema: str, max_tokens: int) -> Any:
@@ -126,7 +147,8 @@ def main() -> None:
     link = Link()
     engine = Engine(link.receive())
     while (message := link.receive()) is not None:
-        link.send({"replies": engine.answer(message["requests"])})
+        for frame in engine.answer(message["requests"]):
+            link.send(frame)
     if engine.is_cpu:
         os._exit(0)  # there is nothing to save, and the interpreter would take 4 s to tidy up
 

@@ -58,17 +58,25 @@ class Worker:
         """Id of the process that stands between us and the child, and ends with it; None while there is none."""
         return self._link.child.process.pid if self._link else None
 
-    def send(self, message: Any) -> None:
-        """Hand a message, JSON or a table, to the child; every `send` is followed by one `receive`."""
+    def start(self) -> None:
+        """Start the child, unless it runs."""
         if self._link is None:
             self.before_start()
             self._link = _ParentLink(self.module, self.environment)
             self.send(self.config)
+
+    def send(self, message: Any) -> None:
+        """Hand a message, JSON or a table, to the child; then `receive` all that its module answers."""
+        self.start()
         self._speak(lambda link: _write(link.requests, message))
 
     def receive(self) -> Any:
-        """Wait for the answer to the last message."""
+        """Wait for the next answer to the last message."""
         return self._speak(_ParentLink.answer)
+
+    def fileno(self) -> int:
+        """Return the pipe that answers come through: `select` waits for several workers at once."""
+        return self._speak(lambda link: link.replies.fileno())
 
     def ask(self, message: Any) -> Any:
         """Send a message and wait for the answer."""
@@ -101,7 +109,7 @@ class _ParentLink:
     def __init__(self, module: str, environment: Mapping[str, str]) -> None:
         request_end, requests = os.pipe()
         replies, reply_end = os.pipe()
-        self.requests, self.replies = os.fdopen(requests, "wb", buffering=0), os.fdopen(replies, "rb")
+        self.requests, self.replies = os.fdopen(requests, "wb", buffering=0), os.fdopen(replies, "rb", buffering=0)
         self.log: IO[bytes] = tempfile.TemporaryFile("a+b")  # noqa: SIM115  (append: child and parent share it)
         ends = (request_end, reply_end)
         try:
@@ -196,7 +204,11 @@ def _read(pipe: Any) -> Any:
 
 
 def _exactly(pipe: Any, length: int) -> bytes:
-    body: bytes = pipe.read(length)
-    if len(body) < length:
-        raise EOFError
-    return body
+    parts, missing = [], length
+    while missing:
+        part = pipe.read(missing)
+        if not part:
+            raise EOFError
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)

@@ -84,14 +84,11 @@ class EmbedProcess(_Identified):
     """A `SentenceEmbedder` in a child process, started at the first text and ended by `close`."""
 
     def __init__(self, cfg: EmbedConfig, before_start: Callable[[], None] = lambda: None) -> None:
-        """`before_start` is called before each use: it ends what should not be in memory beside the model."""
         super().__init__(cfg)
-        self._before_start = before_start
-        self._worker = Worker("pipeline.vectors.embedding", cfg.model_dump())
+        self._worker = Worker("pipeline.vectors.embedding", cfg.model_dump(), before_start=before_start)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Return (n, d) float32 vectors of length one, in the order of `texts`."""
-        self._before_start()
         distinct, places = _longest_first(texts)
         parts = [
             matrix(self._worker.ask(pa.table({"text": distinct[start : start + TEXTS_PER_MESSAGE]}))["vector"])[0]

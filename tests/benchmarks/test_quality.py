@@ -103,12 +103,12 @@ def test_the_ablation_compares_what_the_settings_allow(quality: Measured) -> Non
     assert len(re.findall(r"seed-0: training, seed 0", done.stderr)) == 1  # the whole method is trained already
 
     lines = [line for line in done.stdout.splitlines() if line.startswith("without ")]
-    assert [" ".join(line.split()[:2]) for line in lines] == ["without recency popularity"] * 4 + ["without phase"] * 4
-    without_trends, without_phase_2 = (
+    assert [" ".join(line.split()[:2]) for line in lines] == ["without recency"] * 4 + ["without phase"] * 4
+    without_recency, without_phase_2 = (
         [float(word) for word in line.split("NDCG@10")[1].split()[:3]] for line in (lines[1], lines[5])
     )
-    assert without_trends[0] == without_phase_2[0]
-    for whole, variant, difference in (without_trends, without_phase_2):
+    assert without_recency[0] == without_phase_2[0]
+    for whole, variant, difference in (without_recency, without_phase_2):
         assert difference == pytest.approx(variant - whole, abs=1.1e-4)
         assert abs(difference) > 1e-3
 
