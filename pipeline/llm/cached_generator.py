@@ -82,18 +82,18 @@ class CachedGenerator:
     def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
         """Return one reply per request, in the same order."""
         keys = [prompt_hash(request, self.identity) for request in requests]
-        places = defaultdict(list)
+        indices_of = defaultdict(list)
         for index, key in enumerate(keys):
-            places[key].append(index)
+            indices_of[key].append(index)
 
         def tell(key: str, reply: Reply) -> None:
-            for index in places[key]:
+            for index in indices_of[key]:
                 on_reply(index, reply)
 
         replies = self._held(keys)
         for key, reply in replies.items():
             tell(key, reply)
-        missing = {key: requests[indices[0]] for key, indices in places.items() if key not in replies}
+        missing = {key: requests[indices[0]] for key, indices in indices_of.items() if key not in replies}
         if missing:
             started = time.monotonic()
             replies |= self._ask(missing, tell)

@@ -73,9 +73,9 @@ class ModelTokens:
         """
         room = [self.max_model_len - MARGIN - request.max_tokens for request in requests]
         fits = [self._most(request) <= free for request, free in zip(requests, room, strict=True)]
-        unsure = [place for place, sure in enumerate(fits) if not sure]
-        for place, size in zip(unsure, self.count([requests[place] for place in unsure]), strict=True):
-            fits[place] = size <= room[place]
+        unsure = [index for index, sure in enumerate(fits) if not sure]
+        for index, size in zip(unsure, self.count([requests[index] for index in unsure]), strict=True):
+            fits[index] = size <= room[index]
         return fits
 
     def count(self, requests: Sequence[Request]) -> list[int]:

@@ -70,8 +70,8 @@ class VLLM(LanguageModel):
                 engine.send({"requests": [_frame(requests[index]) for index in part]})
             while waiting := [engine for engine, part in busy.items() if not replies.keys() >= set(part)]:
                 for engine in select.select(waiting, [], [])[0]:
-                    for place, said in engine.receive()["replies"]:
-                        index = busy[engine][place]
+                    for number, said in engine.receive()["replies"]:
+                        index = busy[engine][number]
                         replies[index] = Reply.read(**said)
                         on_reply(index, replies[index])
         except BaseException:  # an engine that still owes an answer must not give it to the next question

@@ -55,24 +55,24 @@ class Engine:
     def answer(self, requests: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Yield {replies} every `FRAME_SECONDS` as they come, until each request has its own.
 
-        `replies` are pairs of a place among the requests and {text, error, tokens_in, tokens_out, tokens_cached}.
+        `replies` are pairs of an index among the requests and {text, error, tokens_in, tokens_out, tokens_cached}.
         """
         from vllm.exceptions import VLLMValidationError
 
-        places = list(range(len(requests)))
+        indices = list(range(len(requests)))
         try:
             first = self._enqueue(requests)
         except VLLMValidationError:
             # One prompt too long for the model fails the whole batch, so it is measured and taken out.
             sizes = [self._prompt_tokens(request) for request in requests]
-            places = [place for place, size in enumerate(sizes) if size < self.config["max_model_len"]]
-            if len(places) == len(sizes):
+            indices = [index for index, size in enumerate(sizes) if size < self.config["max_model_len"]]
+            if len(indices) == len(sizes):
                 raise
-            long = sorted({*range(len(sizes))} - {*places})
-            yield {"replies": [(place, _reply(error=TOO_LONG, tokens_in=sizes[place])) for place in long]}
-            first = self._enqueue([requests[place] for place in places])
+            long = sorted({*range(len(sizes))} - {*indices})
+            yield {"replies": [(index, _reply(error=TOO_LONG, tokens_in=sizes[index])) for index in long]}
+            first = self._enqueue([requests[index] for index in indices])
         for outputs in self._finished():
-            yield {"replies": [(places[int(output.request_id) - first], self._read(output)) for output in outputs]}
+            yield {"replies": [(indices[int(output.request_id) - first], self._read(output)) for output in outputs]}
 
     def _enqueue(self, requests: Sequence[dict[str, Any]]) -> int:
         """Hand the requests to the engine and return the id of the first; those of the others count up from there."""

@@ -1,4 +1,4 @@
-"""Turn texts into vectors: sentence-transformers here or in a process of its own, and the memory of vectors.
+"""Turn texts into vectors: sentence-transformers here or in a process of its own, and the cache of vectors.
 
 Run as a module it is that process.
 """
@@ -62,13 +62,13 @@ class SentenceEmbedder(_Identified):
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Return (n, d) float32 vectors of length one, in the order of `texts`."""
-        distinct, places = _longest_first(texts)
+        distinct, indices = _longest_first(texts)
         if self._model is None:
             self._model = self._load()
         vectors = self._model.encode(
             distinct or [""], batch_size=self.cfg.batch_size, normalize_embeddings=True, show_progress_bar=False
         )
-        return vectors.astype(np.float32, copy=False)[places]
+        return vectors.astype(np.float32, copy=False)[indices]
 
     def _load(self) -> Any:
         from sentence_transformers import SentenceTransformer
@@ -89,12 +89,12 @@ class EmbedProcess(_Identified):
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Return (n, d) float32 vectors of length one, in the order of `texts`."""
-        distinct, places = _longest_first(texts)
+        distinct, indices = _longest_first(texts)
         parts = [
             matrix(self._worker.ask(pa.table({"text": distinct[start : start + TEXTS_PER_MESSAGE]}))["vector"])[0]
             for start in range(0, len(distinct) or 1, TEXTS_PER_MESSAGE)
         ]
-        return np.concatenate(parts)[places]
+        return np.concatenate(parts)[indices]
 
     def close(self, patience: float = 15.0) -> None:
         """End the process and free its memory; the next text starts it again."""
@@ -126,15 +126,15 @@ class CachedEmbed:
         keys = [self._key(text) for text in distinct]
         held = self.cache.get(keys)
         rows = dict(zip(held["key"].to_pylist(), range(held.num_rows), strict=True))
-        new = [place for place, key in enumerate(keys) if key not in rows]
+        new = [index for index, key in enumerate(keys) if key not in rows]
         self._asked += len(new)
         self._reused += len(distinct) - len(new)
         parts = [matrix(held["vector"])[0]] if held.num_rows else []
         if new:
-            made = self.embed([distinct[place] for place in new])
-            self.cache.put(_table([keys[place] for place in new], made))
+            made = self.embed([distinct[index] for index in new])
+            self.cache.put(_table([keys[index] for index in new], made))
             parts.append(made)
-            rows |= {keys[place]: held.num_rows + row for row, place in enumerate(new)}
+            rows |= {keys[index]: held.num_rows + row for row, index in enumerate(new)}
         vectors = np.concatenate(parts)
         row_of = dict(zip(distinct, (rows[key] for key in keys), strict=True))
         return vectors[[row_of[text] for text in texts]]
@@ -166,10 +166,10 @@ def signed(embed: Embed, rows: int) -> list[pa.Array]:
 
 
 def _longest_first(texts: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Return the distinct texts by falling length, and the place of each of `texts` among them."""
+    """Return the distinct texts by falling length, and the index of each of `texts` among them."""
     distinct = sorted(set(texts), key=lambda text: (-len(text), text))
-    place = {text: i for i, text in enumerate(distinct)}
-    return distinct, [place[text] for text in texts]
+    index = {text: i for i, text in enumerate(distinct)}
+    return distinct, [index[text] for text in texts]
 
 
 def _table(keys: Sequence[str], vectors: np.ndarray) -> pa.Table:
