@@ -148,8 +148,9 @@ def show(
     from flows.show import describe, format_artifact
 
     with open_run(_request(config, set_)) as run:
-        shown = describe(run.lake, artifact, user, table)
-        if why := stale_artifacts(run).get(artifact):
+        why = stale_artifacts(run).get(artifact)
+        shown = describe(run.lake, artifact, user, table, is_fresh=why is None)
+        if why and "error" not in shown:
             text.log(f"{artifact} is stale: {why}.")
     print(json.dumps(shown, indent=2) if as_json else format_artifact(shown))
 

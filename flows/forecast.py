@@ -132,7 +132,7 @@ class CountingGenerator:
     """A `Generator` that counts what it is asked, answers what the lake remembers, and nothing else."""
 
     asks_model = True
-    needs_catalogue = False
+    reads: tuple[str, ...] = ()
     last_words = ""
 
     def __init__(self, generator: Generator, cache: KeyedCache, ask_again: bool) -> None:
@@ -155,8 +155,8 @@ class CountingGenerator:
         """See `Generator`."""
         return self._generator.tokens
 
-    def read_catalogue(self, items: pa.Table, item_embeddings: pa.Table) -> None:
-        """Need no catalogue."""
+    def read(self, tables: Mapping[str, pa.Table]) -> None:
+        """Need nothing."""
 
     def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
         """Return the reply to each request that the lake holds, and a failed one for the others."""

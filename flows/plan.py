@@ -42,10 +42,10 @@ def plan(run: Run) -> list[Step]:
 
 
 def stale_artifacts(run: Run) -> dict[str, str]:
-    """Return the artifacts that are not current with their inputs and settings, and why."""
+    """Return the artifacts that are not there, or not current with their inputs and settings, and why."""
     makes = {stage.name: stage.makes for stage in run.stages}
     steps = plan(replace(run, request=run.request.model_copy(update={"selection": StageSelection()})))
-    return {name: step.why for step in steps if step.state == "stale" for name in makes[step.stage]}
+    return {name: step.why for step in steps if step.state in ("stale", "missing") for name in makes[step.stage]}
 
 
 def status(run: Run, verify: bool = False) -> list[Step]:

@@ -20,13 +20,16 @@ WHOLE = ("metrics",)
 """Artifacts that are shown with all their rows."""
 
 
-def describe(lake: Lake, artifact: str, user: str | None = None, table: str | None = None) -> dict[str, Any]:
+def describe(
+    lake: Lake, artifact: str, user: str | None = None, table: str | None = None, is_fresh: bool = False
+) -> dict[str, Any]:
     """Return what `edt show ARTIFACT --json` prints; where the last run failed and left evidence, that instead.
 
+    What `is_fresh` is shown whatever failed before: the inputs are again those that it was made of.
     `rows` is a sample, all rows of a user when `user` names one, and all rows of `metrics`. An artifact of several
     tables shows its first one unless `table` names another.
     """
-    failed = lake.failed_run(artifact)
+    failed = None if is_fresh else lake.failed_run(artifact)
     folder, manifest = failed or (lake.verified_path(artifact, full=False), lake.manifest(artifact))
     tables = ARTIFACTS[artifact].tables
     name = next(iter(tables)) if table is None else table

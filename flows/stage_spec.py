@@ -68,10 +68,10 @@ class StageSpec:
 
     def _reads(self, settings: Settings, models: Models) -> tuple[str, ...]:
         reads = _names(self.reads, settings)
-        if self.by_domain or self.asks:
+        if self.by_domain:
             reads = (*reads, "items")
-        if self.asks and models.generator.needs_catalogue:
-            reads = (*reads, "item_embeddings")
+        if self.asks:
+            reads = (*reads, *models.generator.reads)
         return tuple(dict.fromkeys(reads))
 
 
@@ -95,10 +95,9 @@ class StageRun:
 
     @cached_property
     def generator(self) -> Generator:
-        """Who answers prompts; where the answers come from the catalogue, it has read that."""
+        """Who answers prompts; it has read what it answers from."""
         generator = self.models.generator_with_cache(self.io.keyed_cache("replies"))
-        if generator.needs_catalogue:
-            generator.read_catalogue(self.io.read("items"), self.io.read("item_embeddings"))
+        generator.read({artifact: self.io.read(artifact) for artifact in generator.reads})
         return generator
 
     @cached_property

@@ -70,7 +70,7 @@ def _generate_items(run: StageRun) -> None:
 
     cfg, items, representatives = run.settings.enrich, run.io.read("items"), run.io.read("representatives")
     examples = {}
-    if "sequences" in run.reads:
+    if cfg.examples:
         pairs = pairs_of(cfg, run.domains)
         cache = run.io.keyed_cache("examples")
         examples = load_or_choose_examples(representatives, run.io.read("sequences"), pairs, cfg, cache)
@@ -260,8 +260,8 @@ SPECS: tuple[StageSpec, ...] = (
         makes=("generated_items",),
         settings=lambda settings: (
             "enrich.pairs", "enrich.answers", "enrich.title_tokens", "enrich.max_tokens", "enrich.prompt",
-            "domains.describe", "domains.generate_prompt",
-            *(("enrich.examples", "enrich.prompt_share", "enrich.seed") if _with_examples(settings) else ()),
+            "enrich.examples", "domains.describe", "domains.generate_prompt",
+            *(("enrich.prompt_share", "enrich.seed") if _with_examples(settings) else ()),
         ),
         constants=lambda settings: {"example": load_prompt("example")} if _with_examples(settings) else {},
         machine=("enrich.rows_per_shard", "llm.max_failed"),

@@ -29,7 +29,7 @@ def summary(run: Run, ran: Sequence[Manifest], skipped: int, seconds: float) -> 
     names = ", ".join(manifest.stage for manifest in ran) or "nothing"
     parts = [f"Done in {seconds:.0f} s. Made: {names}; skipped: {skipped}.\nArtifacts: {lake.home}"]
     stale = stale_artifacts(run)
-    if "metrics" in stale:
+    if lake.manifest("metrics") and "metrics" in stale:
         parts.append(f"The metrics in the lake are not of these inputs: {stale['metrics']}.")
     elif lake.manifest("metrics"):
         parts.append(f"Test, phase finetune:\n{main_figures(lake)}")

@@ -39,7 +39,7 @@ class CachedGenerator:
     """
 
     asks_model = True
-    needs_catalogue = False
+    reads: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -75,9 +75,8 @@ class CachedGenerator:
         """See `Generator`."""
         return self._generator.last_words
 
-    def read_catalogue(self, items: pa.Table, item_embeddings: pa.Table) -> None:
-        """Hand the catalogue on."""
-        self._generator.read_catalogue(items, item_embeddings)
+    def read(self, tables: Mapping[str, pa.Table]) -> None:
+        """Need nothing: who answers from artifacts costs nothing to ask again."""
 
     def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
         """Return one reply per request, in the same order."""

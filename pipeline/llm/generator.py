@@ -160,8 +160,8 @@ class Generator(Protocol):
 
     asks_model: bool
     """Whether a language model is asked: its replies are remembered, its failures counted, its cost told beforehand."""
-    needs_catalogue: bool
-    """Whether it answers from the catalogue, which `read_catalogue` must give it before the first request."""
+    reads: tuple[str, ...]
+    """The artifacts that it answers from, which `read` must give it before the first request."""
 
     @property
     def last_words(self) -> str:
@@ -179,8 +179,8 @@ class Generator(Protocol):
     def tokens(self) -> Tokens:
         """What cuts titles and measures prompts."""
 
-    def read_catalogue(self, items: pa.Table, item_embeddings: pa.Table) -> None:
-        """Take the catalogue to answer from: tables ITEMS and ITEM_EMBEDDINGS."""
+    def read(self, tables: Mapping[str, pa.Table]) -> None:
+        """Take the artifacts to answer from, by name."""
 
     def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
         """Return one reply per request, in the same order; `on_reply` gets each one as soon as it is there."""

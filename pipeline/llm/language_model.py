@@ -14,7 +14,7 @@ class LanguageModel:
     """The facts of a `Generator` that asks the language model of [llm]."""
 
     asks_model = True
-    needs_catalogue = False
+    reads: tuple[str, ...] = ()
 
     def __init__(self, llm: LLMConfig) -> None:
         self.llm = llm
@@ -38,7 +38,7 @@ class LanguageModel:
         greedy = {"temperature": self.llm.temperature}
         return greedy if self.llm.temperature == 0 else greedy | {"top_p": self.llm.top_p, "seed": self.llm.seed}
 
-    def read_catalogue(self, items: pa.Table, item_embeddings: pa.Table) -> None:
+    def read(self, tables: Mapping[str, pa.Table]) -> None:
         """Do nothing: a language model knows its items by itself."""
 
     def counts(self) -> dict[str, Any]:

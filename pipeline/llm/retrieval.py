@@ -40,7 +40,7 @@ class Retrieval:
     """
 
     asks_model = False
-    needs_catalogue = True
+    reads: tuple[str, ...] = ("items", "item_embeddings")
     last_words = ""
 
     def __init__(self, exact_up_to: int = 500_000) -> None:
@@ -63,10 +63,10 @@ class Retrieval:
         """No prompt is read: four characters are a token."""
         return BY_CHARACTERS
 
-    def read_catalogue(self, items: pa.Table, item_embeddings: pa.Table) -> None:
+    def read(self, tables: Mapping[str, pa.Table]) -> None:
         """Answer from this catalogue."""
-        self._catalogue = Catalogue.of(item_embeddings)
-        self._titles = titles_of(items, items["item_id"])
+        self._catalogue = Catalogue.of(tables["item_embeddings"])
+        self._titles = titles_of(tables["items"], tables["items"]["item_id"])
         self._domains = {}
 
     def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:

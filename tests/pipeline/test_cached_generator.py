@@ -76,23 +76,19 @@ def test_whatever_else_is_asked_of_it_the_generator_answers(cache):
         def __init__(self):
             super().__init__()
             self.fingerprint, self.tokens, self.last_words = {"llm": "oracle"}, object(), "no more"
-            self.catalogue = self.patience = None
-
-        def read_catalogue(self, items, item_embeddings):
-            self.catalogue = (items, item_embeddings)
+            self.patience = None
 
         def close(self, patience=15.0):
             self.patience = patience
 
     oracle = Telling()
     once = CachedGenerator(oracle, cache)
-    assert (once.asks_model, once.needs_catalogue) == (True, False)
+    assert (once.asks_model, once.reads) == (True, ())
     assert (once.identity, once.fingerprint) == ({"model": "oracle"}, {"llm": "oracle"})
     assert once.tokens is oracle.tokens
     assert once.last_words == "no more"
-    once.read_catalogue("items", "vectors")
     once.close(patience=3)
-    assert (oracle.catalogue, oracle.patience) == (("items", "vectors"), 3)
+    assert oracle.patience == 3
 
 
 def test_a_later_run_asks_only_what_is_new_and_gets_the_same_replies(cache):

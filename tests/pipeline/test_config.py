@@ -35,6 +35,6 @@ def test_the_settings_name_the_generator_that_is_opened():
         opened.append(open_generator(settings, lambda: None))
     assert [type(generator) for generator in opened] == [Retrieval, VLLM, OpenAI]
     assert [generator.asks_model for generator in opened] == [False, True, True]
-    assert [generator.needs_catalogue for generator in opened] == [True, False, False]
+    assert [generator.reads for generator in opened] == [("items", "item_embeddings"), (), ()]
     assert opened[0].fingerprint == {"exact_up_to": 7}
     assert [generator.identity["model"] for generator in opened[1:]] == ["edt-tiny"] * 2

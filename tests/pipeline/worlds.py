@@ -42,7 +42,7 @@ class FakeGenerator:
     """A generator that stands for a language model and keeps what it was asked; a subclass says what it answers."""
 
     asks_model = True
-    needs_catalogue = False
+    reads = ()
     last_words = ""
 
     def __init__(self, identity=None, tokens=BY_CHARACTERS):
@@ -66,7 +66,7 @@ class FakeGenerator:
             on_reply(index, replies[-1])
         return replies
 
-    def read_catalogue(self, items, item_embeddings):
+    def read(self, tables):
         """Need no catalogue."""
 
     def counts(self):

@@ -161,13 +161,13 @@ class Teacher:
     identity: Mapping[str, Any] = field(default_factory=lambda: {"model": "teacher"})
 
     asks_model = True
-    needs_catalogue = False
+    reads: tuple[str, ...] = ()
     last_words = ""
     tokens: Tokens = BY_CHARACTERS
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
 
-    def read_catalogue(self, items: pa.Table, item_embeddings: pa.Table) -> None:
-        """Need no catalogue."""
+    def read(self, tables: Mapping[str, pa.Table]) -> None:
+        """Need nothing."""
 
     def counts(self) -> dict[str, Any]:
         """Count nothing."""
