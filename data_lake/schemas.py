@@ -148,6 +148,7 @@ GENERATED_ITEMS = _one(
             _field("to_domain", pa.string()),
             *_REPLY,
             _field("answers", _texts()),  # parsed item descriptions, empty if the reply failed
+            _field("item_ids", _texts()),  # the catalogue item of each answer where the generator names it, else empty
         ]
     ),
     "user_id",

@@ -89,7 +89,7 @@ def _ground(run: StageRun) -> None:
 
     cfg, representatives = run.settings.enrich, run.io.read("representatives")
     grounder = Grounder(run.io.read("items"), Catalogue.of(run.io.read("item_embeddings")), cfg, run.domains)
-    generated = run.io.read("generated_items", columns=["user_id", "from_domain", "to_domain", "answers"])
+    generated = run.io.read("generated_items", columns=["user_id", "from_domain", "to_domain", "answers", "item_ids"])
 
     def grounded(sequences: pa.Table) -> pa.Table:
         return grounder.ground(sequences, representatives, generated, run.embed)
@@ -255,7 +255,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="generate_items",
-        version=3,
+        version=4,
         reads=lambda settings: ("representatives", *(("sequences",) if _with_examples(settings) else ())),
         makes=("generated_items",),
         settings=lambda settings: (
@@ -272,7 +272,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="ground",
-        version=2,
+        version=3,
         reads=("sequences", "item_embeddings", "representatives", "generated_items"),
         makes=("grounded_items",),
         settings=(

@@ -36,6 +36,8 @@ class Answer:
     tokens_in: int = 0
     tokens_out: int = 0
     tokens_cached: int = 0
+    item_ids: tuple[str, ...] = ()
+    """The catalogue item of each text in `value`, where the generator knows them; else empty."""
 
 
 Build = Callable[[int, bool, int], Request | None]
@@ -193,5 +195,5 @@ def _ask(generator: Generator, requests: Mapping[int, Request]) -> dict[int, Ans
         value, reason = _read(reply, request)
         text = None if reply.text is None else reply.text.encode(errors="replace").decode()
         tokens = (reply.tokens_in, reply.tokens_out, reply.tokens_cached)
-        answers[index] = Answer(request, text, value, reason, *tokens)
+        answers[index] = Answer(request, text, value, reason, *tokens, item_ids=reply.item_ids if value else ())
     return answers
