@@ -1,0 +1,49 @@
+"""What generators have in common that stand in front of another one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.llm.generator import Generator, Tokens
+
+
+class GeneratorWrapper:
+    """A `Generator` in front of one that asks a language model, with that one's facts; a subclass adds `__call__`."""
+
+    asks_model = True
+    reads: tuple[str, ...] = ()
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """See `Generator`."""
+        return self._generator.identity
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """See `Generator`."""
+        return self._generator.fingerprint
+
+    @property
+    def tokens(self) -> Tokens:
+        """See `Generator`."""
+        return self._generator.tokens
+
+    @property
+    def last_words(self) -> str:
+        """See `Generator`."""
+        return self._generator.last_words
+
+    def read(self, tables: Mapping[str, pa.Table]) -> None:
+        """Do nothing: a language model answers from no artifacts."""
+
+    def counts(self) -> dict[str, Any]:
+        """Return what the generator counted since the last call."""
+        return self._generator.counts()
+
+    def close(self, patience: float = 15.0) -> None:
+        """Close the generator."""
+        self._generator.close(patience)
