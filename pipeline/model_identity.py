@@ -20,7 +20,7 @@ LARGE = 2**26
 
 
 class ModelIdentity(NamedTuple):
-    """Where a model is loaded from, and what it is called wherever that place must not show."""
+    """Where a model is loaded from, and the name that stands for it in artifacts and messages."""
 
     source: str
     name: str
@@ -88,4 +88,5 @@ def _packaged(model: str) -> Path | None:
     if module == model and (not model.isidentifier() or importlib.util.find_spec(model) is None):
         return None
     package = importlib.import_module(module)
-    return Path(package.get_model_path()) if hasattr(package, "get_model_path") else None
+    get_model_path = getattr(package, "get_model_path", None)
+    return Path(get_model_path()) if get_model_path else None

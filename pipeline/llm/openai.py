@@ -180,16 +180,16 @@ class OpenAI(LanguageModel):
         }
 
     def _read(self, response: httpx.Response) -> Reply:
-        status, place = response.status_code, self.cfg.base_url
+        status, url = response.status_code, self.cfg.base_url
         if status in (401, 403):
             named = self.cfg.key_variable  # not shown where it is none: it may be the key itself
             raise UserError(
-                f"[openai] base_url {place} refuses the key ({status}). Put a valid one into the environment variable "
+                f"[openai] base_url {url} refuses the key ({status}). Put a valid one into the environment variable "
                 + (f"{named}." if named in os.environ else "that key_variable names: it is not set.")
             )
         if status == 404:
             raise UserError(
-                f"[openai] base_url {place} has no model {self.llm.model!r} or no chat/completions (404). Correct "
+                f"[openai] base_url {url} has no model {self.llm.model!r} or no chat/completions (404). Correct "
                 "[llm] model or the URL."
             )
         if status != 200:

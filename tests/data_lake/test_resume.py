@@ -162,14 +162,14 @@ def test_a_kill_while_replacing_leaves_the_old_artifact_current(lake: Lake) -> N
     assert lake.read("items").num_rows == 1
 
 
-def test_a_forgotten_shard_is_rebuilt_and_no_other(lake: Lake, items: Callable[..., pa.Table]) -> None:
+def test_a_discarded_shard_is_rebuilt_and_no_other(lake: Lake, items: Callable[..., pa.Table]) -> None:
     made: list[str] = []
 
     def work(io: StageIO) -> None:
         def make(chunk: pa.Table) -> pa.Table:
             [title] = chunk["title"].to_pylist()
             if title == "salt" and len(made) == 2:
-                io.forget_shards(lambda shard: shard["title"].to_pylist() == ["tea"])
+                io.discard_shards(lambda shard: shard["title"].to_pylist() == ["tea"])
                 raise RuntimeError("stop")
             made.append(title)
             return chunk
