@@ -205,7 +205,7 @@ def test_a_killed_rebuild_goes_on_with_the_next_plain_run(lake: Lake) -> None:
     assert asked == ["u4"]
 
 
-def test_a_rebuild_makes_again_the_shards_of_the_run_before_it(lake: Lake) -> None:
+def test_a_rebuild_reuses_no_shard_of_the_run_before_it(lake: Lake) -> None:
     run_and_kill(lake, "lake.run(profiles([], die_at='u4'))")
     asked: list[str] = []
     lake.run(profiles(asked), rebuild=True)
