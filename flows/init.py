@@ -110,7 +110,7 @@ def write_settings(
 ) -> None:
     """Look at the two files and write settings that run; what is there already is kept unless `force`.
 
-    `lines` stand in place of those of `LINES`.
+    `lines` replace those of `LINES`.
     """
     if out.exists() and not force:
         raise UserError(f"{out} is there already. Give another --out, or --force to replace it.")

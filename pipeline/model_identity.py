@@ -16,7 +16,7 @@ OWN = {"edt-tiny": "pipeline.sample_world.edt_tiny"}
 
 
 LARGE = 2**26
-"""Bytes of a file from which its hash is noted in the user's cache folder."""
+"""Bytes of a file from which on its hash is kept in the user's cache folder."""
 
 
 class ModelIdentity(NamedTuple):
@@ -68,7 +68,7 @@ def hash_folder(folder: Path) -> str:
 
 @cache
 def _hash_file(path: Path, size: int, changed: int) -> bytes:
-    """Hash one file; the hash of a large one is noted for later processes, as long as its size and time stay."""
+    """Hash one file; the hash of a large one is kept for later processes, as long as its size and time stay."""
     note = cache_folder(f"hash of {path.resolve()}")
     about = f"{size} {changed} "
     if size >= LARGE and note.exists() and (said := note.read_text()).startswith(about):

@@ -74,7 +74,7 @@ class Grounder:
         return self._table(_judged(found, self._cfg.noise_filter))
 
     def counts(self, grounded: pa.Table) -> dict[str, Any]:
-        """Return what a manifest tells: answers kept, not kept by reason, and the recall of an index."""
+        """Return a manifest's figures: answers kept, those dropped by reason, and the recall of an index."""
         dropped = Counter(reason for reason in grounded["reason"].to_pylist() if reason)
         kept = grounded.num_rows - dropped.total()
         indexes = (each.index for each in self._thresholds.values())

@@ -49,7 +49,7 @@ class Rows:
 
 
 def kind_of(path: Path) -> str:
-    """Return "csv", "tsv", "json" or "parquet", told by the name's ending."""
+    """Return "csv", "tsv", "json" or "parquet", by the name's ending."""
     kind = ENDINGS.get(Path(path.name.lower().removesuffix(".gz")).suffix, "")
     if not kind or (kind == "parquet" and path.name.lower().endswith(".gz")):
         raise UserError(f"{path}: what format is it? Its name must end in {', '.join(ENDINGS)} (text files also .gz).")

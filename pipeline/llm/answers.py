@@ -131,7 +131,7 @@ def reply_columns(answers: Sequence[Answer], identity: Mapping[str, Any]) -> dic
 
 
 def figures(table: pa.Table) -> dict[str, Any]:
-    """Return what a manifest tells of an artifact of replies: how many are ok, the failures by reason, the tokens."""
+    """Return a manifest's figures on an artifact of replies: how many are ok, the failures by reason, the tokens."""
     tokens = {name: sum(table[name].to_pylist()) for name in ("tokens_in", "tokens_out", "tokens_cached")}
     failed = Counter(reason for reason in table["reason"].to_pylist() if reason)
     return {"ok": table.num_rows - failed.total(), "failed": dict(sorted(failed.items())), **tokens}

@@ -89,7 +89,7 @@ class CachedGenerator(GeneratorWrapper):
         return replies | {key: self._not_kept[key] for key in keys if key in self._not_kept}
 
     def _ask(self, missing: Mapping[str, Request], tell: Callable[[str, Reply], None]) -> dict[str, Reply]:
-        """Return the reply to each key's request; each is kept, and told, when it arrives."""
+        """Return the reply to each key's request; each is kept, and handed on, when it arrives."""
         keys = list(missing)
         kept: set[str] = set()
         with _Writer(self._cache) as writer:

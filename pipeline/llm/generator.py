@@ -105,7 +105,7 @@ class Reply:
     def read(
         cls, text: object, error: str | None, tokens_in: object = 0, tokens_out: object = 0, tokens_cached: object = 0
     ) -> Self:
-        """Return the reply of an endpoint or an engine, whatever it said: one that any artifact can hold.
+        """Return what an endpoint or an engine answered, whatever that is, as a reply that any artifact can hold.
 
         Without an `error`, a `text` that is none fails with NO_TEXT. A count that is no number of tokens is 0.
         """

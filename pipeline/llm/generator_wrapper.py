@@ -1,4 +1,4 @@
-"""What generators have in common that stand in front of another one."""
+"""The base of generators that wrap another one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from pipeline.llm.generator import Generator, Tokens
 
 
 class GeneratorWrapper:
-    """A `Generator` in front of one that asks a language model, with that one's facts; a subclass adds `__call__`."""
+    """A `Generator` around one that asks a language model: all but `__call__`, which a subclass adds, is handed on."""
 
     asks_model = True
     reads: tuple[str, ...] = ()

@@ -28,7 +28,7 @@ TRY_AGAIN = frozenset({408, 409, 429})
 FIRST_RETRIES = 6
 """Tries after the first, at most 31.5 seconds, to reach an endpoint that has not answered yet: the URL may be wrong."""
 WORDS = 200
-"""Characters that are kept of what the endpoint says of a request that it refuses."""
+"""Characters that are kept of the message about a request that the endpoint refuses."""
 NO_COMPLETION = "no_completion"
 """The error of a reply that is none of the chat protocol's."""
 
@@ -41,7 +41,7 @@ class OpenAI(LanguageModel):
     does not know the model would fail every request, so it raises a UserError. Once a request has used up its tries
     while the endpoint answered no other, each further one is tried once, until one is answered.
 
-    `last_words` is what the endpoint said, in one line, of the last request that it refused or failed.
+    `last_words` is the endpoint's message, in one line, about the last request that it refused or failed.
     """
 
     def __init__(self, llm: LLMConfig, cfg: OpenAIConfig) -> None:
@@ -65,7 +65,7 @@ class OpenAI(LanguageModel):
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """As for every language model, and the tokenizer that stands for the endpoint's."""
+        """As for every language model, and the tokenizer that the settings name."""
         folder = self.cfg.tokenizer
         tokenizer = identify(folder, None, section="openai").revision if folder else None
         return {**super().fingerprint, "tokenizer": tokenizer}
@@ -245,7 +245,7 @@ def _seconds(retry_after: str) -> float | None:
 
 
 def _words(response: httpx.Response) -> str:
-    """Return what the endpoint says is wrong: the message of OpenAI's error, else the body; without the key."""
+    """Return why a request failed: the message of OpenAI's error, else the body; without the key."""
     try:
         said = str(json.loads(response.content)["error"]["message"])
     except (ValueError, LookupError, TypeError, RecursionError):

@@ -1,4 +1,4 @@
-"""How much text fits into a prompt, told by the model's own tokenizer where there is one."""
+"""How much text fits into a prompt, by the model's own tokenizer where there is one."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -10,7 +10,7 @@ from pipeline.llm.generator import Message, Request
 from pipeline.llm.prompts import quoted
 
 CHARACTERS = 4
-"""What a token stands for where no tokenizer is known."""
+"""Of a token, where no tokenizer is known."""
 MARGIN = 16
 """Tokens that stay free: a server's chat template may differ a little from the one in the tokenizer's folder."""
 BATCH = 512

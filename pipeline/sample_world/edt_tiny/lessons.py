@@ -92,7 +92,7 @@ class Shopper:
         return cls(tastes, rng.dirichlet(np.ones(len(tastes))), style, recipe)
 
     def choose(self, domain: str, count: int, rng: Rng, noise: float = NOISE) -> list[Kind]:
-        """Return so many items that the shopper chooses in a domain, oldest first."""
+        """Return `count` items that the shopper chooses in a domain, oldest first."""
         chosen = []
         for _ in range(count):
             if rng.random() < noise:
