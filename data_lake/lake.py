@@ -1,4 +1,4 @@
-"""The lake: complete, verified artifacts, each in a folder named by its fingerprint (layout: see `store.py`)."""
+"""The lake: complete, verified artifacts, each in a folder named by its fingerprint (layout: see `stores.py`)."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from data_lake.schemas import ARTIFACTS
 from data_lake.sources import source_hashes
 from data_lake.stage import Recipe, Stage, State, differences
 from data_lake.stage_io import SHARDS, WORK, StageIO
-from data_lake.store import CURRENT, FAILED, LocalStore, Store, current_path, verified_path
+from data_lake.stores import CURRENT, FAILED, LocalStore, Store, current_path, verified_path
 from data_lake.tables import read_tables
 
 __all__ = ["KeyedCache", "Lake", "Manifest", "Stage", "StageIO", "State"]

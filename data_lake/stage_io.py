@@ -17,7 +17,7 @@ from data_lake.files import put_file, temporary
 from data_lake.keyed_cache import KeyedCache
 from data_lake.manifest import Output, measure
 from data_lake.schemas import ARTIFACTS, Artifact
-from data_lake.store import Store, verified_path
+from data_lake.stores import Store, verified_path
 from data_lake.tables import check, check_key, empty, read_tables, write_parts, write_stream
 
 WORK, SHARDS = ".work-", ".shards-"

@@ -51,12 +51,24 @@ def _embed_items(run: StageRun) -> None:
     run.models.close()
 
 
+def _probe(run: StageRun) -> None:
+    from pipeline.augment.probe import probe
+
+    run.io.write("probes", probe(run.io.read("sequences"), run.settings.enrich))
+
+
+def _asked_users(run: StageRun) -> pa.Table:
+    from pipeline.histories import with_probes
+
+    return with_probes(run.io.read("sequences"), run.io.read("probes"))
+
+
 def _represent(run: StageRun) -> None:
     from pipeline.augment.represent import represent
     from pipeline.vectors.catalogue import Catalogue
 
     catalogue = Catalogue.of(run.io.read("item_embeddings"))
-    table = represent(run.io.read("sequences"), catalogue, run.settings.enrich, run.domains)
+    table = represent(_asked_users(run), catalogue, run.settings.enrich, run.domains)
     run.io.write("representatives", table)
 
 
@@ -95,8 +107,16 @@ def _ground(run: StageRun) -> None:
         return grounder.ground(sequences, representatives, generated, run.embed)
 
     make = with_counts(run.io, grounded, run.embed, grounder.counts)
-    run.io.sharded("grounded_items", run.io.read("sequences"), ("user_id",), make, cfg.rows_per_shard)
+    run.io.sharded("grounded_items", _asked_users(run), ("user_id",), make, cfg.rows_per_shard)
     run.models.close()
+
+
+def _measure_answers(run: StageRun) -> None:
+    from pipeline.augment.measure_answers import measure_answers
+
+    sequences, probes = run.io.read("sequences"), run.io.read("probes")
+    grounded, items = run.io.read("grounded_items"), run.io.read("items")
+    run.io.write("answer_lift", measure_answers(sequences, probes, grounded, items, run.settings.enrich))
 
 
 def _insert(run: StageRun) -> None:
@@ -244,9 +264,18 @@ SPECS: tuple[StageSpec, ...] = (
         encodes=True,
     ),
     StageSpec(
+        name="probe",
+        version=1,
+        reads=("sequences",),
+        makes=("probes",),
+        settings=("enrich.probes", "enrich.seed"),
+        work=_probe,
+        enriches=True,
+    ),
+    StageSpec(
         name="represent",
         version=1,
-        reads=("sequences", "item_embeddings"),
+        reads=("sequences", "probes", "item_embeddings"),
         makes=("representatives",),
         settings=("enrich.representatives", "enrich.prompt_share", "enrich.budget"),
         work=_represent,
@@ -273,7 +302,7 @@ SPECS: tuple[StageSpec, ...] = (
     StageSpec(
         name="ground",
         version=3,
-        reads=("sequences", "items", "item_embeddings", "representatives", "generated_items"),
+        reads=("sequences", "probes", "items", "item_embeddings", "representatives", "generated_items"),
         makes=("grounded_items",),
         settings=(
             "enrich.prompt_share", "enrich.noise_filter", "enrich.faithful_quantile", "enrich.relevant_quantile",
@@ -284,6 +313,15 @@ SPECS: tuple[StageSpec, ...] = (
         enriches=True,
         encodes=True,
         by_domain=True,
+    ),
+    StageSpec(
+        name="measure_answers",
+        version=1,
+        reads=("sequences", "probes", "items", "grounded_items"),
+        makes=("answer_lift",),
+        settings=("enrich.prompt_share",),
+        work=_measure_answers,
+        enriches=True,
     ),
     StageSpec(
         name="insert",

@@ -5,13 +5,14 @@ It is the baseline that a language model must beat. What is popular fills up whe
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from pipeline.histories import prompt_visible, training_prefix
+from pipeline.histories import prompt_visible, training_prefix, with_probes
 from pipeline.llm.generator import (
     DomainProfileQuestion,
     ItemsQuestion,
@@ -43,7 +44,7 @@ class Cooccurrence:
     """
 
     asks_model = False
-    reads: tuple[str, ...] = ("items", "sequences")
+    reads: tuple[str, ...] = ("items", "sequences", "probes")
     last_words = ""
     identity: Mapping[str, Any] = {"model": "cooccurrence"}
 
@@ -64,7 +65,7 @@ class Cooccurrence:
     def read(self, tables: Mapping[str, pa.Table]) -> None:
         """Answer from these histories."""
         self._titles = titles_of(tables["items"], tables["items"]["item_id"])
-        self._neighbours = Neighbours(tables["sequences"], self._prompt_share, set(self._titles))
+        self._neighbours = Neighbours(tables["sequences"], tables["probes"], self._prompt_share, set(self._titles))
 
     def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
         """Return one reply per request, in the same order."""
@@ -105,51 +106,74 @@ class Cooccurrence:
 class Neighbours:
     """The training actions of all users, and what those near a user chose; only titled items are answers."""
 
-    def __init__(self, sequences: pa.Table, prompt_share: float, titled: set[str]) -> None:
-        known = training_prefix(sequences).select("row", "item_id", "domain", "timestamp")
-        self._items = pl.Series("item_id", sorted(set(known["item_id"])), dtype=pl.String)
-        self._users = {user: row for row, user in enumerate(sequences["user_id"].to_pylist())}
-        number = pl.col("item_id").replace_strict(self._items, range(len(self._items)), return_dtype=pl.Int64)
-        actions = known.select(
-            "row", "domain", "timestamp", number.alias("item"), pl.col("item_id").is_in(titled).alias("titled")
-        )
-        self._actions = actions.unique(["row", "item"], keep="first", maintain_order=True)
-        visible = prompt_visible(sequences, prompt_share)
-        self._visible = visible.select("row", number.alias("item")).unique(maintain_order=True)
-        self._prompted = visible.group_by("row").agg(prompt=pl.col("timestamp").last())
+    def __init__(self, sequences: pa.Table, probes: pa.Table, prompt_share: float, titled: set[str]) -> None:
+        """Probes are asked for like users; the actions of the users that they are made of count as their own."""
+        known = training_prefix(sequences)
+        ids = sorted(set(known["item_id"]))
+        self._item_ids = pl.Series("item_id", ids, dtype=pl.String)
+        number = pl.col("item_id").replace_strict(self._item_ids, range(len(ids)), return_dtype=pl.Int64)
+        self._actions = known.select(
+            "row", "domain", "timestamp", item=number, titled=pl.col("item_id").is_in(titled)
+        ).unique(["row", "item"], keep="first", maintain_order=True)
         holders = self._actions.group_by("item").agg(holders=pl.len())
-        self._weighted = self._actions.join(holders, on="item").with_columns(weight=1 / pl.col("holders").sqrt())
+        self._holders = self._actions.join(holders, on="item").select(
+            "item", other="row", chosen="timestamp", weight=1 / pl.col("holders").sqrt()
+        )
+        everybody = with_probes(sequences, probes)
+        real = {user: row for row, user in enumerate(sequences["user_id"].to_pylist())}
+        owners = [*real.values(), *(real[user] for user in probes["real_user_id"].to_pylist())]
+        self._rows = {user: row for row, user in enumerate(everybody["user_id"].to_pylist())}
+        visible = prompt_visible(everybody, prompt_share)
+        prompts = visible.group_by("row").agg(prompt=pl.col("timestamp").last())
+        rows = pl.DataFrame({"row": range(len(owners)), "owner": owners}, schema={"row": pl.Int64, "owner": pl.Int64})
+        self._asked = rows.join(prompts, on="row", how="left", maintain_order="left")
+        self._visible = visible.select("row", item=number).unique(maintain_order=True)
         self._popular: dict[str, tuple[np.ndarray, list[list[int]]]] = {}
 
-    def items(self, questions: Sequence[ItemsQuestion]) -> dict[tuple[str, str], list[str]]:
-        """Return for each (user, target domain) asked the item ids, best first, none that prompts show."""
+    def items(self, questions: Sequence[ItemsQuestion], by_neighbours: bool = True) -> dict[tuple[str, str], list[str]]:
+        """Return for each (user, target domain) asked the item ids, best first, none that prompts show.
+
+        Without `by_neighbours` they are the popular ones alone.
+        """
         found: dict[tuple[str, str], list[str]] = {}
-        asked = {(question.to_domain, self._users[question.user_id]): question.answers for question in questions}
-        names = {self._users[question.user_id]: question.user_id for question in questions}
-        for domain in sorted({domain for domain, _ in asked}):
-            rows = sorted(row for where, row in asked if where == domain)
-            most = max(answers for (where, _), answers in asked.items() if where == domain)
+        for domain in sorted({question.to_domain for question in questions}):
+            here = [question for question in questions if question.to_domain == domain]
+            most = max(question.answers for question in here)
+            users = {self._rows[question.user_id]: question.user_id for question in here}
+            rows = sorted(users)
             for first in range(0, len(rows), USERS_AT_ONCE):
-                for row, items in self._best(rows[first : first + USERS_AT_ONCE], domain, most).items():
-                    found[names[row], domain] = [self._items[item] for item in items]
+                best = self._best(rows[first : first + USERS_AT_ONCE], domain, most, by_neighbours)
+                found |= {(users[row], domain): [self._item_ids[item] for item in items] for row, items in best.items()}
         return found
 
-    def _best(self, rows: list[int], domain: str, most: int) -> dict[int, list[int]]:
+    def _best(self, rows: list[int], domain: str, most: int, by_neighbours: bool) -> dict[int, list[int]]:
         """Return the `most` best items of a domain for some users, filled up with what is popular."""
-        users = pl.DataFrame({"row": rows}, schema={"row": pl.Int64}).join(
-            self._prompted, on="row", maintain_order="left"
-        )
+        users = self._asked[rows]
         shown = self._visible.join(users, on="row")
+        best: dict[int, list[int]] = {row: [] for row in rows}
+        if by_neighbours:
+            for row, item in self._scored(shown, domain, most).iter_rows():
+                best[row].append(item)
+        held = {row: set(items) for row, items in shown.group_by("row").agg("item").iter_rows()}
+        for row, prompt in users.select("row", "prompt").iter_rows():
+            if len(best[row]) < most:
+                taken = held.get(row, set()) | set(best[row])
+                fill = (item for item in self._popular_at(domain, prompt) if item not in taken)
+                best[row] += islice(fill, most - len(best[row]))
+        return best
+
+    def _scored(self, shown: pl.DataFrame, domain: str, most: int) -> pl.DataFrame:
+        """Return (row, item), best first per row, of what the other holders of the shown items chose in a domain."""
         holders = (
-            shown.join(self._weighted.select("item", "weight", other="row", chosen="timestamp"), on="item")
-            .filter((pl.col("other") != pl.col("row")) & (pl.col("chosen") <= pl.col("prompt")))
+            shown.join(self._holders, on="item")
+            .filter((pl.col("other") != pl.col("owner")) & (pl.col("chosen") <= pl.col("prompt")))
             .sort("row", "item", "chosen", "other")
             .group_by("row", "item", maintain_order=True)
             .tail(HOLDERS)
         )
         near = holders.group_by("row", "other").agg(pl.col("weight").sum(), pl.col("prompt").first())
         theirs = self._actions.filter((pl.col("domain") == domain) & pl.col("titled"))
-        scored = (
+        return (
             near.join(theirs.select("item", "timestamp", other="row"), on="other")
             .filter(pl.col("timestamp") <= pl.col("prompt"))
             .group_by("row", "item")
@@ -158,17 +182,8 @@ class Neighbours:
             .sort("row", "score", "item", descending=[False, True, False])
             .group_by("row", maintain_order=True)
             .head(most)
+            .select("row", "item")
         )
-        best: dict[int, list[int]] = {row: [] for row in rows}
-        for row, item in scored.select("row", "item").iter_rows():
-            best[row].append(item)
-        held = {row: set(items) for row, items in shown.group_by("row").agg("item").iter_rows()}
-        for row, prompt in users.iter_rows():
-            if len(best[row]) < most:
-                taken = held.get(row, set()) | set(best[row])
-                fill = (item for item in self._popular_at(domain, prompt) if item not in taken)
-                best[row] += [item for item, _ in zip(fill, range(most - len(best[row])), strict=False)]
-        return best
 
     def _popular_at(self, domain: str, time: Any) -> list[int]:
         """Return the items of a domain by recent popularity at the last counted time before `time`, best first."""
@@ -180,7 +195,7 @@ class Neighbours:
             for edge in edges:
                 before = times <= edge
                 worth = np.exp2((times[before] - edge) / (HALF_LIFE_DAYS * 86_400_000))
-                counts = np.bincount(items[before], weights=worth, minlength=len(self._items))
+                counts = np.bincount(items[before], weights=worth, minlength=len(self._item_ids))
                 order = np.lexsort((np.arange(len(counts)), -counts))
                 ranked.append([int(item) for item in order[: 4 * HOLDERS] if counts[item] > 0])
             self._popular[domain] = edges, ranked

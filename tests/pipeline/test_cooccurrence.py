@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 
-from data_lake.schemas import ITEMS, SEQUENCES
+from data_lake.schemas import ITEMS, PROBES, SEQUENCES
 from pipeline.llm.cooccurrence import Cooccurrence
 from pipeline.llm.generator import DomainProfileQuestion, ItemsQuestion, Request
 from pipeline.llm.prompts import items_schema, profile_schema
 
+NO_PROBES = PROBES.tables[""].empty_table()
 TEA, RYE, PAN, WOK, JAR, LID = "food_tea", "food_rye", "kitchen_pan", "kitchen_wok", "kitchen_jar", "kitchen_lid"
 
 
@@ -35,9 +36,17 @@ def catalogue(*untitled):
     return pa.table([ids, [item.split("_")[0] for item in ids], titles, titles], schema=ITEMS.tables[""])
 
 
-def answers(histories, user="u", domain="kitchen", count=3, items=None, prompt_share=0.75):
+def answers(
+    histories,
+    user="u",
+    domain="kitchen",
+    count=3,
+    items=None,
+    prompt_share=0.75,
+    probes=NO_PROBES,
+):
     generator = Cooccurrence(prompt_share)
-    generator.read({"items": items or catalogue(), "sequences": histories})
+    generator.read({"items": items or catalogue(), "sequences": histories, "probes": probes})
     question = ItemsQuestion(user, "food", domain, (TEA,), ("tea",), count)
     [reply] = generator([Request(question, (), items_schema(count), 10)])
     texts = json.loads(reply.text)["items"] if reply.text else []
@@ -99,7 +108,7 @@ def test_as_many_as_asked_for(count):
 
 def test_profiles_are_by_template():
     generator = Cooccurrence(0.8)
-    generator.read({"items": catalogue(), "sequences": sequences(u="1:food_tea")})
+    generator.read({"items": catalogue(), "sequences": sequences(u="1:food_tea"), "probes": NO_PROBES})
     question = DomainProfileQuestion("u", "food", (("tea",),), 1, False, 20)
     [reply] = generator([Request(question, (), profile_schema(20), 10)])
     assert json.loads(reply.text) == {"profile": "food (1 actions): mostly tea."}
