@@ -1,4 +1,4 @@
-"""What a stage's work is given: verified inputs, places for its outputs, finished shards of a killed run, caches."""
+"""What a stage's work is given: verified inputs, folders for its outputs, finished shards of a killed run, caches."""
 
 import hashlib
 import json
@@ -108,7 +108,7 @@ class StageIO:
         else:
             self.write(artifact, empty(schema))
 
-    def forget_shards(self, unwanted: Callable[[pa.Table], bool]) -> None:
+    def discard_shards(self, unwanted: Callable[[pa.Table], bool]) -> None:
         """Remove the finished shards that are `unwanted`, so that the next run makes them again."""
         for artifact in self._makes:
             for path in (self._store.home / artifact / f"{SHARDS}{self._fingerprint}").glob("*.parquet"):

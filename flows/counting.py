@@ -15,7 +15,7 @@ Make = Callable[[pa.Table], pa.Table]
 
 
 class Counting(Protocol):
-    """Whoever counts what it does."""
+    """Counts what it does."""
 
     def counts(self) -> dict[str, Any]:
         """Return what was counted since the last call."""
@@ -25,7 +25,7 @@ def with_counts(io: StageIO, make: Make, counting: Counting, figures: Callable[[
     """Return `make` so that each shard adds its figures, and what was counted while it was made, to the manifest's."""
 
     def make_and_count(rows: pa.Table) -> pa.Table:
-        counting.counts()  # of what came before this shard
+        counting.counts()  # drop what was counted before this shard
         table = make(rows)
         io.count(**figures(table), **counting.counts())
         return table
@@ -44,7 +44,7 @@ def stop_on_failures(io: StageIO, make: Make, generator: Generator, stage: str, 
         table = make(rows)
         failures.add(table)
         if failures.too_many:
-            io.forget_shards(lambda shard: bool(failed(shard)))
+            io.discard_shards(lambda shard: bool(failed(shard)))
             words = escape_control(generator.last_words)
             raise UserError(
                 f"{stage}: {failures}, more than [llm] max_failed = {failures.allowed} allows."

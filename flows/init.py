@@ -15,6 +15,7 @@ TEMPLATE = """\
 # `edt plan` says what a run would do, `edt run` does it. Paths are relative to this file.
 
 dataset = {dataset}
+seed = 0                   # of all that is drawn; [data], [enrich], [profile], [llm] and [train] may have their own
 
 [data]  # about {interactions:,} interactions and {items:,} items in {domains}
 interactions = {interactions_file}
@@ -44,6 +45,7 @@ by = "leave-one-out"       # or "time", with validation_days and test_days
 # budget = 10              # items inserted into a domain in which a user has none
 # answers = 10             # items that one prompt asks for
 # noise_filter = true
+# prompt_share = 0.8       # of a user's training actions that prompts may show
 # examples = 0             # users active in both domains that each prompt shows as examples
 # prompt = "my-prompt.md"  # a file; the one that it replaces is pipeline/llm/prompts/generate_items.md
 
@@ -62,7 +64,6 @@ by = "leave-one-out"       # or "time", with validation_days and test_days
 {described}
 [train]
 preset = "default"         # or "paper": the method as published
-seed = 0
 
 [train.loss]
 {loss}
@@ -109,7 +110,7 @@ def write_settings(
 ) -> None:
     """Look at the two files and write settings that run; what is there already is kept unless `force`.
 
-    `lines` stand in place of those of `LINES`.
+    `lines` replace those of `LINES`.
     """
     if out.exists() and not force:
         raise UserError(f"{out} is there already. Give another --out, or --force to replace it.")

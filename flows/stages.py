@@ -285,7 +285,7 @@ SPECS: tuple[StageSpec, ...] = (
     StageSpec(
         name="generate_items",
         version=4,
-        reads=lambda settings: ("representatives", *(("sequences",) if _with_examples(settings) else ())),
+        reads=lambda settings: ("items", "representatives", *(("sequences",) if _with_examples(settings) else ())),
         makes=("generated_items",),
         settings=lambda settings: (
             "enrich.pairs", "enrich.answers", "enrich.title_tokens", "enrich.max_tokens", "enrich.prompt",
@@ -302,7 +302,7 @@ SPECS: tuple[StageSpec, ...] = (
     StageSpec(
         name="ground",
         version=3,
-        reads=("sequences", "probes", "item_embeddings", "representatives", "generated_items"),
+        reads=("sequences", "probes", "items", "item_embeddings", "representatives", "generated_items"),
         makes=("grounded_items",),
         settings=(
             "enrich.prompt_share", "enrich.noise_filter", "enrich.faithful_quantile", "enrich.relevant_quantile",
@@ -336,7 +336,7 @@ SPECS: tuple[StageSpec, ...] = (
     StageSpec(
         name="profile_domains",
         version=5,
-        reads=("item_embeddings", "augmented_sequences"),
+        reads=("items", "item_embeddings", "augmented_sequences"),
         makes=("domain_profiles",),
         settings=(
             "profile.clusters", "profile.seed", "profile.last_items", "profile.words", "profile.title_tokens",

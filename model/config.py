@@ -106,7 +106,7 @@ class PhaseConfig(Config):
     """Largest norm of the gradient; 0: no limit."""
 
     lr_patience: NonNegativeInt = 4
-    """Halve the learning rate after so many epochs without a better validation figure; 0: never."""
+    """Halve the learning rate after this number of epochs without a better validation figure; 0: never."""
 
     align_weight: NonNegativeFloat = 0.02
     """Weight of the pull to the profiles; 0: off."""
@@ -223,7 +223,7 @@ class EvaluateConfig(Config):
     """`full` ranks among the whole domain, `sampled-N` among N negatives."""
 
     users: PositiveInt | None = None
-    """Measure a fixed sample of so many users; none: all of them."""
+    """Measure a fixed sample of this number of users; none: all of them."""
 
     resamples: PositiveInt = 1000
     """Bootstrap resamples behind each interval."""

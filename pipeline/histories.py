@@ -8,7 +8,7 @@ from pipeline.frames import frame_of
 
 
 def actions(sequences: pa.Table) -> pl.DataFrame:
-    """Return one row per action, in order; `row` is the user's place in the table, `position` that in the sequence."""
+    """Return one row per action, in order; `row` is the user's index in the table, `position` that in the sequence."""
     columns = [name for name in sequences.column_names if name != "user_id"]
     frame = (
         frame_of(sequences).with_row_index("row").with_columns(position=pl.int_ranges(pl.col("item_ids").list.len()))
@@ -31,7 +31,7 @@ def prompt_visible(sequences: pa.Table, prompt_share: float) -> pl.DataFrame:
 
 
 def of_users(table: pa.Table, user_ids: pa.ChunkedArray) -> pl.DataFrame:
-    """Return the rows of these users, in the order of `table`, with `row`: the user's place in `user_ids`."""
+    """Return the rows of these users, in the order of `table`, with `row`: the user's index in `user_ids`."""
     users = pl.DataFrame({"user_id": pl.from_arrow(user_ids)}).with_row_index("row")
     return frame_of(table).join(users, on="user_id", maintain_order="left").with_columns(pl.col("row").cast(pl.Int64))
 
@@ -43,3 +43,9 @@ def with_probes(sequences: pa.Table, probes: pa.Table) -> pa.Table:
     if taken:
         raise ValueError(f"user {min(taken)!r} is called as a probe is")
     return pa.concat_tables([sequences.select(names), probes.select(names)], promote_options="permissive")
+
+
+def hidden_truth(probes: pa.Table) -> pl.DataFrame:
+    """Return (user_id, domain, item_id): what each probe really chose in its hidden domain."""
+    rows = frame_of(probes).select("user_id", domain="hidden_domain", item_id="hidden_items")
+    return rows.explode("item_id")

@@ -162,7 +162,7 @@ class _Refused:
         )
 
     def number(self, path: Path) -> int:
-        """Return the file's place among all files."""
+        """Return the file's index among all files."""
         return list(self._files).index(path)
 
 

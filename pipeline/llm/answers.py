@@ -1,4 +1,4 @@
-"""Ask a generator, hold each reply to its form, and ask once more, more tightly, where it was not."""
+"""Ask a generator, check each reply, and ask once more for a shorter one where it cannot be used."""
 
 import json
 from collections import Counter
@@ -47,8 +47,9 @@ Build = Callable[[int, bool, int], Request | None]
 def ask(generator: Generator, count: int, build: Build, reason: str = "") -> list[Answer]:
     """Return `count` answers, in order; one for which `build` makes no request fails with `reason`, unasked.
 
-    A request too long for the model loses one text after the other until it fits. A reply that is cut, empty, repeats
-    itself or breaks its schema is asked for once more, tighter; one that an endpoint finds too long, with fewer texts.
+    A request too long for the model loses one text after the other until it fits. Where a reply is cut, empty, repeats
+    itself or breaks its schema, a shorter one is asked for once; where an endpoint finds a prompt too long, it is asked
+    again with fewer texts.
     """
     answers = [Answer(None, None, (), reason)] * count
     for index, answer in _asked(generator, range(count), False, build).items():
@@ -130,7 +131,7 @@ def reply_columns(answers: Sequence[Answer], identity: Mapping[str, Any]) -> dic
 
 
 def figures(table: pa.Table) -> dict[str, Any]:
-    """Return what a manifest tells of an artifact of replies: how many are ok, the failures by reason, the tokens."""
+    """Return a manifest's figures on an artifact of replies: how many are ok, the failures by reason, the tokens."""
     tokens = {name: sum(table[name].to_pylist()) for name in ("tokens_in", "tokens_out", "tokens_cached")}
     failed = Counter(reason for reason in table["reason"].to_pylist() if reason)
     return {"ok": table.num_rows - failed.total(), "failed": dict(sorted(failed.items())), **tokens}
