@@ -23,6 +23,11 @@ def training_prefix(sequences: pa.Table) -> pl.DataFrame:
     return actions(sequences).filter(pl.col("split") == TRAIN)
 
 
+def trained_users(sequences: pa.Table) -> pa.Table:
+    """Return the rows of the users that have a training action: all but those of queries."""
+    return sequences.filter(frame_of(sequences)["splits"].list.contains(TRAIN).to_arrow())
+
+
 def prompt_visible(sequences: pa.Table, prompt_share: float) -> pl.DataFrame:
     """Return the first share `prompt_share` of each user's training prefix; at least its last action is left out."""
     length = pl.len().over("row")
@@ -43,9 +48,3 @@ def with_probes(sequences: pa.Table, probes: pa.Table) -> pa.Table:
     if taken:
         raise ValueError(f"user {min(taken)!r} is called as a probe is")
     return pa.concat_tables([sequences.select(names), probes.select(names)], promote_options="permissive")
-
-
-def hidden_truth(probes: pa.Table) -> pl.DataFrame:
-    """Return (user_id, domain, item_id): what each probe really chose in its hidden domain."""
-    rows = frame_of(probes).select("user_id", domain="hidden_domain", item_id="hidden_items")
-    return rows.explode("item_id")

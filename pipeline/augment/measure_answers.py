@@ -13,7 +13,7 @@ import pyarrow as pa
 from data_lake.schemas import ANSWER_LIFT
 from pipeline.config import EnrichConfig
 from pipeline.frames import frame_of, to_arrow
-from pipeline.histories import hidden_truth, prompt_visible, training_prefix
+from pipeline.histories import prompt_visible, training_prefix
 from pipeline.llm.cooccurrence import Neighbours
 from pipeline.llm.generator import ItemsQuestion
 
