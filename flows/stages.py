@@ -28,9 +28,10 @@ ON_MACHINE = ("batch_size", "device", "stream")
 def _ingest(run: StageRun) -> None:
     from pipeline.ingest.ingest import ingest
 
-    found = ingest(run.settings.data)
+    found = ingest(run.settings.data, run.settings.split)
     run.io.write("interactions", found.interactions)
     run.io.write("items", found.items)
+    run.io.write("queries", found.queries)
     run.io.write("rejects", found.rejects)
     run.io.count(**found.figures)
 
@@ -38,7 +39,7 @@ def _ingest(run: StageRun) -> None:
 def _split(run: StageRun) -> None:
     from pipeline.split import split
 
-    sequences, figures = split(run.io.read("interactions"), run.settings.split)
+    sequences, figures = split(run.io.read("interactions"), run.settings.split, run.io.read("queries"))
     run.io.write("sequences", sequences)
     run.io.count(**figures)
 
@@ -129,11 +130,13 @@ def _insert(run: StageRun) -> None:
 
 
 def _profile_domains(run: StageRun) -> None:
+    from pipeline.histories import trained_users
     from pipeline.profile.clusters import assign_clusters, load_or_fit_centres
     from pipeline.profile.profile_domains import profile_domains, profile_rows
     from pipeline.vectors.catalogue import Catalogue
 
     cfg, items = run.settings.profile, run.io.read("items")
+    users = trained_users(run.io.read("augmented_sequences"))
     catalogue = Catalogue.of(run.io.read("item_embeddings"))
     centres = load_or_fit_centres(catalogue, cfg, run.domains, run.io.keyed_cache("clusters"))
     clusters = assign_clusters(catalogue, centres)
@@ -143,7 +146,7 @@ def _profile_domains(run: StageRun) -> None:
         return profile_domains(rows, items, run.generator, cfg, run.settings.domains)
 
     make = _asking(run, "profile_domains", profiles)
-    run.io.sharded("domain_profiles", run.io.read("augmented_sequences"), ("user_id",), make, cfg.rows_per_shard)
+    run.io.sharded("domain_profiles", users, ("user_id",), make, cfg.rows_per_shard)
 
 
 def _profile_users(run: StageRun) -> None:
@@ -183,6 +186,7 @@ def _assemble(run: StageRun) -> None:
         run.io.read("profile_embeddings") if enriched else None,
         run.domains,
         CANDIDATES_SEED,
+        run.settings.data.times,
     )
     for name, table in tables.items():
         run.io.write("training_set", table, name)
@@ -240,15 +244,15 @@ SPECS: tuple[StageSpec, ...] = (
         name="ingest",
         version=2,
         reads=(),
-        makes=("interactions", "items", "rejects"),
-        settings=("data",),
+        makes=("interactions", "items", "queries", "rejects"),
+        settings=("data", "split.by", "split.validation_queries", "split.test_queries"),
         work=_ingest,
-        sources=lambda settings: settings.data.sources(),
+        sources=lambda settings: [*settings.data.sources(), *settings.split.sources()],
     ),
     StageSpec(
         name="split",
         version=1,
-        reads=("interactions",),
+        reads=("interactions", "queries"),
         makes=("sequences",),
         settings=("split",),
         work=_split,
@@ -372,10 +376,10 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="assemble",
-        version=1,
+        version=2,
         reads=_assemble_reads,
         makes=("training_set",),
-        settings=(),
+        settings=("data.times",),
         constants=lambda settings: {"candidates_seed": CANDIDATES_SEED},
         work=_assemble,
         by_domain=True,

@@ -23,6 +23,11 @@ def training_prefix(sequences: pa.Table) -> pl.DataFrame:
     return actions(sequences).filter(pl.col("split") == TRAIN)
 
 
+def trained_users(sequences: pa.Table) -> pa.Table:
+    """Return the rows of the users that have a training action: all but those of queries."""
+    return sequences.filter(frame_of(sequences)["splits"].list.contains(TRAIN).to_arrow())
+
+
 def prompt_visible(sequences: pa.Table, prompt_share: float) -> pl.DataFrame:
     """Return the first share `prompt_share` of each user's training prefix; at least its last action is left out."""
     length = pl.len().over("row")
