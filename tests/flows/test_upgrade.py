@@ -12,7 +12,10 @@ from flows.run import RunRequest, open_run
 from flows.stages import ASKING
 
 BEFORE = Path(__file__).parent / "lake-0.1.0"
-"""Raw files, settings and memories as version 0.1.0 wrote them, with replies by a stub to every prompt."""
+"""Raw files, settings and memories as version 0.1.0 wrote them, with replies by a stub to every prompt.
+
+The prompts have changed since; the settings name those of 0.1.0 as files.
+"""
 
 
 class Counting(BaseHTTPRequestHandler):
@@ -39,6 +42,7 @@ def endpoint():
 def test_every_question_of_the_version_before_is_answered_from_its_memory(tmp_path, endpoint):
     for name in ("interactions.csv", "items.csv", "edt.toml"):
         shutil.copy(BEFORE / name, tmp_path)
+    shutil.copytree(BEFORE / "prompts", tmp_path / "prompts")
     shutil.copytree(BEFORE / "memory", tmp_path / "data_lake" / "store" / "shop" / "memory")
     url = f"openai.base_url=http://127.0.0.1:{endpoint.server_address[1]}/v1"
     request = RunRequest(config=tmp_path / "edt.toml", overrides=(url,))
