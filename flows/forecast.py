@@ -14,6 +14,7 @@ from flows.plan import Step
 from flows.run import Run
 from flows.stage_spec import StageSpec
 from flows.stages import SPECS, STAGES
+from pipeline.llm.cached_generator import kept_replies
 from pipeline.llm.failures import UNASKED
 from pipeline.llm.generator import Generator, OnReply, Reply, Request, Tokens, no_listener, prompt_hash
 
@@ -161,13 +162,9 @@ class CountingGenerator:
     def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
         """Return the reply to each request that the lake holds, and a failed one for the others."""
         keys = [prompt_hash(request, self.identity) for request in requests]
-        known = [] if self._ask_again else self._cache.get(keys).to_pylist()
-        held = {row.pop("key"): Reply(**row) for row in known}
-        new = {
-            key: request
-            for key, request in zip(keys, requests, strict=True)
-            if key not in held and key not in self._asked
-        }
+        by_key = dict(zip(keys, requests, strict=True))
+        held = {} if self._ask_again else kept_replies(self._cache, by_key, self.identity)
+        new = {key: each for key, each in by_key.items() if key not in held and key not in self._asked}
         self._asked |= new.keys()
         self.prompts += len(requests)
         self.new += len(new)
