@@ -1,6 +1,6 @@
 """The models that the stages of a run share: one text encoder and one generator, never both in memory."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Self
 
@@ -49,7 +49,8 @@ class Models:
         """Return the generator, with its cache of replies where it asks a language model."""
         if not self.generator.asks_model:
             return self.generator
-        return CachedGenerator(self.generator, cache, self._ask_again, worth_keeping)
+        keep = partial(worth_keeping, is_deterministic=self._settings.llm.temperature == 0)
+        return CachedGenerator(self.generator, cache, self._ask_again, keep)
 
     def close(self, patience: float = 15.0) -> None:
         """End what runs and free its memory; whoever is asked next starts again."""
