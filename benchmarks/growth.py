@@ -128,9 +128,8 @@ def train_some(folder: Path, steps: int, settings: dict[str, Any]) -> Figures:
         draw = np.random.default_rng(0).permutation(every)
         taken, seconds = 0, []
         for number, count in enumerate((2, *(steps, 2 * steps) * REPEATS), start=1):  # the first one warms up
-            loop.users = draw[: count * size]
             begun = time.perf_counter()
-            taken = loop.epoch(number, taken, [])[0].steps
+            taken = loop.epoch(number, taken, [], draw[: count * size])[0].steps
             seconds.append(time.perf_counter() - begun)
         begun = time.perf_counter()
         loop.validate()

@@ -113,6 +113,43 @@ ITEM_EMBEDDINGS = _one(
     "item_id",
 )
 
+PROBES = _one(
+    "probes",
+    pa.schema(
+        [
+            *_SEQUENCE,  # of the domains that are not hidden, training actions only; user_id: "u1 without food"
+            _field("real_user_id", pa.string()),
+            _field("hidden_domain", pa.string()),
+            _field("hidden_items", _texts()),  # what the user chose there, in training
+        ]
+    ),
+    "user_id",
+)
+
+ANSWER_LIFT = _one(
+    "answer_lift",
+    pa.schema(
+        [
+            _field("truth", pa.string()),  # "unshown": later training actions; "hidden": the hidden domain of probes
+            _field("from_domain", pa.string()),
+            _field("to_domain", pa.string()),
+            _field("source", pa.string()),  # "kept" are the answers that are inserted; others to compare with
+            _field("band", pa.int32(), null=True),  # first rank of the band; null: all ranks
+            _field("users", pa.int64()),
+            _field("answers", pa.int64()),
+            _field("share", pa.float64()),  # of answers whose item the user chose
+            _field("low", pa.float64()),  # 95 % interval over users
+            _field("high", pa.float64()),
+            _field("chance", pa.float64()),  # the share of a random item of the domain
+        ]
+    ),
+    "truth",
+    "from_domain",
+    "to_domain",
+    "source",
+    "band",
+)
+
 REPRESENTATIVES = _one(
     "representatives",
     pa.schema(
@@ -149,6 +186,7 @@ GENERATED_ITEMS = _one(
             _field("to_domain", pa.string()),
             *_REPLY,
             _field("answers", _texts()),  # parsed item descriptions, empty if the reply failed
+            _field("item_ids", _texts()),  # the catalogue item of each answer where the generator names it, else empty
         ]
     ),
     "user_id",
@@ -375,7 +413,8 @@ RECOMMENDATIONS = _one(
 ARTIFACTS: dict[str, Artifact] = {
     artifact.name: artifact
     for artifact in (
-        INTERACTIONS, ITEMS, REJECTS, SEQUENCES, ITEM_EMBEDDINGS, REPRESENTATIVES, GENERATED_ITEMS, GROUNDED_ITEMS,
+        INTERACTIONS, ITEMS, REJECTS, SEQUENCES, ITEM_EMBEDDINGS, PROBES, REPRESENTATIVES, GENERATED_ITEMS,
+        GROUNDED_ITEMS, ANSWER_LIFT,
         AUGMENTED_SEQUENCES, DOMAIN_PROFILES, USER_PROFILES, PROFILE_EMBEDDINGS, TRAINING_SET, PRETRAINED, CHECKPOINT,
         METRICS, RANKS, RECOMMENDATIONS,
     )

@@ -51,12 +51,24 @@ def _embed_items(run: StageRun) -> None:
     run.models.close()
 
 
+def _probe(run: StageRun) -> None:
+    from pipeline.augment.probe import probe
+
+    run.io.write("probes", probe(run.io.read("sequences"), run.settings.enrich))
+
+
+def _asked_users(run: StageRun) -> pa.Table:
+    from pipeline.histories import with_probes
+
+    return with_probes(run.io.read("sequences"), run.io.read("probes"))
+
+
 def _represent(run: StageRun) -> None:
     from pipeline.augment.represent import represent
     from pipeline.vectors.catalogue import Catalogue
 
     catalogue = Catalogue.of(run.io.read("item_embeddings"))
-    table = represent(run.io.read("sequences"), catalogue, run.settings.enrich, run.domains)
+    table = represent(_asked_users(run), catalogue, run.settings.enrich, run.domains)
     run.io.write("representatives", table)
 
 
@@ -89,14 +101,22 @@ def _ground(run: StageRun) -> None:
 
     cfg, representatives = run.settings.enrich, run.io.read("representatives")
     grounder = Grounder(run.io.read("items"), Catalogue.of(run.io.read("item_embeddings")), cfg, run.domains)
-    generated = run.io.read("generated_items", columns=["user_id", "from_domain", "to_domain", "answers"])
+    generated = run.io.read("generated_items", columns=["user_id", "from_domain", "to_domain", "answers", "item_ids"])
 
     def grounded(sequences: pa.Table) -> pa.Table:
         return grounder.ground(sequences, representatives, generated, run.embed)
 
     make = with_counts(run.io, grounded, run.embed, grounder.counts)
-    run.io.sharded("grounded_items", run.io.read("sequences"), ("user_id",), make, cfg.rows_per_shard)
+    run.io.sharded("grounded_items", _asked_users(run), ("user_id",), make, cfg.rows_per_shard)
     run.models.close()
+
+
+def _measure_answers(run: StageRun) -> None:
+    from pipeline.augment.measure_answers import measure_answers
+
+    sequences, probes = run.io.read("sequences"), run.io.read("probes")
+    grounded, items = run.io.read("grounded_items"), run.io.read("items")
+    run.io.write("answer_lift", measure_answers(sequences, probes, grounded, items, run.settings.enrich))
 
 
 def _insert(run: StageRun) -> None:
@@ -244,9 +264,18 @@ SPECS: tuple[StageSpec, ...] = (
         encodes=True,
     ),
     StageSpec(
+        name="probe",
+        version=1,
+        reads=("sequences",),
+        makes=("probes",),
+        settings=("enrich.probes", "enrich.seed"),
+        work=_probe,
+        enriches=True,
+    ),
+    StageSpec(
         name="represent",
         version=1,
-        reads=("sequences", "item_embeddings"),
+        reads=("sequences", "probes", "item_embeddings"),
         makes=("representatives",),
         settings=("enrich.representatives", "enrich.prompt_share", "enrich.budget"),
         work=_represent,
@@ -255,7 +284,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="generate_items",
-        version=3,
+        version=5,
         reads=lambda settings: ("representatives", *(("sequences",) if _with_examples(settings) else ())),
         makes=("generated_items",),
         settings=lambda settings: (
@@ -272,8 +301,8 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="ground",
-        version=2,
-        reads=("sequences", "item_embeddings", "representatives", "generated_items"),
+        version=3,
+        reads=("sequences", "probes", "item_embeddings", "representatives", "generated_items"),
         makes=("grounded_items",),
         settings=(
             "enrich.prompt_share", "enrich.noise_filter", "enrich.faithful_quantile", "enrich.relevant_quantile",
@@ -284,6 +313,15 @@ SPECS: tuple[StageSpec, ...] = (
         enriches=True,
         encodes=True,
         by_domain=True,
+    ),
+    StageSpec(
+        name="measure_answers",
+        version=1,
+        reads=("sequences", "probes", "items", "grounded_items"),
+        makes=("answer_lift",),
+        settings=("enrich.prompt_share",),
+        work=_measure_answers,
+        enriches=True,
     ),
     StageSpec(
         name="insert",
@@ -297,7 +335,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="profile_domains",
-        version=5,
+        version=6,
         reads=("item_embeddings", "augmented_sequences"),
         makes=("domain_profiles",),
         settings=(
@@ -312,7 +350,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="profile_users",
-        version=4,
+        version=5,
         reads=("domain_profiles",),
         makes=("user_profiles",),
         settings=("profile.words", "profile.user_words", "profile.max_tokens", "profile.user_prompt"),

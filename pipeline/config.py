@@ -175,6 +175,8 @@ class EnrichConfig(Config):
     """The (from, to) domains to ask for; empty: every ordered pair."""
     answers: PositiveInt = 10
     """k: items that one prompt asks for."""
+    probes: NonNegativeInt = 2000
+    """Users active in two domains who are asked as well, with one of them hidden, so that answers can be measured."""
     noise_filter: bool = True
     faithful_quantile: float = Field(0.1, ge=0, le=1)
     relevant_quantile: float = Field(0.7, ge=0, le=1)

@@ -95,8 +95,14 @@ class PhaseTrainer:
             history = self._evaluate(progress, history, speed)
         parallel.barrier()  # until the best weights are written
 
-    def epoch(self, epoch: int, steps: int, history: History) -> tuple[Progress, str]:
-        """Train one epoch, after `steps` steps. Returns where it ended and how fast it was, in words."""
+    def epoch(
+        self, epoch: int, steps: int, history: History, users: NDArray[np.int64] | None = None
+    ) -> tuple[Progress, str]:
+        """Train one epoch on `users`, by default all, after `steps` steps.
+
+        Returns where it ended and how fast it was, in words.
+        """
+        users = self.users if users is None else users
         self.network.train()
         seed = seed_of(self.cfg, self.phase, epoch)
         torch.manual_seed(seed + parallel.rank())  # afresh each epoch, so that a resumed run drops out the same
@@ -105,12 +111,12 @@ class PhaseTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         order = (self.cfg.seed, PHASE_SEED[self.phase], epoch)
-        batches = epoch_batches(self.users, self.data.train_end, self.phase_cfg.batch_size, order)
+        batches = epoch_batches(users, self.data.train_end, self.phase_cfg.batch_size, order)
         sums = torch.zeros(1 + len(self.objective.factors), dtype=torch.float64, device=self.device)
-        self.report.start(epoch, len(self.users))
-        for users in batches:
-            sums += self._step(users, generator, rate)
-            if self.report.is_due(len(users)):
+        self.report.start(epoch, len(users))
+        for batch in batches:
+            sums += self._step(batch, generator, rate)
+            if self.report.is_due(len(batch)):
                 self.report.progress(self._losses(sums)[0])
         if self.lazy:
             self.lazy.flush()

@@ -82,7 +82,8 @@ def generate_items(
     for name, column in reply_columns(answers, generator.identity).items():
         table = table.append_column(name, column)
     texts = pa.array([answer.value for answer in answers], pa.list_(pa.string()))
-    return table.append_column("answers", texts)
+    known = pa.array([answer.item_ids for answer in answers], pa.list_(pa.string()))
+    return table.append_column("answers", texts).append_column("item_ids", known)
 
 
 class _Prompts:

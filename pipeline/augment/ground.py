@@ -57,11 +57,11 @@ class Grounder:
     def ground(self, sequences: pa.Table, representatives: pa.Table, generated: pa.Table, embed: Embed) -> pa.Table:
         """Return GROUNDED_ITEMS: a row per answer to the users of `sequences`, kept or with the reason why not.
 
-        The other tables may hold further users. An answer's item is the nearest in its domain that is not among what
-        prompts show of the user. Faithfulness is the cosine of answer and item; relevance the cosine of the item with
-        the nearest of all of the user's representatives. Reasons, the first that applies: `no_neighbour`; `unfaithful`,
-        `irrelevant` (with the noise filter); `duplicate` (another answer to this user means the same item more
-        closely); `over_budget` (others are more relevant).
+        The other tables may hold further users. An answer's item is the one that the generator named, else the nearest
+        in its domain that is not among what prompts show of the user. Faithfulness is the cosine of answer and item;
+        relevance the cosine of the item with the nearest of all of the user's representatives. Reasons, the first that
+        applies: `no_neighbour`; `unfaithful`, `irrelevant` (with the noise filter); `duplicate` (another answer to this
+        user means the same item more closely); `over_budget` (others are more relevant).
         """
         answers = _answers(generated, sequences["user_id"])
         if answers.is_empty():
@@ -85,24 +85,28 @@ class Grounder:
     ) -> pl.DataFrame:
         """Add to each answer its `item` (row of the catalogue, -1: none) and the columns of SCORES."""
         catalogue = self._catalogue
-        texts = answers["answer"].unique(maintain_order=True)
-        vectors = embed(texts.to_list())
-        text_of = answers["answer"].replace_strict(texts, range(len(texts)), return_dtype=pl.Int64).to_numpy()
+        named = catalogue.rows(answers["named"].to_arrow())
+        texts = answers.filter(pl.Series(named < 0))["answer"].unique(maintain_order=True)
+        vectors = embed(texts.to_list()) if len(texts) else np.zeros((0, catalogue.vectors.shape[1]), np.float32)
+        numbers = answers["answer"].replace_strict(texts, range(len(texts)), default=-1, return_dtype=pl.Int64)
+        text_of = numbers.to_numpy()
         shown_items = RaggedRows(shown["row"].to_numpy(), catalogue.rows(shown["item_id"].to_arrow()))
         stand_ins = RaggedRows(
             representatives["row"].to_numpy(), catalogue.rows(representatives["item_ids"].to_arrow())
         )
         row, to = answers["row"].to_numpy(), answers["to_domain"].to_numpy()
-        item = np.full(len(row), -1)
+        item = named.copy()
         scores = np.full((len(SCORES), len(row)), np.nan)
+        scores[0, named >= 0] = 1.0
         for domain in np.unique(to):
             here, limits = np.flatnonzero(to == domain), self._thresholds[str(domain)]
-            here = here[np.argsort(text_of[here], kind="stable")]
-            asked = text_of[here], row[here], vectors, catalogue, limits.items, shown_items
+            described = here[named[here] < 0]
+            described = described[np.argsort(text_of[described], kind="stable")]
+            asked = text_of[described], row[described], vectors, catalogue, limits.items, shown_items
             if limits.index is None:
-                item[here], scores[0, here] = _nearest(*asked)
-            else:
-                item[here], scores[0, here] = _nearest_by_index(limits.index, *asked)
+                item[described], scores[0, described] = _nearest(*asked)
+            elif len(described):
+                item[described], scores[0, described] = _nearest_by_index(limits.index, *asked)
             scores[1, here] = limits.faithful
             scores[2, here] = _relevance(item[here], row[here], catalogue, stand_ins)
             quantile = self._cfg.relevant_quantile
@@ -139,10 +143,15 @@ def _answers(generated: pa.Table, user_ids: pa.ChunkedArray) -> pl.DataFrame:
     """Return a row per answer to these users; `row` is the user's place in `user_ids`, `place` that of the answer."""
     return (
         of_users(generated, user_ids)
-        .select("row", "user_id", "from_domain", "to_domain", answer="answers")
+        .select("row", "user_id", "from_domain", "to_domain", answer="answers", named="item_ids")
         .with_columns(answer_index=pl.int_ranges(pl.col("answer").list.len()))
         .filter(pl.col("answer").list.len() > 0)
-        .explode("answer", "answer_index")
+        .with_columns(
+            named=pl.when(pl.col("named").list.len() > 0)
+            .then("named")
+            .otherwise(pl.col("answer").list.eval(pl.lit(None, pl.String)))
+        )
+        .explode("answer", "answer_index", "named")
         .with_row_index("place")
     )
 

@@ -33,6 +33,8 @@ class Answer:
     tokens_out: int = 0
     tokens_cached: int = 0
     dropped: tuple[str, ...] = ()
+    item_ids: tuple[str, ...] = ()
+    """The catalogue item of each text in `value`, where the generator knows them; else empty."""
 
 
 Build = Callable[[int, bool, int], Request | None]
@@ -175,5 +177,6 @@ def _ask(generator: Generator, requests: Mapping[int, Request]) -> dict[int, Ans
         reading, reason = _read(reply, request, generator.asks_model)
         text = None if reply.text is None else reply.text.encode(errors="replace").decode()
         tokens = (reply.tokens_in, reply.tokens_out, reply.tokens_cached)
-        answers[index] = Answer(request, text, reading.texts, reason, *tokens, reading.dropped)
+        item_ids = reply.item_ids if reading.texts else ()
+        answers[index] = Answer(request, text, reading.texts, reason, *tokens, reading.dropped, item_ids)
     return answers

@@ -32,6 +32,12 @@ def _retrieval(settings: GeneratorSettings, before_start: BeforeStart) -> "Gener
     return Retrieval(settings.enrich.exact_up_to)
 
 
+def _cooccurrence(settings: GeneratorSettings, before_start: BeforeStart) -> "Generator":
+    from pipeline.llm.cooccurrence import Cooccurrence
+
+    return Cooccurrence(settings.enrich.prompt_share)
+
+
 def _vllm(settings: GeneratorSettings, before_start: BeforeStart) -> "Generator":
     from pipeline.llm.vllm import VLLM
 
@@ -46,6 +52,7 @@ def _openai(settings: GeneratorSettings, before_start: BeforeStart) -> "Generato
 
 BACKENDS: dict[str, Callable[[GeneratorSettings, BeforeStart], "Generator"]] = {
     "retrieval": _retrieval,
+    "cooccurrence": _cooccurrence,
     "vllm": _vllm,
     "openai": _openai,
 }

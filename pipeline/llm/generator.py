@@ -101,6 +101,8 @@ class Reply:
     tokens_in: int = 0
     tokens_out: int = 0
     tokens_cached: int = 0
+    item_ids: tuple[str, ...] = ()
+    """The catalogue items that its answers name, one each, where the generator knows them."""
 
     @classmethod
     def read(

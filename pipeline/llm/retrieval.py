@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from pipeline.llm.generator import (
     DomainProfileQuestion,
-    DomainSummary,
     ItemsQuestion,
     OnReply,
     Reply,
@@ -23,13 +22,12 @@ from pipeline.llm.generator import (
     no_listener,
 )
 from pipeline.llm.prompts import titles_of
+from pipeline.llm.templates import domain_profile, shortened, user_profile
 from pipeline.llm.tokens import BY_CHARACTERS
 from pipeline.vectors.catalogue import Catalogue
 from pipeline.vectors.neighbours import Index, build, recall
 
 SCORES_PER_BLOCK = 16_000_000
-GROUPS, TITLES_PER_GROUP = 3, 1
-"""How much a profile by template says: its text is embedded, and long texts cost minutes on a CPU."""
 
 
 class Retrieval:
@@ -94,10 +92,10 @@ class Retrieval:
                 texts = list(dict.fromkeys(text[:longest].strip() for text in turns))[:answers]
                 return _reply({"items": texts}) if texts else Reply(None, error="no representative item has a text")
             case DomainProfileQuestion() as question:
-                text = _domain_profile(question)
+                text = domain_profile(question)
             case UserProfileQuestion(summaries=summaries):
-                text = _user_profile(summaries)
-        return _reply({"profile": _shorten(text, answer["profile"].get("maxLength"))})
+                text = user_profile(summaries)
+        return _reply({"profile": shortened(text, answer["profile"].get("maxLength"))})
 
     def _nearest(self, questions: Sequence[ItemsQuestion]) -> dict[tuple[str, str], list[str]]:
         """Return for each (target domain, representative item) the nearest texts of the domain, nearest first."""
@@ -142,34 +140,6 @@ def _best(scores: np.ndarray, k: int) -> np.ndarray:
     rows.sort(axis=1)
     order = np.argsort(-np.take_along_axis(scores, rows, axis=1), axis=1, kind="stable")
     return np.take_along_axis(rows, order, axis=1)
-
-
-def _domain_profile(question: DomainProfileQuestion) -> str:
-    """Say what the user's largest groups of items in a domain are, by a title of each."""
-    groups = sorted((group for group in question.groups if group), key=len, reverse=True)
-    if not groups:
-        return f"{question.domain}: nothing is known."
-    known = "inferred, no action yet" if question.inferred else f"{question.evidence} actions"
-    opening = f"{question.domain} ({known}): mostly "
-    words = question.words - len(opening.split())
-    likes: list[str] = []
-    for titles in groups[:GROUPS]:
-        like = " and ".join(dict.fromkeys(titles[:TITLES_PER_GROUP]))
-        words -= len(like.split())
-        if likes and words < 0:
-            break
-        likes.append(like)
-    return opening + "; ".join(likes) + "."
-
-
-def _user_profile(summaries: Sequence[DomainSummary]) -> str:
-    """Put the domains' profiles one after the other, the best known first; an inferred one only where all are."""
-    known = [summary for summary in summaries if summary.evidence] or list(summaries)
-    return " ".join(summary.text for summary in sorted(known, key=lambda summary: -summary.evidence))
-
-
-def _shorten(text: str, longest: int | None) -> str:
-    return text if longest is None or len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 
 def _reply(answer: Mapping[str, Any]) -> Reply:

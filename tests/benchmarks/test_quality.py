@@ -1,6 +1,6 @@
 """The table of quality and the ablation, on one tiny world that stands for food-kitchen and is trained on once."""
 
-import re
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import polars as pl
 import pytest
 
-from data_lake.schemas import METRICS
+from data_lake.schemas import METRICS, RANKS
 from data_lake.tables import read_tables
 from flows.sample import write_sample
 from flows.settings import load_settings
@@ -91,18 +91,27 @@ def test_the_scores_of_one_seed_added_up_rank_as_that_seed_does(quality: Measure
     assert sorted(rows) == sorted(alone)
 
 
-def test_the_ablation_compares_what_the_settings_allow(quality: Measured) -> None:
+@pytest.fixture(scope="module")
+def ablation(quality: Measured) -> subprocess.CompletedProcess[str]:
     variants = ["without text vectors", "without id vectors", "without recency popularity", "without phase 2"]
     options = ("--config", quality.out / "food-kitchen.toml", "--out", quality.out, "--seeds", "1", *overrides(*SMALL))
     done = run_benchmark("ablation", *options, "--variants", *variants)
     assert done.returncode == 0, done.stderr
-    left_out = [line for line in done.stderr.splitlines() if " is left out: " in line]
+    return done
+
+
+def test_the_ablation_leaves_out_what_the_settings_do_not_allow(ablation: subprocess.CompletedProcess[str]) -> None:
+    left_out = [line for line in ablation.stderr.splitlines() if " is left out: " in line]
     assert left_out[0].startswith("without text vectors is left out: ")
     assert left_out[0].endswith("item_text and item_id cannot both be off: an item would have no vector.")
     assert left_out[1:] == ["without id vectors is left out: the settings are so already"]
-    assert len(re.findall(r"seed-0: training, seed 0", done.stderr)) == 1  # the whole method is trained already
+    assert ablation.stderr.count("seed-0: training, seed 0") == 1  # the whole method is trained already
 
-    lines = [line for line in done.stdout.splitlines() if line.startswith("without ")]
+
+def test_the_ablation_compares_each_variant_with_the_whole_method(
+    ablation: subprocess.CompletedProcess[str],
+) -> None:
+    lines = [line for line in ablation.stdout.splitlines() if line.startswith("without ")]
     assert [" ".join(line.split()[:2]) for line in lines] == ["without recency"] * 4 + ["without phase"] * 4
     without_recency, without_phase_2 = (
         [float(word) for word in line.split("NDCG@10")[1].split()[:3]] for line in (lines[1], lines[5])
@@ -111,6 +120,24 @@ def test_the_ablation_compares_what_the_settings_allow(quality: Measured) -> Non
     for whole, variant, difference in (without_recency, without_phase_2):
         assert difference == pytest.approx(variant - whole, abs=1.1e-4)
         assert abs(difference) > 1e-3
+
+
+def test_two_runs_are_compared_on_the_targets_in_thinned_domains(
+    quality: Measured, ablation: subprocess.CompletedProcess[str], tmp_path: Path
+) -> None:
+    lines_of("thin", "--out", tmp_path, data=quality.data)
+    first, second = sorted(quality.out.glob("runs/*/seed-0/figures/ranks"))
+    line = lines_of("thinned", "--thin", tmp_path, "--without", first, "--with", second)[6]
+    thinned = pl.read_parquet(tmp_path / "thinned.parquet")
+    without, with_ = (
+        pl.DataFrame(read_tables(folder, RANKS))
+        .filter(phase="finetune", split="test", protocol="full")
+        .join(thinned, on=["user_id", "domain"], how="semi")
+        for folder in (first, second)
+    )
+    figures = [(ranks["rank"] <= 10).mean() for ranks in (with_, without)]
+    assert line.startswith("finetune  full         HR@10    with {:.4f}  without {:.4f}  difference ".format(*figures))
+    assert line.endswith(f"  ({len(with_)} users)")
 
 
 def test_every_variant_changes_the_settings_of_the_sample_world_as_it_is_set_up(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ items = "items.csv"
 [enrich]
 generator = "retrieval"
 rows_per_shard = 2
+probes = 10
 [train]
 threads = 1
 [train.network]

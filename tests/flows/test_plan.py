@@ -63,7 +63,7 @@ def test_what_comes_after_the_last_stage_asked_for_is_left_alone(finished):
 
 def test_without_a_generator_the_enrichment_is_off(finished):
     found = actions(finished, "enrich.generator=none")
-    assert found["off"] == list(STAGES[3:10])
+    assert found["off"] == list(STAGES[3:12])
     assert found["run"] == ["assemble"]
 
 

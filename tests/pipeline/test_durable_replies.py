@@ -230,6 +230,7 @@ def test_replies_that_came_before_an_engine_died_are_kept(two_engines, tmp_path)
 
 ASK_ENGINE = """
     import sys
+    from dataclasses import replace
     from pathlib import Path
     from data_lake.keyed_cache import KeyedCache
     from pipeline.config import LLMConfig
@@ -237,7 +238,8 @@ ASK_ENGINE = """
     from pipeline.llm.vllm import VLLM
     from tests.pipeline.stub_endpoint import ask
     vllm = VLLM(LLMConfig(model=sys.argv[1], max_model_len=1024))
-    CachedGenerator(vllm, KeyedCache(Path(sys.argv[2])))(ask(*(f"item {number}" for number in range(2000))))
+    requests = [replace(each, max_tokens=64) for each in ask(*(f"item {number}" for number in range(2000)))]
+    CachedGenerator(vllm, KeyedCache(Path(sys.argv[2])))(requests)
 """
 
 
@@ -246,6 +248,6 @@ def test_a_killed_run_of_vllm_has_kept_replies_while_its_engine_was_busy_with_ot
     process = child(ASK_ENGINE, tiny_llm, tmp_path)
     await_that(lambda: kept(tmp_path) or process.poll() is not None, seconds=400)
     process.kill()
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     assert 0 < kept(tmp_path) < 2000
     assert set(pq.read_table(tmp_path)["error"].to_pylist()) == {None}

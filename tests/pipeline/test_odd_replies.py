@@ -72,7 +72,7 @@ def kept(folder):
     ],
 )
 def test_an_odd_reply_fails_with_its_reason_and_the_others_are_kept(endpoint, tmp_path, status, headers, body, error):
-    reply = reply_to_one(endpoint, openai(endpoint.url, tmp_path, retries=1), status, headers, body)
+    reply = reply_to_one(endpoint, openai(endpoint.url, tmp_path, retries=1, concurrency=1), status, headers, body)
     assert (reply.text, reply.error) == (None, error)
     assert kept(tmp_path) == sorted(GOOD)
 
@@ -81,7 +81,11 @@ def test_an_odd_reply_fails_with_its_reason_and_the_others_are_kept(endpoint, tm
 def test_a_count_of_tokens_that_is_none_is_zero_and_the_answer_stands(endpoint, tmp_path, count):
     usage = {"prompt_tokens": count, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": count}}
     reply = reply_to_one(
-        endpoint, openai(endpoint.url, tmp_path, retries=1), 200, {}, completion('{"items": ["odd"]}', usage=usage)
+        endpoint,
+        openai(endpoint.url, tmp_path, retries=1, concurrency=1),
+        200,
+        {},
+        completion('{"items": ["odd"]}', usage=usage),
     )
     assert reply == Reply('{"items": ["odd"]}', tokens_out=3)
     assert kept(tmp_path) == sorted([*GOOD, "odd"])
@@ -90,7 +94,11 @@ def test_a_count_of_tokens_that_is_none_is_zero_and_the_answer_stands(endpoint, 
 @pytest.mark.parametrize("usage", [[1], "12", 12, {"prompt_tokens_details": [1]}])
 def test_a_usage_that_is_none_counts_nothing_and_the_answer_stands(endpoint, tmp_path, usage):
     reply = reply_to_one(
-        endpoint, openai(endpoint.url, tmp_path, retries=1), 200, {}, completion('{"items": ["odd"]}', usage=usage)
+        endpoint,
+        openai(endpoint.url, tmp_path, retries=1, concurrency=1),
+        200,
+        {},
+        completion('{"items": ["odd"]}', usage=usage),
     )
     assert reply == Reply('{"items": ["odd"]}')
 

@@ -87,7 +87,8 @@ STUB = """
         if rank == 1 and "poison" in titles:
             os.kill(os.getpid(), signal.SIGKILL)
         counts = {"error": None, "tokens_in": len(titles), "tokens_out": 1, "tokens_cached": 0}
-        link.send({"replies": [{"text": f"{title} from engine {rank}", **counts} for title in titles]})
+        told = [{"text": f"{title} from engine {rank}", **counts} for title in titles]
+        link.send({"replies": list(enumerate(told))})
 """
 
 
