@@ -1,6 +1,6 @@
 """What the language model would be asked by the stages that are to run: prompts, tokens, hours. Nothing is asked."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,6 +205,7 @@ class DryRunIO(StageIO):
         keys: Sequence[str],
         make: Callable[[pa.Table], pa.Table],
         rows_per_shard: int,
+        review: Callable[[Iterable[pa.Table]], Callable[[pa.Table], pa.Table]] = lambda shards: lambda shard: shard,
     ) -> None:
         """Make each shard and drop it."""
         for start in range(0, rows.num_rows, rows_per_shard):

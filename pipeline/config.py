@@ -279,6 +279,12 @@ class LLMConfig(Config):
     max_failed: float = Field(0.2, ge=0, le=1)
     """Share of the rows asked so far, from the twentieth on, above which failed ones stop a stage. Good replies are
     kept: the next run asks for the failed ones only."""
+    max_useless: float = Field(0.5, ge=0, le=1)
+    """Share of what was answered so far that says nothing, being text of the prompt, a title that it shows, said twice,
+    or the same for many users, above which a stage stops; it warns above 0.2. Replies are kept."""
+    max_alike: float = Field(0.8, ge=0, le=1)
+    """Share of their answers, or of the words of their profiles, that two users have in common on average, above which
+    a stage stops; it warns above 0.5."""
 
 
 class OpenAIConfig(Config):

@@ -12,6 +12,8 @@ from pipeline.llm.generator import CUT, DomainProfileQuestion, ItemsQuestion, Re
 
 ECHO, COPIED, REPEATED, EMPTY = "echo", "copied", "repeated", "empty"
 """Why an answer says nothing: it is text of the prompt, a title that was shown, said before in the reply, or blank."""
+SAME = "same"
+"""Why a reply says nothing that is good by itself: many different prompts got it (see `usefulness`)."""
 
 ENDS = (".", "!", "?", "…", "。")
 """How a sentence ends."""
