@@ -1,4 +1,4 @@
-"""Where the dataset food-kitchen lies, and settings for it as it is, without enrichment."""
+"""Where food-kitchen and food-kitchen-imbalanced lie, and settings for them as they are, without enrichment."""
 
 import json
 import os
@@ -17,21 +17,46 @@ keep = 20
 """
 
 
+IMBALANCED = """\
+dataset = "food-kitchen-imbalanced"
+[data]
+interactions = {interactions}
+items = {items}
+times = "order"
+[split]
+by = "queries"
+validation_queries = {queries-validation}
+test_queries = {queries-test}
+[enrich]
+generator = "none"
+[lake]
+root = "store"
+keep = 20
+"""
+"""All users but those of the queries are trained on, and most of them live in one domain."""
+
+PARTS = ("interactions", "items", "queries-validation", "queries-test")
+
+
 def food_kitchen() -> Path:
     """Return the folder of food-kitchen, $EDT_DATA/food-kitchen; end the command where the variable is not set."""
+    return _folder("food-kitchen")
+
+
+def write_settings(folder: Path, is_imbalanced: bool = False) -> Path:
+    """Write the settings file into `folder`, whose artifacts lie beside it, and return its path."""
+    name, settings = ("food-kitchen-imbalanced", IMBALANCED) if is_imbalanced else ("food-kitchen", SETTINGS)
+    data, file = _folder(name), folder / f"{name}.toml"
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(settings.format(**{part: json.dumps(str(data / f"{part}.parquet")) for part in PARTS}), "utf-8")
+    return file
+
+
+def _folder(name: str) -> Path:
     data = os.environ.get("EDT_DATA")
     if not data:
         raise SystemExit(
-            "EDT_DATA is not set. Set it to the folder that holds food-kitchen/interactions.parquet and "
-            "food-kitchen/items.parquet."
+            f"EDT_DATA is not set. Set it to the folder that holds {name}/interactions.parquet and "
+            f"{name}/items.parquet."
         )
-    return Path(data).resolve() / "food-kitchen"
-
-
-def write_settings(folder: Path) -> Path:
-    """Write the settings file into `folder`, whose artifacts lie beside it, and return its path."""
-    data, file = food_kitchen(), folder / "food-kitchen.toml"
-    paths = {name: json.dumps(str(data / f"{name}.parquet")) for name in ("interactions", "items")}
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(SETTINGS.format(**paths), encoding="utf-8")
-    return file
+    return Path(data).resolve() / name

@@ -77,6 +77,7 @@ def write_world(users: int, items: int, text_size: int, folder: Path) -> None:
             "contract_version": pa.array([TRAINING_SET_VERSION], pa.int32()),
             "candidates_seed": [0],
             "domains": [["food", "kitchen"]],
+            "times": ["real"],
         },
     }
     for name, columns in tables.items():

@@ -1,4 +1,7 @@
-"""How much memory a process takes, by Linux's /proc. Needs nothing but the standard library."""
+"""How much memory a process takes, by Linux's /proc. Needs nothing but the standard library.
+
+python -m benchmarks.memory    # of a process that does nothing: now, and at most
+"""
 
 from pathlib import Path
 
@@ -19,3 +22,12 @@ def peak_mib() -> float:
 def _status_mib(name: str) -> float:
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
+
+
+def main() -> None:
+    """Print the memory of this process, now and at most."""
+    print(f"{resident_mib():.1f} MiB, at most {peak_mib():.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Compare two runs on the targets that lie in a user's thinned domain, where enrichment has something to add.
 
-python -m benchmarks.thin --out thin                  # then `edt run` on it twice, keeping `edt path ranks` of each
+python -m benchmarks.thin --out thin              # then `edt run` on it twice, keeping `edt path ranks` of each
 python -m benchmarks.thinned --thin thin --without RANKS_A --with RANKS_B
 """
 

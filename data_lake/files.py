@@ -49,8 +49,8 @@ def put_file(written: Path, path: Path) -> None:
 def put_folder(written: Path, path: Path) -> None:
     """Give a written folder its final name; a folder that has the name already is removed.
 
-    Where the file system can exchange two folders (Linux, most local disks) a reader finds one of the two at every
-    moment; elsewhere there is none between two renames.
+    Where the file system can exchange two folders (Linux, most local disks) a reader always finds one of them;
+    elsewhere it finds none between two renames.
     """
     flush_tree(written)
     if path.exists():

@@ -1,4 +1,4 @@
-"""The lake: complete, verified artifacts, each in a folder named by its fingerprint (layout: see `store.py`)."""
+"""The lake: complete, verified artifacts, each in a folder named by its fingerprint (layout: see `stores.py`)."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from data_lake.schemas import ARTIFACTS
 from data_lake.sources import source_hashes
 from data_lake.stage import Recipe, Stage, State, differences
 from data_lake.stage_io import SHARDS, WORK, StageIO
-from data_lake.store import CURRENT, FAILED, LocalStore, Store, current_path, verified_path
+from data_lake.stores import CURRENT, FAILED, LocalStore, Store, current_path, verified_path
 from data_lake.tables import read_tables
 
 __all__ = ["KeyedCache", "Lake", "Manifest", "Stage", "StageIO", "State"]
@@ -113,6 +113,11 @@ class Lake:
     def manifest(self, artifact: str) -> Manifest | None:
         """Return the manifest of the current artifact, or None where there is none."""
         return self.store.manifest(artifact)
+
+    def kept_runs(self, artifact: str) -> list[Manifest]:
+        """Return the manifest of each fingerprint that is kept of an artifact, the one that began last first."""
+        found = [load(folder) for folder in self._kept(artifact)]
+        return sorted((run for run in found if run is not None), key=lambda run: run.started, reverse=True)
 
     def failed_run(self, artifact: str) -> tuple[Path, Manifest] | None:
         """Return the folder and manifest of the evidence that the last run left if it failed (see `DataRefused`)."""
@@ -231,11 +236,15 @@ class Lake:
 
     def _remove_old(self, artifact: str, fingerprint: str) -> None:
         """Remove all but the newest `keep` fingerprints; the current one always stays."""
-        others = [path.parent for path in (self.home / artifact).glob(f"[!.]*/{MANIFEST}")]
-        others = [path for path in others if path.name not in (fingerprint, CURRENT, FAILED)]
+        others = [path for path in self._kept(artifact) if path.name != fingerprint]
         others.sort(key=lambda path: (path / MANIFEST).stat().st_mtime_ns, reverse=True)
         for path in others[max(self.keep - 1, 0) :]:
             self.store.remove(artifact, path.name)
+
+    def _kept(self, artifact: str) -> list[Path]:
+        """Return the folders of an artifact's fingerprints."""
+        folders = [path.parent for path in (self.home / artifact).glob(f"[!.]*/{MANIFEST}")]
+        return [folder for folder in folders if folder.name not in (CURRENT, FAILED)]
 
     def _remove_evidence(self, stage: Stage) -> None:
         for artifact in stage.makes:

@@ -17,7 +17,7 @@ from data_lake.files import put_file, put_link, put_text, remove, temporary
 from data_lake.keyed_cache import KeyedCache
 from data_lake.lock import holder, in_use, locked
 from data_lake.manifest import MANIFEST, Manifest, files
-from data_lake.store import CACHES, CURRENT, FAILED, LocalStore
+from data_lake.stores import CACHES, CURRENT, FAILED, LocalStore
 
 LEASE = 600.0
 """Seconds after which the lock of a writer that no longer renews it may be taken over."""

@@ -10,7 +10,8 @@ VECTOR = pa.list_(pa.float32(), -1)
 
 TRAIN, VALIDATION, TEST, CONTEXT = "train", "validation", "test", "context"
 SPLITS = (TRAIN, VALIDATION, TEST, CONTEXT)
-"""Roles of a position. `context` is a real action in an evaluation window that is nobody's target."""
+"""Roles of a position. `context` is a real action that may be read, and is neither trained on nor anybody's target: in
+an evaluation window, or in a query's history."""
 
 ALL = "all"
 """Scope of a profile over every domain, and the group of all users in `metrics`."""
@@ -45,18 +46,20 @@ def _one(name: str, schema: pa.Schema, *key: str, files: bool = False, open_suff
     return Artifact(name, {"": schema}, {"": key}, files, open_suffix)
 
 
-INTERACTIONS = _one(
-    "interactions",
-    pa.schema(
-        [
-            _field("user_id", pa.string()),
-            _field("item_id", pa.string()),
-            _field("domain", pa.string()),
-            _field("timestamp", TIME),
-            _field("position", pa.int32()),  # 0-based place in the user's history; the only order that later stages use
-            _field("rating", pa.float32(), null=True),
-        ]
-    ),
+_ACTION = [
+    _field("user_id", pa.string()),
+    _field("item_id", pa.string()),
+    _field("domain", pa.string()),
+    _field("timestamp", TIME),  # 2000-01-01 for all where the data tells an order only
+    _field("position", pa.int32()),  # 0-based place in the user's history; the only order that later stages use
+    _field("rating", pa.float32(), null=True),
+]
+
+INTERACTIONS = _one("interactions", pa.schema(_ACTION), "user_id", "position")
+
+QUERIES = _one(  # histories of users who are not among the interactions; without rows where the split is not by queries
+    "queries",
+    pa.schema([*_ACTION, _field("split", pa.string())]),  # "validation" or "test", what the user's last row is
     "user_id",
     "position",
 )
@@ -82,7 +85,7 @@ REJECTS = _one(
         [
             _field("file", pa.string()),
             _field("line", pa.int64(), null=True),  # 1-based line of a text file, 1-based row of a Parquet file
-            _field("kind", pa.string()),  # "interaction" or "item"
+            _field("kind", pa.string()),  # "interaction", "item" or "query"
             _field("reason", pa.string()),
             _field("row", pa.string()),  # the refused row as text, cut to 500 characters
         ]
@@ -269,7 +272,8 @@ PROFILE_EMBEDDINGS = _one(
     "scope",
 )
 
-TRAINING_SET_VERSION = 1
+TRAINING_SET_VERSION = 2
+"""2: `info` has `times`."""
 
 TRAINING_SET = Artifact(
     "training_set",
@@ -318,6 +322,7 @@ TRAINING_SET = Artifact(
                 _field("contract_version", pa.int32()),
                 _field("candidates_seed", pa.int64()),
                 _field("domains", _texts()),  # in the order that the settings or the data give them
+                _field("times", pa.string()),  # "real", or "order": all are the same, and nothing is made of them
             ]
         ),
     },
@@ -413,9 +418,8 @@ RECOMMENDATIONS = _one(
 ARTIFACTS: dict[str, Artifact] = {
     artifact.name: artifact
     for artifact in (
-        INTERACTIONS, ITEMS, REJECTS, SEQUENCES, ITEM_EMBEDDINGS, PROBES, REPRESENTATIVES, GENERATED_ITEMS,
-        GROUNDED_ITEMS, ANSWER_LIFT,
-        AUGMENTED_SEQUENCES, DOMAIN_PROFILES, USER_PROFILES, PROFILE_EMBEDDINGS, TRAINING_SET, PRETRAINED, CHECKPOINT,
-        METRICS, RANKS, RECOMMENDATIONS,
+        INTERACTIONS, ITEMS, QUERIES, REJECTS, SEQUENCES, ITEM_EMBEDDINGS, PROBES, REPRESENTATIVES, GENERATED_ITEMS,
+        GROUNDED_ITEMS, ANSWER_LIFT, AUGMENTED_SEQUENCES, DOMAIN_PROFILES, USER_PROFILES, PROFILE_EMBEDDINGS,
+        TRAINING_SET, PRETRAINED, CHECKPOINT, METRICS, RANKS, RECOMMENDATIONS,
     )
 }  # fmt: skip

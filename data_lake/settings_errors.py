@@ -45,22 +45,22 @@ def problems(kind: type[BaseModel], error: ValidationError, secrets: frozenset[s
 
 
 def _unknown(loc: tuple[str, ...], value: Any, known: dict[tuple[str, ...], bool]) -> str:
-    what = f"section [{'.'.join(loc)}]" if isinstance(value, dict) else f"setting {_place(loc)}"
+    what = f"section [{'.'.join(loc)}]" if isinstance(value, dict) else f"setting {_title(loc)}"
     return f"unknown {what}{_nearest(loc, known)}."
 
 
 def _missing(loc: tuple[str, ...]) -> str:
-    return f"{_place(loc)} is missing. Set it."
+    return f"{_title(loc)} is missing. Set it."
 
 
 def _wrong(loc: tuple[str, ...], message: str, value: Any, secrets: frozenset[str]) -> str:
-    place, message = _place(loc), message.removeprefix("Value error, ")
+    title, message = _title(loc), message.removeprefix("Value error, ")
     is_hidden = isinstance(value, dict) or len(repr(value)) > WIDEST or (loc and loc[-1] in secrets)
     shown = "" if is_hidden else f", not {value!r}"
-    return f"{place + ': ' if place else ''}{message[:1].lower()}{message[1:]}{shown}."
+    return f"{title + ': ' if title else ''}{message[:1].lower()}{message[1:]}{shown}."
 
 
-def _place(loc: tuple[str, ...]) -> str:
+def _title(loc: tuple[str, ...]) -> str:
     *section, key = loc or ("",)
     return f"[{'.'.join(section)}] {key}" if section else key
 

@@ -1,4 +1,4 @@
-"""What a stage's work is given: verified inputs, places for its outputs, finished shards of a killed run, caches."""
+"""What a stage's work is given: verified inputs, folders for its outputs, finished shards of a killed run, caches."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from data_lake.files import put_file, temporary
 from data_lake.keyed_cache import KeyedCache
 from data_lake.manifest import Output, measure
 from data_lake.schemas import ARTIFACTS, Artifact
-from data_lake.store import Store, verified_path
+from data_lake.stores import Store, verified_path
 from data_lake.tables import check, check_key, empty, read_tables, write_parts, write_stream
 
 WORK, SHARDS = ".work-", ".shards-"
@@ -110,7 +110,7 @@ class StageIO:
         else:
             self.write(artifact, empty(schema))
 
-    def forget_shards(self, unwanted: Callable[[pa.Table], bool]) -> None:
+    def discard_shards(self, unwanted: Callable[[pa.Table], bool]) -> None:
         """Remove the finished shards that are `unwanted`, so that the next run makes them again."""
         for artifact in self._makes:
             for path in (self._store.home / artifact / f"{SHARDS}{self._fingerprint}").glob("*.parquet"):

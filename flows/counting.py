@@ -11,7 +11,7 @@ Make = Callable[[pa.Table], pa.Table]
 
 
 class Counting(Protocol):
-    """Whoever counts what it does."""
+    """Counts what it does."""
 
     def counts(self) -> dict[str, Any]:
         """Return what was counted since the last call."""
@@ -21,7 +21,7 @@ def with_counts(io: StageIO, make: Make, counting: Counting, figures: Callable[[
     """Return `make` so that each shard adds its figures, and what was counted while it was made, to the manifest's."""
 
     def make_and_count(rows: pa.Table) -> pa.Table:
-        counting.counts()  # of what came before this shard
+        counting.counts()  # drop what was counted before this shard
         table = make(rows)
         io.count(**figures(table), **counting.counts())
         return table

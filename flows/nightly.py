@@ -99,9 +99,9 @@ def make_stages(run: Run) -> tuple[list[Manifest], int]:
             if run.selection.rebuilds(stage.name):
                 run.lake.request_rebuild(stage)
         for stage in run.selection.apply(run.stages):
-            made = run_stage(stage, run.lake)
-            if isinstance(made, Manifest):
-                ran.append(made)
+            result = run_stage(stage, run.lake)
+            if isinstance(result, Manifest):
+                ran.append(result)
             else:
                 skipped += 1
     return ran, skipped

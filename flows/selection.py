@@ -43,7 +43,7 @@ class StageSelection:
         return self.to is not None and STAGES.index(stage) > STAGES.index(self.to)
 
     def rebuilds(self, stage: str) -> bool:
-        """Say whether the stage is made again whatever the lake holds of it."""
+        """Say whether the stage is rebuilt even where its artifacts are fresh."""
         if self.is_beyond(stage):
             return False
         if self.from_:

@@ -4,9 +4,9 @@ import json
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from data_lake.config import Config
 from data_lake.errors import UserError
@@ -70,6 +70,12 @@ class Settings(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     recommend: RecommendConfig = RecommendConfig()
     lake: LakeConfig = LakeConfig()
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Self:
+        if self.data.times == "order" and self.split.by == "time":
+            raise ValueError('[split] by = "time" needs real times, and [data] times is "order"')
+        return self
 
 
 def load_settings(path: str | Path = DEFAULT_FILE, overrides: Iterable[str] = ()) -> Settings:
@@ -157,6 +163,7 @@ def _absolute(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
         return files(value) if there else value
 
     paths = {"data": {"interactions": files, "items": files}, "lake": {"root": files}}
+    paths |= {"split": {"validation_queries": files, "test_queries": files}}
     paths |= {"llm": {"model": model}, "embed": {"model": model}, "openai": {"tokenizer": model}}
     for section, keys in paths.items():
         found = tree.get(section)

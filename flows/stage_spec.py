@@ -25,8 +25,9 @@ class StageSpec:
     `reads` and `makes` name artifacts. `settings` are those that decide what is made; they go into the fingerprint.
     `machine` are further ones that the work reads and that change no result, such as the rows of a shard. Reading any
     other raises UndeclaredSettingError. `constants` are texts and numbers of the package that decide what is made, too,
-    `sources` the raw files that it reads. A stage that `enriches` is off where the generator is `none`; one that `asks`
-    gets the generator, one that `encodes` the text encoder, and one that is `by_domain` the domains in their order.
+    `sources` the raw files that it reads. A stage that `enriches` is off where the generator is `none`. One that `asks`
+    gets the generator, and also reads what that answers from; one that `encodes` gets the text encoder; one that is
+    `by_domain` gets the domains in their order, and also reads `items`, which tell them.
     """
 
     name: str
@@ -95,7 +96,7 @@ class StageRun:
 
     @cached_property
     def generator(self) -> Generator:
-        """Who answers prompts; it has read what it answers from."""
+        """The generator, with the artifacts that it answers from."""
         generator = self.models.generator_with_cache(self.io.keyed_cache("replies"))
         generator.read({artifact: self.io.read(artifact) for artifact in generator.reads})
         return generator

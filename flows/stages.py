@@ -28,9 +28,10 @@ ON_MACHINE = ("batch_size", "device", "stream")
 def _ingest(run: StageRun) -> None:
     from pipeline.ingest.ingest import ingest
 
-    found = ingest(run.settings.data)
+    found = ingest(run.settings.data, run.settings.split)
     run.io.write("interactions", found.interactions)
     run.io.write("items", found.items)
+    run.io.write("queries", found.queries)
     run.io.write("rejects", found.rejects)
     run.io.count(**found.figures)
 
@@ -38,7 +39,7 @@ def _ingest(run: StageRun) -> None:
 def _split(run: StageRun) -> None:
     from pipeline.split import split
 
-    sequences, figures = split(run.io.read("interactions"), run.settings.split)
+    sequences, figures = split(run.io.read("interactions"), run.settings.split, run.io.read("queries"))
     run.io.write("sequences", sequences)
     run.io.count(**figures)
 
@@ -129,11 +130,13 @@ def _insert(run: StageRun) -> None:
 
 
 def _profile_domains(run: StageRun) -> None:
+    from pipeline.histories import trained_users
     from pipeline.profile.clusters import assign_clusters, load_or_fit_centres
     from pipeline.profile.profile_domains import profile_domains, profile_rows
     from pipeline.vectors.catalogue import Catalogue
 
     cfg, items = run.settings.profile, run.io.read("items")
+    users = trained_users(run.io.read("augmented_sequences"))
     catalogue = Catalogue.of(run.io.read("item_embeddings"))
     centres = load_or_fit_centres(catalogue, cfg, run.domains, run.io.keyed_cache("clusters"))
     clusters = assign_clusters(catalogue, centres)
@@ -142,8 +145,7 @@ def _profile_domains(run: StageRun) -> None:
         rows = profile_rows(augmented, clusters, cfg.last_items, run.domains)
         return profile_domains(rows, items, run.generator, cfg, run.settings.domains)
 
-    rows = run.io.read("augmented_sequences")
-    _ask(run, "profile_domains", "domain_profiles", rows, ("user_id",), profiles, cfg.rows_per_shard)
+    _ask(run, "profile_domains", "domain_profiles", users, ("user_id",), profiles, cfg.rows_per_shard)
 
 
 def _profile_users(run: StageRun) -> None:
@@ -183,6 +185,7 @@ def _assemble(run: StageRun) -> None:
         run.io.read("profile_embeddings") if enriched else None,
         run.domains,
         CANDIDATES_SEED,
+        run.settings.data.times,
     )
     for name, table in tables.items():
         run.io.write("training_set", table, name)
@@ -249,15 +252,15 @@ SPECS: tuple[StageSpec, ...] = (
         name="ingest",
         version=2,
         reads=(),
-        makes=("interactions", "items", "rejects"),
-        settings=("data",),
+        makes=("interactions", "items", "queries", "rejects"),
+        settings=("data", "split.by", "split.validation_queries", "split.test_queries"),
         work=_ingest,
-        sources=lambda settings: settings.data.sources(),
+        sources=lambda settings: [*settings.data.sources(), *settings.split.sources()],
     ),
     StageSpec(
         name="split",
         version=1,
-        reads=("interactions",),
+        reads=("interactions", "queries"),
         makes=("sequences",),
         settings=("split",),
         work=_split,
@@ -294,7 +297,7 @@ SPECS: tuple[StageSpec, ...] = (
     StageSpec(
         name="generate_items",
         version=5,
-        reads=lambda settings: ("representatives", *(("sequences",) if _with_examples(settings) else ())),
+        reads=lambda settings: ("items", "representatives", *(("sequences",) if _with_examples(settings) else ())),
         makes=("generated_items",),
         settings=lambda settings: (
             "enrich.pairs", "enrich.answers", "enrich.title_tokens", "enrich.max_tokens", "enrich.prompt",
@@ -311,7 +314,7 @@ SPECS: tuple[StageSpec, ...] = (
     StageSpec(
         name="ground",
         version=3,
-        reads=("sequences", "probes", "item_embeddings", "representatives", "generated_items"),
+        reads=("sequences", "probes", "items", "item_embeddings", "representatives", "generated_items"),
         makes=("grounded_items",),
         settings=(
             "enrich.prompt_share", "enrich.noise_filter", "enrich.faithful_quantile", "enrich.relevant_quantile",
@@ -345,7 +348,7 @@ SPECS: tuple[StageSpec, ...] = (
     StageSpec(
         name="profile_domains",
         version=6,
-        reads=("item_embeddings", "augmented_sequences"),
+        reads=("items", "item_embeddings", "augmented_sequences"),
         makes=("domain_profiles",),
         settings=(
             "profile.clusters", "profile.seed", "profile.last_items", "profile.words", "profile.title_tokens",
@@ -381,10 +384,10 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="assemble",
-        version=1,
+        version=2,
         reads=_assemble_reads,
         makes=("training_set",),
-        settings=(),
+        settings=("data.times",),
         constants=lambda settings: {"candidates_seed": CANDIDATES_SEED},
         work=_assemble,
         by_domain=True,

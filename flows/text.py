@@ -1,4 +1,4 @@
-"""Plain text for a terminal: tables, notes, and texts of unknown origin made escape_control."""
+"""Plain text for a terminal: tables, messages, and escapes for the control characters of untrusted texts."""
 
 import sys
 import unicodedata

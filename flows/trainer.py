@@ -15,7 +15,7 @@ from data_lake.errors import UserError
 from pipeline.processes.child import Child, ending
 
 TAIL = 4000
-"""Bytes of the child's output that an error shows."""
+"""Bytes at the end of the child's output that an error shows."""
 
 MISTAKE = "error: "
 """How the trainer's last words begin where the user can help."""
@@ -39,7 +39,7 @@ def run_model(verb: str, *options: str | Path, config: Config, processes: int = 
 
 
 def torchrun(processes: int) -> list[str]:
-    """Return what stands between Python and a program that runs as so many processes on this machine."""
+    """Return the arguments that let Python run a program as this number of processes on this machine."""
     if processes == 1:
         return []
     return ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]

@@ -5,7 +5,7 @@ No file holds a time, a duration or a path: the same run writes the same bytes.
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,7 @@ class PhaseCheckpoint:
         plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
         self._replace(name, lambda path: save_file(plain, path, metadata))
 
-    def _replace(self, name: str, write: Any) -> None:
+    def _replace(self, name: str, write: Callable[[Path], object]) -> None:
         partial = self.path / f"{name}.tmp"
         write(partial)
         partial.replace(self.path / name)

@@ -50,7 +50,8 @@ class NetworkConfig(Config):
     """Divides every score."""
 
     recency_half_lives: tuple[PositiveFloat, ...] = (5.0, 20.0, 80.0, 1000.0)
-    """Half-lives in days of the recency popularity that a score takes in; empty: off."""
+    """Half-lives in days of the recency popularity that a score takes in; empty: off, as where the data tells no real
+    times."""
 
     domain_heads: bool = True
     """Phase 1 turns its shared state into a query by one linear map per target domain."""
@@ -84,7 +85,8 @@ class LossConfig(Config):
     """A target counts half after so many newer training actions of its user; 0: all count alike."""
 
     half_after_days: NonNegativeFloat = 400.0
-    """A target counts half when it is so many days older than the latest training action; 0: all count alike."""
+    """A target counts half when it is so many days older than the latest training action; 0: all count alike, as where
+    the data tells no real times."""
 
     align: Align = "own"
     """The user's own profile is the target, or as the method's authors published it."""
@@ -106,7 +108,7 @@ class PhaseConfig(Config):
     """Largest norm of the gradient; 0: no limit."""
 
     lr_patience: NonNegativeInt = 4
-    """Halve the learning rate after so many epochs without a better validation figure; 0: never."""
+    """Halve the learning rate after this number of epochs without a better validation figure; 0: never."""
 
     align_weight: NonNegativeFloat = 0.02
     """Weight of the pull to the profiles; 0: off."""
@@ -177,6 +179,12 @@ class TrainConfig(Config):
                 given = given | {name: section.with_new_names(given[name])}  # before the preset's own names join them
         return _merge(PAPER, given)
 
+    def without_times(self) -> "TrainConfig":
+        """Return the settings for data that tells no real times: nothing is counted by days."""
+        network = self.network.model_copy(update={"recency_half_lives": ()})
+        loss = self.loss.model_copy(update={"half_after_days": 0.0})
+        return self.model_copy(update={"network": network, "loss": loss})
+
 
 SECTIONS: dict[str, type[Config]] = {
     "network": NetworkConfig, "loss": LossConfig, "pretrain": PretrainConfig, "finetune": FinetuneConfig,
@@ -223,7 +231,7 @@ class EvaluateConfig(Config):
     """`full` ranks among the whole domain, `sampled-N` among N negatives."""
 
     users: PositiveInt | None = None
-    """Measure a fixed sample of so many users; none: all of them."""
+    """Measure a fixed sample of this number of users; none: all of them."""
 
     resamples: PositiveInt = 1000
     """Bootstrap resamples behind each interval."""

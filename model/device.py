@@ -23,7 +23,7 @@ def cores() -> int:
 
 
 def use_threads(count: int) -> None:
-    """Compute with so many CPU threads; 0: with an equal part of the cores for each process that torchrun started here.
+    """Compute with `count` CPU threads; 0: with an equal part of the cores for each process that torchrun started here.
 
     torchrun alone would leave each process one thread.
     """

@@ -39,7 +39,7 @@ class LazyAdamW:
         self._restart()
 
     def take(self, numbers: Tensor) -> Tensor:
-        """numbers: (K,), each once. Returns the rows as they stand now (K, D), a leaf that collects their gradient."""
+        """numbers: (K,), each once. Returns the current rows (K, D), a leaf that collects their gradient."""
         self.numbers = numbers
         rows, self._mean, self._square = self._caught_up(numbers)
         self.rows = rows.requires_grad_()
@@ -72,7 +72,7 @@ class LazyAdamW:
         return {"mean": self.mean, "square": self.square}
 
     def load(self, state: dict[str, Tensor], steps: int) -> None:
-        """Go on from flushed moments after so many steps; `weight` is loaded by its owner."""
+        """Go on from flushed moments after `steps` steps; `weight` is loaded by its owner."""
         self.mean.copy_(state["mean"])
         self.square.copy_(state["square"])
         self.steps = steps

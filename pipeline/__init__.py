@@ -1,1 +1,1 @@
-"""What each enrichment stage computes: pure functions over tables, and the doors to the models that they ask."""
+"""What each enrichment stage computes: pure functions over tables, and the models that they ask."""

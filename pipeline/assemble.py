@@ -19,11 +19,13 @@ def assemble(
     profile_embeddings: pa.Table | None,
     domains: Sequence[str],
     candidates_seed: int,
+    times: str = "real",
 ) -> dict[str, pa.Table]:
     """Return the tables of TRAINING_SET.
 
     `sequences` are the augmented ones, or the plain ones where nothing was generated; then no position is synthetic.
-    Items are numbered from 1 by domain (in the order of `domains`), then id; users from 1 by id.
+    Items are numbered from 1 by domain (in the order of `domains`), then id; users from 1 by id. `times` says whether
+    the sequences' timestamps are real or an order only.
     """
     order = pc.index_in(items["domain"], value_set=pa.array(domains, pa.string()))
     items = items.append_column("order", order).sort_by([("order", "ascending"), ("item_id", "ascending")])
@@ -34,7 +36,7 @@ def assemble(
     sizes = pc.list_value_length(sequences["item_ids"]).to_numpy()
     item = pc.add(pc.index_in(pc.list_flatten(sequences["item_ids"]), value_set=items["item_id"].combine_chunks()), 1)
     item = item.combine_chunks() if isinstance(item, pa.ChunkedArray) else item
-    times = _flat(sequences["timestamps"]).cast(pa.timestamp("ms", tz="UTC")).cast(pa.int64())
+    milliseconds = _flat(sequences["timestamps"]).cast(pa.timestamp("ms", tz="UTC")).cast(pa.int64())
     role = pc.index_in(_flat(sequences["splits"]), value_set=pa.array(SPLITS)).cast(pa.int8())
     if "synthetic" in sequences.column_names:
         synthetic = _flat(sequences["synthetic"])
@@ -47,7 +49,7 @@ def assemble(
         "sequences": pa.table({
             "user": users,
             "items": lists(item, sizes),
-            "times": lists(times, sizes),
+            "times": lists(milliseconds, sizes),
             "splits": lists(role, sizes),
             "synthetic": lists(synthetic, sizes),
         }),
@@ -66,6 +68,7 @@ def assemble(
             "contract_version": [TRAINING_SET_VERSION],
             "candidates_seed": [candidates_seed],
             "domains": [list(domains)],
+            "times": [times],
         }),
     }  # fmt: skip
 

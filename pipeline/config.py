@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from data_lake.config import Config
+from data_lake.schemas import TEST, VALIDATION
 from pipeline.ingest.formats import BY_COLUMNS, FORMATS
 from pipeline.llm.backends import BACKENDS, NONE
 from pipeline.llm.prompts import check_prompt, load_prompt
@@ -29,8 +30,9 @@ class ColumnsConfig(Config):
     domain: str = "domain"
     """Optional where there is one file per domain; an action without a domain takes that of its item."""
     timestamp: str = "timestamp"
+    """Not read where [data] times is "order"."""
     position: str = "position"
-    """Optional: the order of actions that share their time."""
+    """Optional: the order of actions that share their time, or of all where times is "order"."""
     rating: str = "rating"
     """Optional."""
     title: str = "title"
@@ -62,6 +64,9 @@ class DataConfig(Config):
     columns: ColumnsConfig = ColumnsConfig()
     item_columns: ItemColumnsConfig | None = None
     """By default the items file is read with the names of `columns`."""
+    times: Literal["real", "order"] = "real"
+    """`order`: the data tells in which order each user acted, by position or else as in the file, and not when. No
+    timestamp is read; all actions have the same one (`ingest.NO_TIME`), and nothing is made of it."""
     timestamp_unit: Literal["auto", "iso", "s", "ms", "us", "ns"] = "auto"
     """Of times given as numbers; `auto` tells by their size. Texts are ISO 8601, in UTC where they name no zone."""
     ties: Literal["auto", "position", "file", "shuffle"] = "auto"
@@ -91,17 +96,26 @@ class DataConfig(Config):
             raise ValueError("a domain cannot be called 'all', the name for all domains together")
         return files
 
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.times == "order" and self.ties == "shuffle":
+            raise ValueError('times = "order" leaves nothing of the order with ties = "shuffle"')
+        return self
+
     def sources(self) -> list[Path]:
         """Return every raw file, interactions first."""
         return [path for files in (self.interactions, self.items) for _, path in listed(files)]
 
     def as_fingerprint(self) -> dict[str, Any]:
         """Return the settings with each path cut to what appears in `rejects`."""
-        names = short_names(self.sources())
-        tree = self.model_dump(mode="json")
-        for key in ("interactions", "items"):
-            tree[key] = [[domain, names[path]] for domain, path in listed(getattr(self, key))]
-        return tree
+        return super().as_fingerprint() | _named_files(self, "interactions", "items")
+
+
+def _named_files(cfg: Config, *keys: str) -> dict[str, list[tuple[str | None, str]]]:
+    """Return (domain, short name) of each file of those of the settings `keys` that are there (see `Config.only`)."""
+    files = {key: listed(cfg.__dict__[key]) for key in keys if key in cfg.__dict__}
+    names = short_names([path for group in files.values() for _, path in group])
+    return {key: [(domain, names[path]) for domain, path in group] for key, group in files.items()}
 
 
 def listed(files: Files | dict[str, Files]) -> list[tuple[str | None, Path]]:
@@ -119,8 +133,15 @@ def short_names(paths: list[Path]) -> dict[Path, str]:
 class SplitConfig(Config):
     """Which actions are for training, validation and test."""
 
-    by: Literal["leave-one-out", "time"] = "leave-one-out"
-    """`leave-one-out`: a user's last action is the test target, the one before it validation. `time`: two instants."""
+    by: Literal["leave-one-out", "time", "queries"] = "leave-one-out"
+    """`leave-one-out`: a user's last action is the test target, the one before it validation. `time`: two instants.
+    `queries`: all interactions are for training, and the histories of other users, in files of their own, are asked
+    about."""
+    validation_queries: Files = ()
+    """By queries: a file, or a list of files, with the columns of the interactions. A user's last row is the validation
+    target, the rows before it are the history that is read."""
+    test_queries: Files = ()
+    """The same for test."""
     validation_from: datetime | None = None
     """By time: start of the validation window; UTC where it names no zone."""
     test_from: datetime | None = None
@@ -144,6 +165,31 @@ class SplitConfig(Config):
         if self.validation_from is not None and self.test_from is not None and self.validation_from >= self.test_from:
             raise ValueError("validation_from must be before test_from")
         return self
+
+    @model_validator(mode="after")
+    def _check_queries(self) -> Self:
+        for name, files in self._queries().items():
+            if self.by == "queries" and not files:
+                raise ValueError(f'by = "queries" needs {name}: a file of histories')
+            if self.by != "queries" and files:
+                raise ValueError(f'{name} is read only with by = "queries"')
+        return self
+
+    def query_files(self) -> dict[str, list[Path]]:
+        """Return the files of histories by the role of their targets; nothing where the split is not by queries."""
+        files = zip((VALIDATION, TEST), self._queries().values(), strict=True)
+        return {role: [path for _, path in listed(group)] for role, group in files} if self.by == "queries" else {}
+
+    def sources(self) -> list[Path]:
+        """Return every file of queries."""
+        return [path for files in self.query_files().values() for path in files]
+
+    def as_fingerprint(self) -> dict[str, Any]:
+        """Return the settings with each path cut to its name, as those of `DataConfig` are."""
+        return super().as_fingerprint() | _named_files(self, "validation_queries", "test_queries")
+
+    def _queries(self) -> dict[str, Files]:
+        return {"validation_queries": self.validation_queries, "test_queries": self.test_queries}
 
 
 class EmbedConfig(Config):

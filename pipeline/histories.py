@@ -8,7 +8,7 @@ from pipeline.frames import frame_of
 
 
 def actions(sequences: pa.Table) -> pl.DataFrame:
-    """Return one row per action, in order; `row` is the user's place in the table, `position` that in the sequence."""
+    """Return one row per action, in order; `row` is the user's index in the table, `position` that in the sequence."""
     columns = [name for name in sequences.column_names if name != "user_id"]
     frame = (
         frame_of(sequences).with_row_index("row").with_columns(position=pl.int_ranges(pl.col("item_ids").list.len()))
@@ -23,6 +23,11 @@ def training_prefix(sequences: pa.Table) -> pl.DataFrame:
     return actions(sequences).filter(pl.col("split") == TRAIN)
 
 
+def trained_users(sequences: pa.Table) -> pa.Table:
+    """Return the rows of the users that have a training action: all but those of queries."""
+    return sequences.filter(frame_of(sequences)["splits"].list.contains(TRAIN).to_arrow())
+
+
 def prompt_visible(sequences: pa.Table, prompt_share: float) -> pl.DataFrame:
     """Return the first share `prompt_share` of each user's training prefix; at least its last action is left out."""
     length = pl.len().over("row")
@@ -31,7 +36,7 @@ def prompt_visible(sequences: pa.Table, prompt_share: float) -> pl.DataFrame:
 
 
 def of_users(table: pa.Table, user_ids: pa.ChunkedArray) -> pl.DataFrame:
-    """Return the rows of these users, in the order of `table`, with `row`: the user's place in `user_ids`."""
+    """Return the rows of these users, in the order of `table`, with `row`: the user's index in `user_ids`."""
     users = pl.DataFrame({"user_id": pl.from_arrow(user_ids)}).with_row_index("row")
     return frame_of(table).join(users, on="user_id", maintain_order="left").with_columns(pl.col("row").cast(pl.Int64))
 

@@ -16,11 +16,11 @@ OWN = {"edt-tiny": "pipeline.sample_world.edt_tiny"}
 
 
 LARGE = 2**26
-"""Bytes of a file from which its hash is noted in the user's cache folder."""
+"""Bytes of a file from which on its hash is kept in the user's cache folder."""
 
 
 class ModelIdentity(NamedTuple):
-    """Where a model is loaded from, and what it is called wherever that place must not show."""
+    """Where a model is loaded from, and the name that stands for it in artifacts and messages."""
 
     source: str
     name: str
@@ -68,7 +68,7 @@ def hash_folder(folder: Path) -> str:
 
 @cache
 def _hash_file(path: Path, size: int, changed: int) -> bytes:
-    """Hash one file; the hash of a large one is noted for later processes, as long as its size and time stay."""
+    """Hash one file; the hash of a large one is kept for later processes, as long as its size and time stay."""
     note = cache_folder(f"hash of {path.resolve()}")
     about = f"{size} {changed} "
     if size >= LARGE and note.exists() and (said := note.read_text()).startswith(about):
@@ -88,4 +88,5 @@ def _packaged(model: str) -> Path | None:
     if module == model and (not model.isidentifier() or importlib.util.find_spec(model) is None):
         return None
     package = importlib.import_module(module)
-    return Path(package.get_model_path()) if hasattr(package, "get_model_path") else None
+    get_model_path = getattr(package, "get_model_path", None)
+    return Path(get_model_path()) if get_model_path else None

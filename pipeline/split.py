@@ -7,49 +7,39 @@ import polars as pl
 import pyarrow as pa
 
 from data_lake.errors import UserError
-from data_lake.schemas import CONTEXT, SEQUENCES, SPLITS, TEST, TRAIN, VALIDATION
+from data_lake.schemas import CONTEXT, QUERIES, SEQUENCES, SPLITS, TEST, TRAIN, VALIDATION
 from pipeline.config import SplitConfig
-from pipeline.frames import to_arrow
+from pipeline.frames import frame_of, to_arrow
 
 LEAST_ACTIONS = 3
 """A user with fewer actions is only trained on."""
 
 
-def split(interactions: pa.Table, cfg: SplitConfig) -> tuple[pa.Table, dict[str, Any]]:
+NO_QUERIES = QUERIES.tables[""].empty_table()
+
+
+def split(interactions: pa.Table, cfg: SplitConfig, queries: pa.Table = NO_QUERIES) -> tuple[pa.Table, dict[str, Any]]:
     """Return one SEQUENCES row per user, in the order of user_id, and the figures for the manifest.
 
     Leave-one-out: the last action is the test target, the one before it the validation target. By time: training is
     all before `validation_from`; a user's first action in each window is a target, its other actions there are
-    context; a user without a training action is counted and left out.
+    context; a user without a training action is counted and left out. By queries: all interactions are for training;
+    the last row of each query is its target, the rows before it are context.
     """
-    actions = pl.from_arrow(interactions)
-    assert isinstance(actions, pl.DataFrame)
-    actions = actions.sort("user_id", "position")
-    enough = pl.len().over("user_id") >= LEAST_ACTIONS
+    actions = frame_of(interactions).sort("user_id", "position")
+    actions = actions.with_columns(enough=pl.len().over("user_id") >= LEAST_ACTIONS)
     windows: dict[str, int] = {}
     if cfg.by == "leave-one-out":
-        from_end = pl.len().over("user_id") - 1 - pl.int_range(pl.len()).over("user_id")
-        role = (
-            pl.when(enough & (from_end == 0)).then(pl.lit(TEST))
-            .when(enough & (from_end == 1)).then(pl.lit(VALIDATION))
-            .otherwise(pl.lit(TRAIN))
-        )  # fmt: skip
+        actions = actions.with_columns(split=_by_place())
+    elif cfg.by == "queries":
+        actions = _with_queries(actions, frame_of(queries))
     else:
         validation_from, test_from = _instants(actions["timestamp"], cfg)
         instants = pl.Series([validation_from, test_from], dtype=actions["timestamp"].dtype)
         windows = dict(zip(("validation_from_ms", "test_from_ms"), instants.dt.epoch("ms"), strict=True))
-        time = pl.col("timestamp")
-        window = pl.when(time < validation_from).then(0).when(time < test_from).then(1).otherwise(2)
-        actions = actions.with_columns(window.alias("window"))
-        first = pl.int_range(pl.len()).over("user_id", "window") == 0
-        role = (
-            pl.when(pl.col("window") == 0).then(pl.lit(TRAIN))
-            .when(~(enough & first)).then(pl.lit(CONTEXT))
-            .when(pl.col("window") == 1).then(pl.lit(VALIDATION))
-            .otherwise(pl.lit(TEST))
-        )  # fmt: skip
-    actions = actions.with_columns(role.alias("split"), enough.alias("enough"))
-    kept = actions.filter((pl.col("split") == TRAIN).any().over("user_id"))
+        actions = actions.with_columns(split=_by_time(validation_from, test_from))
+    has_training = (pl.col("split") == TRAIN).any().over("user_id")
+    kept = actions if cfg.by == "queries" else actions.filter(has_training)
     counts = dict(kept["split"].value_counts().iter_rows())
     if cfg.by == "time" and not (counts.get(TRAIN) and counts.get(TEST)):
         first_day, last_day = actions["timestamp"].dt.strftime("%Y-%m-%d").sort()[[0, -1]]
@@ -72,6 +62,36 @@ def split(interactions: pa.Table, cfg: SplitConfig) -> tuple[pa.Table, dict[str,
         "actions": {name: counts.get(name, 0) for name in SPLITS},
     }
     return to_arrow(users, SEQUENCES), figures | windows
+
+
+def _by_place() -> pl.Expr:
+    from_end = pl.len().over("user_id") - 1 - pl.int_range(pl.len()).over("user_id")
+    return (
+        pl.when(pl.col("enough") & (from_end == 0)).then(pl.lit(TEST))
+        .when(pl.col("enough") & (from_end == 1)).then(pl.lit(VALIDATION))
+        .otherwise(pl.lit(TRAIN))
+    )  # fmt: skip
+
+
+def _by_time(validation_from: Any, test_from: Any) -> pl.Expr:
+    time = pl.col("timestamp")
+    window = pl.when(time < validation_from).then(0).when(time < test_from).then(1).otherwise(2)
+    first = pl.int_range(pl.len()).over("user_id", window) == 0
+    return (
+        pl.when(window == 0).then(pl.lit(TRAIN))
+        .when(~(pl.col("enough") & first)).then(pl.lit(CONTEXT))
+        .when(window == 1).then(pl.lit(VALIDATION))
+        .otherwise(pl.lit(TEST))
+    )  # fmt: skip
+
+
+def _with_queries(actions: pl.DataFrame, queries: pl.DataFrame) -> pl.DataFrame:
+    """Return the actions, all for training, and those of the queries, of whom each user's last is the target."""
+    is_target = pl.col("position") == pl.col("position").max().over("user_id")
+    role = pl.when(is_target).then("split").otherwise(pl.lit(CONTEXT))
+    queries = queries.with_columns(split=role, enough=pl.lit(True))
+    actions = actions.with_columns(split=pl.lit(TRAIN), enough=pl.lit(False))
+    return pl.concat([actions, queries.select(actions.columns)]).sort("user_id", "position")
 
 
 def _instants(times: pl.Series, cfg: SplitConfig) -> tuple[Any, Any]:

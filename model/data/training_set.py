@@ -67,6 +67,9 @@ class TrainingSet:
 
     profiles: dict[str, Profiles]  # by scope; empty without profiles
 
+    has_real_times: bool = True
+    """False: the data tells in which order each user acted and not when; all times are the same."""
+
     on_disk: bool = False
     """Whether what grows with positions and users is memory-mapped, and is not to be copied."""
 
@@ -159,6 +162,8 @@ class TrainingSet:
         arrays += [self.item_vectors, *(self.profiles[scope].vectors for scope in sorted(self.profiles))]
         for array in arrays:
             sha.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+        if not self.has_real_times:
+            sha.update(b"order")
         return sha.hexdigest()
 
     @cached_property
@@ -232,6 +237,7 @@ class TrainingSet:
             item_vectors=vectors,
             has_text=has_text,
             profiles=_profiles(tables["profile_vectors"], users.num_rows, where),
+            has_real_times=info[0]["times"] == "real",
         )
 
 

@@ -89,7 +89,8 @@ def blocks(data: TrainingSet, targets: Targets, protocols: Sequence[str], batch:
 
     The negatives of a target are the items with the smallest hashes of (seed, split, user key, item key) among those
     that are neither its history nor the target itself: a uniform draw without replacement that no model, batch,
-    other user or other item can change.
+    other user or other item can change. LLMCDSR (TOIS 2025) draws 999 items other than the target instead, and lets
+    the history be among them.
     """
     count = max((negatives(protocol) or 0 for protocol in protocols), default=0)
     stream = _stream(data.candidates_seed, SPLITS.index(targets.split))

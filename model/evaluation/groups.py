@@ -1,6 +1,7 @@
 """The groups of users that metrics are reported for.
 
-Everything is told by real training actions; only the two times compared by "same-time" are the target's own.
+Everything is told by real training actions, of a query, which has none, by those before the target; only the two times
+compared by "same-time" are the target's own.
 """
 
 import numpy as np
@@ -19,16 +20,17 @@ Mask = NDArray[np.bool_]
 def groups(data: TrainingSet, targets: Targets) -> dict[str, Mask]:
     """Return which of the targets (T,) are in each group, by its name.
 
-    imbalance: share of the largest domain in the user's training actions.
+    imbalance: share of the largest domain in the user's training actions (a query's: the actions before the target).
     scarce-domain: the target's domain is the one, or one of those, with the fewest of them, and not all have as many.
     length: number of the user's training actions.
     popularity: training actions of the target's item; "head" is the most popular fifth of its domain's trained items
         (without those that tie with the first item outside it).
     text, no-text: whether the target's item has a text.
     cold: its item has a text and no training action, so that it is ranked by its text alone.
-    same-time: the target shares its time with the real action before it, so that their order may be an artefact.
+    same-time: the target shares its time with the real action before it, so that their order may be an artefact;
+        nobody where the data tells no real times.
     """
-    actions = _training_actions(data, targets)  # (T, domains)
+    actions = _known_actions(data, targets)  # (T, domains)
     length = actions.sum(axis=1)
     imbalance = actions.max(axis=1) / np.maximum(length, 1)
     own = actions[np.arange(len(targets)), targets.domains]
@@ -59,8 +61,8 @@ def groups(data: TrainingSet, targets: Targets) -> dict[str, Mask]:
     }
 
 
-def _training_actions(data: TrainingSet, targets: Targets) -> NDArray[np.int64]:
-    """(T, domains): the user's real training actions in each domain."""
+def _known_actions(data: TrainingSet, targets: Targets) -> NDArray[np.int64]:
+    """(T, domains): the user's real training actions in each domain; of one without any, those before the target."""
     domains = len(data.domains)
     counts = np.zeros((data.n_users, domains), np.int64)
     for first in range(0, data.n_users, USERS_AT_ONCE):
@@ -71,7 +73,12 @@ def _training_actions(data: TrainingSet, targets: Targets) -> NDArray[np.int64]:
         cell = user * domains + data.item_domain[data.items[trained]]
         users = len(offsets) - 1
         counts[first : first + users] = np.bincount(cell, minlength=users * domains).reshape(users, domains)
-    return counts[targets.users]
+    known = counts[targets.users]
+    for row in np.flatnonzero(known.sum(axis=1) == 0):
+        before = slice(data.offsets[targets.users[row]], targets.positions[row])
+        real = data.items[before][~data.synthetic[before]]
+        known[row] = np.bincount(data.item_domain[real], minlength=domains)
+    return known
 
 
 def _head_threshold(data: TrainingSet) -> NDArray[np.int64]:
@@ -86,7 +93,9 @@ def _head_threshold(data: TrainingSet) -> NDArray[np.int64]:
 
 
 def _same_time(data: TrainingSet, targets: Targets) -> Mask:
-    """(T,): whether the last real action before the target has the target's time."""
+    """(T,): whether the last real action before the target has the target's time, where times are real."""
+    if not data.has_real_times:
+        return np.zeros(len(targets), dtype=bool)
     before = data.real_at[data.real_before[targets.positions] - 1]  # a target without one reads anything here
     known = data.real_before[targets.positions] > data.real_before[data.offsets[targets.users]]
     same: Mask = data.times[before] == data.times[targets.positions]

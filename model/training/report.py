@@ -15,19 +15,19 @@ SHOWN_EVERY, LOGGED_EVERY = 1.0, 60.0
 
 
 class Report:
-    """Tells how the epochs of a phase go."""
+    """Shows how the epochs of a phase go."""
 
     def __init__(self, phase: str, epochs: int, tensorboard: Path | None) -> None:
         self.phase, self.epochs, self.tensorboard = phase, epochs, tensorboard
         self.start(0, 0)
 
     def start(self, epoch: int, users: int) -> None:
-        """Begin an epoch of so many users."""
+        """Begin an epoch of this number of users."""
         self.number, self.users, self.done = epoch, users, 0
         self.started = self.shown = time.monotonic()
 
     def is_due(self, users: int) -> bool:
-        """Count the users of a batch. Returns whether it is time to tell the progress."""
+        """Count the users of a batch. Returns whether it is time to show the progress."""
         self.done += users
         every = SHOWN_EVERY if _line_start() else LOGGED_EVERY
         return time.monotonic() - self.shown > every and parallel.rank() == 0

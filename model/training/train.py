@@ -36,7 +36,12 @@ def prepare(
     data: TrainingSet, cfg: TrainConfig, phase: PhaseName, folder: Path, pretrained: Path,
     tensorboard: Path | None = None,
 ) -> PhaseTrainer:  # fmt: skip
-    """Return the trainer of one phase, before its first epoch; see `train`."""
+    """Return the trainer of one phase, before its first epoch; see `train`.
+
+    Where the data tells no real times, what counts by days is off, and `config.json` has it so.
+    """
+    if not data.has_real_times:
+        cfg = cfg.without_times()
     use_threads(cfg.threads)
     device = choose_device(cfg.device)
     parallel.start(device)

@@ -74,7 +74,7 @@ class Grounder:
         return self._table(_judged(found, self._cfg.noise_filter))
 
     def counts(self, grounded: pa.Table) -> dict[str, Any]:
-        """Return what a manifest tells: answers kept, not kept by reason, and the recall of an index."""
+        """Return a manifest's figures: answers kept, those dropped by reason, and the recall of an index."""
         dropped = Counter(reason for reason in grounded["reason"].to_pylist() if reason)
         kept = grounded.num_rows - dropped.total()
         indexes = (each.index for each in self._thresholds.values())
@@ -140,7 +140,7 @@ def thresholds_of(catalogue: Catalogue, cfg: EnrichConfig, domain: str) -> Groun
 
 
 def _answers(generated: pa.Table, user_ids: pa.ChunkedArray) -> pl.DataFrame:
-    """Return a row per answer to these users; `row` is the user's place in `user_ids`, `place` that of the answer."""
+    """Return a row per answer to these users; `row` is the user's index in `user_ids`, `index` the answer's."""
     return (
         of_users(generated, user_ids)
         .select("row", "user_id", "from_domain", "to_domain", answer="answers", named="item_ids")
@@ -152,7 +152,7 @@ def _answers(generated: pa.Table, user_ids: pa.ChunkedArray) -> pl.DataFrame:
             .otherwise(pl.col("answer").list.eval(pl.lit(None, pl.String)))
         )
         .explode("answer", "answer_index", "named")
-        .with_row_index("place")
+        .with_row_index("index")
     )
 
 
@@ -210,19 +210,19 @@ def _nearest_by_index(
     shown: RaggedRows,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Return what `_nearest` does, looking only at the neighbours that the index finds; exactly where it finds none."""
-    distinct, place = np.unique(text, return_inverse=True)
+    distinct, inverse = np.unique(text, return_inverse=True)
     rows, scores = index.search(vectors[distinct], min(NEIGHBOURS, len(items)))
     scores = np.round(scores, DECIMALS)
     order = np.lexsort((rows, -scores), axis=1)
     near = np.where(rows < 0, -1, items[rows])
     near, scores = np.take_along_axis(near, order, axis=1), np.take_along_axis(scores, order, axis=1)
-    open_ = near[place] >= 0
+    open_ = near[inverse] >= 0
     held, begins = shown.of(user)
     owner = np.repeat(np.arange(len(text)), np.diff(np.append(begins, len(held))))
     size = len(catalogue.vectors)
-    open_ &= ~np.isin(np.arange(len(text))[:, None] * size + near[place], (owner * size + held)[held >= 0])
+    open_ &= ~np.isin(np.arange(len(text))[:, None] * size + near[inverse], (owner * size + held)[held >= 0])
     first = open_.argmax(axis=1)
-    found, cosine = near[place, first], scores[place, first]
+    found, cosine = near[inverse, first], scores[inverse, first]
     none = ~open_.any(axis=1)
     found[none], cosine[none] = _nearest(text[none], user[none], vectors, catalogue, items, shown)
     return found, cosine
@@ -245,13 +245,13 @@ def _relevance_thresholds(
     """Return, per answer, the quantile of what the sampled items score against its user's representatives."""
     if not len(sample):
         return np.full(len(user), np.nan)
-    users, place = np.unique(user, return_inverse=True)
+    users, inverse = np.unique(user, return_inverse=True)
     thresholds = np.empty(len(users))
     for block in _blocks(len(users), 32 * len(sample)):
         theirs, begins = stand_ins.of(users[block])
         cosines = catalogue.vectors[theirs] @ catalogue.vectors[sample].T
         thresholds[block] = np.quantile(np.maximum.reduceat(cosines, begins, axis=0), quantile, axis=1)
-    return np.round(thresholds, DECIMALS)[place]
+    return np.round(thresholds, DECIMALS)[inverse]
 
 
 def _judged(found: pl.DataFrame, noise_filter: bool) -> pl.DataFrame:
@@ -261,13 +261,13 @@ def _judged(found: pl.DataFrame, noise_filter: bool) -> pl.DataFrame:
         rules.append(pl.when(pl.col("faithfulness") < pl.col("faithfulness_threshold")).then(pl.lit("unfaithful")))
         rules.append(pl.when(pl.col("relevance") < pl.col("relevance_threshold")).then(pl.lit("irrelevant")))
     judged = found.with_columns(reason=pl.coalesce(rules))
-    judged = judged.sort("faithfulness", "place", descending=[True, False], nulls_last=True)
+    judged = judged.sort("faithfulness", "index", descending=[True, False], nulls_last=True)
     again = pl.int_range(pl.len()).over("row", "item", pl.col("reason").is_null()) > 0
     judged = judged.with_columns(reason=pl.coalesce("reason", pl.when(again).then(pl.lit("duplicate")))).sort(
-        "relevance", "faithfulness", "place", descending=[True, True, False], nulls_last=True
+        "relevance", "faithfulness", "index", descending=[True, True, False], nulls_last=True
     )
     over = pl.int_range(pl.len()).over("row", "to_domain", pl.col("reason").is_null()) >= pl.col("budget")
-    return judged.with_columns(reason=pl.coalesce("reason", pl.when(over).then(pl.lit("over_budget")))).sort("place")
+    return judged.with_columns(reason=pl.coalesce("reason", pl.when(over).then(pl.lit("over_budget")))).sort("index")
 
 
 def _blocks(rows: int, numbers_per_row: int) -> list[slice]:

@@ -1,4 +1,4 @@
-"""Put the kept items into the users' sequences, marked as synthetic for ever."""
+"""Put the kept items into the users' sequences, marked as synthetic."""
 
 from collections.abc import Sequence
 

@@ -11,7 +11,6 @@ import polars as pl
 import pyarrow as pa
 
 from data_lake.schemas import ANSWER_LIFT
-from pipeline.augment.probe import hidden_truth
 from pipeline.config import EnrichConfig
 from pipeline.frames import frame_of, to_arrow
 from pipeline.histories import prompt_visible, training_prefix
@@ -73,8 +72,14 @@ def _truth(sequences: pa.Table, probes: pa.Table, cfg: EnrichConfig) -> pl.DataF
     )
     seen = prompt_visible(sequences, cfg.prompt_share).select("user_id", "item_id")
     unshown = later.select("user_id", "domain", "item_id").join(seen, on=["user_id", "item_id"], how="anti").unique()
-    parts = [unshown.with_columns(truth=pl.lit("unshown")), hidden_truth(probes).with_columns(truth=pl.lit("hidden"))]
+    parts = [unshown.with_columns(truth=pl.lit("unshown")), _hidden_truth(probes).with_columns(truth=pl.lit("hidden"))]
     return pl.concat(parts, how="diagonal").select("truth", "user_id", "domain", "item_id")
+
+
+def _hidden_truth(probes: pa.Table) -> pl.DataFrame:
+    """Return (user_id, domain, item_id): what each probe really chose in its hidden domain."""
+    rows = frame_of(probes).select("user_id", domain="hidden_domain", item_id="hidden_items")
+    return rows.explode("item_id")
 
 
 def _chance(truth: pl.DataFrame, items: pa.Table) -> pl.DataFrame:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from data_lake.schemas import PROBES, SEQUENCES
 from pipeline.config import EnrichConfig
-from pipeline.frames import frame_of, to_arrow
+from pipeline.frames import to_arrow
 from pipeline.histories import training_prefix
 
 LEAST_ACTIONS = 3
@@ -42,12 +42,6 @@ def probe(sequences: pa.Table, cfg: EnrichConfig) -> pa.Table:
     )
     named = rows.with_columns(real_user_id="user_id", user_id=pl.format("{} without {}", "user_id", "hidden_domain"))
     return to_arrow(named, PROBES)
-
-
-def hidden_truth(probes: pa.Table) -> pl.DataFrame:
-    """Return (user_id, domain, item_id): what each probe really chose in its hidden domain."""
-    rows = frame_of(probes).select("user_id", domain="hidden_domain", item_id="hidden_items")
-    return rows.explode("item_id")
 
 
 def _mark(seed: int, user: str) -> int:

@@ -34,6 +34,9 @@ ONE_EACH = (
     " Files of one domain each need settings written by hand: [data] interactions and items = "
     '{food = FILE, kitchen = FILE}, and format = "amazon-2014" (or -2018, -2023) where they are Amazon\'s.'
 )
+NO_TIMES = (
+    ' Data that tells only in which order each user acted needs settings written by hand: [data] times = "order".'
+)
 MOST_DOMAINS = 50
 SMALL = 1 << 28
 """Bytes of a text file up to which all of it is read for its domains."""
@@ -83,7 +86,7 @@ def _match(path: Path, kind: str) -> tuple[dict[str, str], dict[str, str]]:
             found[ours] = theirs
             reasons[ours] = "a column of that name" if theirs == ours else f"'{theirs}' is a common name for it"
         elif ours in NEEDED[kind]:
-            also = ONE_EACH if ours == "domain" else ""
+            also = {"domain": ONE_EACH, "timestamp": NO_TIMES}.get(ours, "")
             raise UserError(
                 f"{path}: no column looks like {ours}. It has {', '.join(there)}. Rename one to {ours}, or write "
                 f"[data.{'columns' if kind == 'interactions' else 'item_columns'}] {ours} by hand.{also}"

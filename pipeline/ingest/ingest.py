@@ -13,15 +13,20 @@ import polars as pl
 import pyarrow as pa
 
 from data_lake.errors import DataRefused, UserError
-from data_lake.schemas import ALL, INTERACTIONS, ITEMS, REJECTS
-from pipeline.config import ColumnsConfig, DataConfig, ItemColumnsConfig, listed, short_names
-from pipeline.frames import to_arrow
+from data_lake.schemas import ALL, INTERACTIONS, ITEMS, QUERIES, REJECTS
+from pipeline.config import ColumnsConfig, DataConfig, ItemColumnsConfig, SplitConfig, listed, short_names
+from pipeline.frames import frame_of, to_arrow
 from pipeline.ingest import readers
 from pipeline.ingest.formats import BY_COLUMNS, FORMATS
 from pipeline.ingest.times import read_times
 
 EARLIEST, LATEST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 """A time outside of these is taken for a broken one. Fixed, so that the same file always gives the same rows."""
+
+LEAVE_ONE_OUT = SplitConfig()
+
+NO_TIME = datetime(2000, 1, 1, tzinfo=UTC)
+"""The timestamp of every action where `times` is "order": who compares or ages timestamps finds no difference."""
 
 FILTERED = ("rating_below_minimum", "user_below_minimum", "item_below_minimum")
 """Reasons that say nothing against a row; all others count towards `max_bad`."""
@@ -32,34 +37,46 @@ _FILE = pl.UInt32
 
 @dataclass(frozen=True)
 class Ingested:
-    """Tables of the schemas INTERACTIONS, ITEMS and REJECTS, and the figures for the manifest.
+    """Tables of the schemas INTERACTIONS, ITEMS, QUERIES and REJECTS, and the figures for the manifest.
 
-    Each row of the files is in exactly one of them: rows = interactions + rejects of the kind "interaction", and
-    rows = items + rejects of the kind "item" (less `items_added`, where `unknown_items` is "keep").
+    Each row of the files is in exactly one of them: rows = interactions + rejects of the kind "interaction",
+    rows = queries + rejects of the kind "query", and rows = items + rejects of the kind "item" (less `items_added`,
+    where `unknown_items` is "keep").
     """
 
     interactions: pa.Table
     items: pa.Table
+    queries: pa.Table
     rejects: pa.Table
     figures: dict[str, Any]
 
 
-def ingest(cfg: DataConfig) -> Ingested:
-    """Read, check, order and number the actions of all users; read and clean all items.
+def ingest(cfg: DataConfig, split: SplitConfig = LEAVE_ONE_OUT) -> Ingested:
+    """Read, check, order and number the actions of all users and of all queries; read and clean all items.
+
+    A query is refused where an interaction is, and as a whole where its user is among the interactions or has a query
+    in the other file, where its last row, the target, was refused, or where nothing stands before that. Ratings and
+    minimum counts leave it alone.
 
     Raises UserError for a missing file or column, and DataRefused with REJECTS when more than `max_bad` of the rows are
-    bad, or no action is left.
+    bad, or no action, or no query of a file, is left.
     """
-    columns, item_columns, unit = names(cfg)
-    refused = _Refused(short_names(cfg.sources()))
+    item_columns = names(cfg)[1]
+    asked = split.query_files()
+    refused = _Refused(short_names([*cfg.sources(), *split.sources()]))
     items = _read_items(cfg, item_columns, refused)
-    actions = _read_actions(cfg, columns, unit, refused)
-    rows = {kind: len(good) + refused.count(kind) for kind, good in (("item", items), ("interaction", actions))}
+    actions = _read_actions(cfg, listed(cfg.interactions), "interaction", refused)
+    queries = _read_queries(cfg, asked, refused)
+    rows = {
+        kind: len(good) + refused.count(kind)
+        for kind, good in (("item", items), ("interaction", actions), ("query", queries))
+    }
     items, listings = _clean_items(items, len(item_columns.text), refused)
-    actions = _clean_actions(actions, refused)
-    actions, added = _give_domains(actions, listings, cfg.unknown_items == "keep", refused)
-    again = ~pl.struct("user", "item", "time").is_first_distinct()
-    actions = refused.take(actions, pl.when(again).then(pl.lit("duplicate")), "interaction")
+    actions = _checked(_named(actions, cfg), cfg, "interaction", refused)
+    added = _unlisted_items(actions, listings) if cfg.unknown_items == "keep" else listings.clear()
+    listings = pl.concat([listings, added])
+    actions = _give_domains(actions, listings, "interaction", refused)
+    actions = _without_duplicates(actions, cfg, "interaction", refused)
     refused.check_share(rows, cfg.max_bad)
     if cfg.min_rating is not None:
         low = pl.col("stars").is_null() | (pl.col("stars") < cfg.min_rating)
@@ -69,12 +86,19 @@ def ingest(cfg: DataConfig) -> Ingested:
         why = refused.commonest("interaction") or "the files are empty"
         raise refused.failure(f"No action is left of {rows['interaction']} ({why}). Correct the files or [data].")
     actions = _in_order(actions, cfg)
+    queries = _clean_queries(queries, cfg, listings, actions["user_id"], refused)
+    refused.check_share(rows, cfg.max_bad)
+    for role in asked:
+        if role not in queries["split"]:
+            why = refused.commonest("query") or "the files are empty"
+            raise refused.failure(f"No {role} query is left ({why}). Correct the files or [split].")
     items = pl.concat([items, added], how="diagonal")
     return Ingested(
         to_arrow(actions, INTERACTIONS),
         to_arrow(items, ITEMS),
+        to_arrow(queries, QUERIES),
         refused.table(),
-        _figures(actions, items, rows, len(added), refused),
+        _figures(actions, items, queries, cfg, rows, len(added), refused),
     )
 
 
@@ -96,7 +120,7 @@ class _Refused:
     def __init__(self, files: dict[Path, str]) -> None:
         self._files = files
         self._parts: list[pl.DataFrame] = []
-        self._reasons: dict[str, dict[str, int]] = {"interaction": {}, "item": {}}
+        self._reasons: dict[str, dict[str, int]] = {"interaction": {}, "item": {}, "query": {}}
 
     def take(self, frame: pl.DataFrame, reason: pl.Expr, kind: str) -> pl.DataFrame:
         """Take out the rows for which `reason` is not null; return the others."""
@@ -134,7 +158,7 @@ class _Refused:
         return ", ".join(f"{reason} {count}" for reason, count in ranked[:4])
 
     def check_share(self, rows: dict[str, int], most: float) -> None:
-        """Stop when more than the share `most` of the interactions or of the items is bad."""
+        """Stop when more than the share `most` of the interactions, the items or the queries is bad."""
         for kind, total in rows.items():
             bad = self.count(kind, filtered=False)
             if bad > most * total:
@@ -162,7 +186,7 @@ class _Refused:
         )
 
     def number(self, path: Path) -> int:
-        """Return the file's place among all files."""
+        """Return the file's index among all files."""
         return list(self._files).index(path)
 
 
@@ -187,14 +211,30 @@ def _read_items(cfg: DataConfig, columns: ItemColumnsConfig, refused: _Refused) 
     return _one_frame(parts, wanted)
 
 
-def _read_actions(cfg: DataConfig, columns: ColumnsConfig, unit: str, refused: _Refused) -> pl.DataFrame:
+def _read_actions(cfg: DataConfig, files: list[tuple[str | None, Path]], kind: str, refused: _Refused) -> pl.DataFrame:
+    columns, _, unit = names(cfg)
+    is_timed = cfg.times == "real"
     wanted = {key: getattr(columns, key) for key in ("user_id", "item_id", "domain", "timestamp", "position", "rating")}
     needed = columns.model_fields_set | {"user_id", "item_id", "timestamp"}
+    if not is_timed:
+        del wanted["timestamp"]
+    if kind == "query":
+        needed -= {"rating"}
     parts = []
-    for domain, path in listed(cfg.interactions):
-        rows = _read_file(path, domain, wanted, needed, "interaction", refused)
-        parts.append(rows.with_columns(read_times(rows["raw_timestamp"], unit).alias("time")))
+    for domain, path in files:
+        rows = _read_file(path, domain, wanted, needed, kind, refused)
+        time = read_times(rows["raw_timestamp"], unit) if is_timed else pl.lit(NO_TIME).dt.cast_time_unit("ms")
+        parts.append(rows.with_columns(time.alias("time")))
     return _one_frame(parts, wanted)
+
+
+def _read_queries(cfg: DataConfig, asked: dict[str, list[Path]], refused: _Refused) -> pl.DataFrame:
+    """Return the rows of the files of each role, which is their `split`."""
+    parts = [
+        _read_actions(cfg, [(None, path) for path in files], "query", refused).with_columns(split=pl.lit(role))
+        for role, files in asked.items()
+    ]
+    return pl.concat(parts, how="diagonal_relaxed") if parts else pl.DataFrame()
 
 
 def _read_file(
@@ -263,35 +303,65 @@ def _folded(texts: pl.Series) -> pl.Series:
     return texts.str.strip_chars().replace("", None)
 
 
-def _clean_actions(actions: pl.DataFrame, refused: _Refused) -> pl.DataFrame:
-    """Check ids, times and ratings."""
+def _named(actions: pl.DataFrame, cfg: DataConfig) -> pl.DataFrame:
+    """Read ids and ratings, and say in `order` what decides among actions at one time."""
     rating = pl.col("raw_rating").cast(pl.Float64, strict=False)
     actions = actions.with_columns(
         _name("user_id"), _name("item_id"), _name("domain"), rating.alias("stars"),
         _name("rating").alias("rating_text"),
     )  # fmt: skip
+    return actions.with_columns(_order(actions, cfg).alias("order"))
+
+
+def _checked(actions: pl.DataFrame, cfg: DataConfig, kind: str, refused: _Refused) -> pl.DataFrame:
+    """Check ids, times, positions and ratings."""
     reason = (
         pl.when(pl.col("user_id").is_null()).then(pl.lit("no_user"))
         .when(pl.col("item_id").is_null()).then(pl.lit("no_item"))
         .when(pl.col("time").is_null()).then(pl.lit("bad_time"))
         .when(~pl.col("time").is_between(EARLIEST, LATEST, closed="left")).then(pl.lit("impossible_time"))
+        .when(pl.col("order").is_null() & (cfg.times == "order")).then(pl.lit("bad_position"))
         .when(pl.col("rating_text").is_not_null() & ~pl.col("stars").is_finite().fill_null(False))
         .then(pl.lit("bad_rating"))
     )  # fmt: skip
-    return refused.take(actions, reason, "interaction").drop("rating_text")
+    return refused.take(actions, reason, kind).drop("rating_text")
 
 
-def _give_domains(
-    actions: pl.DataFrame, listings: pl.DataFrame, keep_unknown: bool, refused: _Refused
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Give each action its item's domain and the numbers of user and item; return also the items to be added."""
-    new = listings.clear()
-    if keep_unknown:
-        with_domain = actions.filter(pl.col("domain").is_not_null())
-        new = with_domain.join(listings, on="item_id", how="anti", maintain_order="left").select("item_id", "domain")
-        new = new.unique("item_id", keep="first", maintain_order=True)
-        _check_domains(new)
-        listings = pl.concat([listings, new])
+def _order(actions: pl.DataFrame, cfg: DataConfig) -> pl.Expr:
+    """Return what actions at one time are sorted by."""
+    positions = actions["raw_position"].cast(pl.Float64, strict=False).fill_nan(None)
+    ties = cfg.ties
+    if ties == "auto":
+        ties = "position" if positions.count() else "file"
+    if ties == "position" and not positions.count():
+        raise UserError(
+            "[data] ties = 'position', but the interactions or queries have none. Set [data.columns] position."
+        )
+    return {
+        "position": pl.lit(positions),
+        "file": pl.int_range(pl.len()),
+        "shuffle": pl.concat_str("user_id", "item_id", separator="\n").hash(cfg.seed),
+    }[ties]
+
+
+def _without_duplicates(actions: pl.DataFrame, cfg: DataConfig, kind: str, refused: _Refused) -> pl.DataFrame:
+    """Refuse a user's second action on an item at the same time, or at the same place where there are no times."""
+    place = "time" if cfg.times == "real" else "order"
+    again = ~pl.struct("user", "item", place).is_first_distinct()
+    return refused.take(actions, pl.when(again).then(pl.lit("duplicate")), kind)
+
+
+def _unlisted_items(actions: pl.DataFrame, listings: pl.DataFrame) -> pl.DataFrame:
+    """Return item_id and domain of the items that only the actions know."""
+    with_domain = actions.filter(pl.col("domain").is_not_null())
+    new = with_domain.join(listings, on="item_id", how="anti", maintain_order="left").select("item_id", "domain")
+    new = new.unique("item_id", keep="first", maintain_order=True)
+    _check_domains(new)
+    return new
+
+
+def _give_domains(actions: pl.DataFrame, listings: pl.DataFrame, kind: str, refused: _Refused) -> pl.DataFrame:
+    """Give each action its item's domain and the numbers of user and item."""
     first = listings.unique("item_id", keep="first", maintain_order=True).rename({"domain": "kept"})
     actions = actions.join(first.with_row_index("item"), on="item_id", how="left", maintain_order="left")
     unlisted = pl.lit(False)
@@ -303,9 +373,36 @@ def _give_domains(
         pl.when(pl.col("item").is_null()).then(pl.lit("unknown_item"))
         .when(unlisted).then(pl.lit("domain_mismatch"))
     )  # fmt: skip
-    actions = refused.take(actions, reason, "interaction")
+    actions = refused.take(actions, reason, kind)
     users = pl.Enum(actions["user_id"].unique().sort())
-    return actions.with_columns(pl.col("user_id").cast(users).to_physical().alias("user"), domain=pl.col("kept")), new
+    return actions.with_columns(pl.col("user_id").cast(users).to_physical().alias("user"), domain=pl.col("kept"))
+
+
+def _clean_queries(
+    queries: pl.DataFrame, cfg: DataConfig, listings: pl.DataFrame, trained: pl.Series, refused: _Refused
+) -> pl.DataFrame:
+    """Check the rows of queries as those of interactions are, then each query as a whole; return them in order.
+
+    trained: the users of the interactions, each as often as may be.
+    """
+    if queries.is_empty():
+        return frame_of(QUERIES.tables[""].empty_table())
+    queries = _named(queries, cfg).sort("time", "order", "file", "line", nulls_last=True)
+    from_end = pl.len() - 1 - pl.int_range(pl.len())
+    queries = queries.with_columns(is_target=(from_end == 0).over("user_id", "split"))
+    is_in_both = pl.col("user_id").is_not_null() & (pl.col("split").n_unique().over("user_id") > 1)
+    reason = (
+        pl.when(pl.col("user_id").is_in(trained.unique().implode())).then(pl.lit("user_in_interactions"))
+        .when(is_in_both).then(pl.lit("user_in_both_queries"))
+    )  # fmt: skip
+    queries = _checked(refused.take(queries, reason, "query"), cfg, "query", refused)
+    queries = _give_domains(queries, listings, "query", refused)
+    queries = _without_duplicates(queries, cfg, "query", refused)
+    reason = (
+        pl.when(~pl.col("is_target").any().over("user_id")).then(pl.lit("target_refused"))
+        .when(pl.len().over("user_id") < 2).then(pl.lit("no_history"))
+    )  # fmt: skip
+    return _in_order(refused.take(queries, reason, "query"), cfg)
 
 
 def _check_domains(items: pl.DataFrame) -> None:
@@ -330,19 +427,8 @@ def _drop_rare(actions: pl.DataFrame, min_user: int, min_item: int, refused: _Re
 
 
 def _in_order(actions: pl.DataFrame, cfg: DataConfig) -> pl.DataFrame:
-    """Sort by user and time, break ties as the settings say, and number each user's actions."""
-    positions = actions["raw_position"].cast(pl.Float64, strict=False)
-    ties = cfg.ties
-    if ties == "auto":
-        ties = "position" if positions.count() else "file"
-    if ties == "position" and not positions.count():
-        raise UserError("[data] ties = 'position', but the interactions have none. Set [data.columns] position.")
-    order = {
-        "position": pl.lit(positions),
-        "file": pl.lit(0),
-        "shuffle": pl.concat_str("user_id", "item_id", separator="\n").hash(cfg.seed),
-    }[ties]
-    actions = actions.with_columns(order.alias("order")).sort("user", "time", "order", "file", "line", nulls_last=True)
+    """Sort by user, time and what decides among actions at one time, and number each user's actions."""
+    actions = actions.sort("user", "time", "order", "file", "line", nulls_last=True)
     return actions.with_columns(
         pl.int_range(pl.len(), dtype=pl.Int32).over("user").alias("position"),
         timestamp=pl.col("time"),
@@ -351,10 +437,12 @@ def _in_order(actions: pl.DataFrame, cfg: DataConfig) -> pl.DataFrame:
 
 
 def _figures(
-    actions: pl.DataFrame, items: pl.DataFrame, rows: dict[str, int], added: int, refused: _Refused
-) -> dict[str, Any]:
+    actions: pl.DataFrame, items: pl.DataFrame, queries: pl.DataFrame, cfg: DataConfig, rows: dict[str, int],
+    added: int, refused: _Refused,
+) -> dict[str, Any]:  # fmt: skip
     """Return what the manifest tells about the run."""
     tied = (pl.col("time") == pl.col("time").shift()) & (pl.col("user") == pl.col("user").shift())
+    is_timed = cfg.times == "real"
 
     def by_domain(frame: pl.DataFrame) -> dict[str, int]:
         return dict(sorted(frame["domain"].value_counts().iter_rows()))
@@ -369,7 +457,10 @@ def _figures(
         "interactions_by_domain": by_domain(actions),
         "items_by_domain": by_domain(items),
         "items_without_text": items["text"].null_count(),
-        "actions_at_the_time_of_the_one_before": int(actions.select(tied.sum()).item() or 0),
+        "actions_at_the_time_of_the_one_before": int(actions.select(tied.sum()).item() or 0) if is_timed else 0,
+        "actions_without_a_time": 0 if is_timed else len(actions),
+        "query_rows": rows["query"],
+        "queries": dict(sorted(queries.group_by("split").agg(pl.col("user_id").n_unique()).iter_rows())),
         "bad": refused.reasons(filtered=False),
         "filtered": refused.reasons(filtered=True),
     }

@@ -49,7 +49,7 @@ class Rows:
 
 
 def kind_of(path: Path) -> str:
-    """Return "csv", "tsv", "json" or "parquet", told by the name's ending."""
+    """Return "csv", "tsv", "json" or "parquet", by the name's ending."""
     kind = ENDINGS.get(Path(path.name.lower().removesuffix(".gz")).suffix, "")
     if not kind or (kind == "parquet" and path.name.lower().endswith(".gz")):
         raise UserError(f"{path}: what format is it? Its name must end in {', '.join(ENDINGS)} (text files also .gz).")
@@ -226,13 +226,13 @@ def _join_quoted(lines: pl.DataFrame, header: list[str], separator: str) -> tupl
         return lines, None
     opens = re.compile(f'(?:^|{re.escape(separator)})"(?:[^"]|"")*$')
     texts, end, joined, inner = lines["text"], len(lines), dict[int, str](), list[int]()
-    place = 0
-    while place < len(odd):
-        start = odd[place]
-        place += 1
+    index = 0
+    while index < len(odd):
+        start = odd[index]
+        index += 1
         if not opens.search(texts[start]):
             continue
-        stop = odd[place] if place < len(odd) else None
+        stop = odd[index] if index < len(odd) else None
         if stop is None and len(lines) - start < RECORD_LINES:
             end = start
         elif stop is not None and stop - start < RECORD_LINES:
@@ -241,7 +241,7 @@ def _join_quoted(lines: pl.DataFrame, header: list[str], separator: str) -> tupl
             if fields is not None and len(fields) == len(header):
                 joined[start] = text
                 inner += range(start + 1, stop + 1)
-                place += 1
+                index += 1
     texts = texts.scatter(list(joined), list(joined.values())) if joined else texts
     keep = np.ones(len(lines), bool)
     keep[inner] = False

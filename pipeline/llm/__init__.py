@@ -1,1 +1,1 @@
-"""The doors to a language model: one protocol, `Generator`, and what stands behind it."""
+"""Who answers prompts: the protocol `Generator`, the generators that keep it, the prompts, and how they are asked."""

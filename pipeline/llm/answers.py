@@ -1,4 +1,4 @@
-"""Ask a generator, hold each reply to its form, and ask once more, more tightly, where it was not."""
+"""Ask a generator, check each reply, and ask once more for a shorter one where it cannot be used."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,9 +44,9 @@ Build = Callable[[int, bool, int], Request | None]
 def ask(generator: Generator, count: int, build: Build, reason: str = "") -> list[Answer]:
     """Return `count` answers, in order; one for which `build` makes no request fails with `reason`, unasked.
 
-    A request too long for the model loses one text after the other until it fits. A reply that is cut, breaks
-    its schema, or says nothing (see `reading`), is asked for once more, tighter; one that an endpoint finds too long,
-    with fewer texts.
+    A request too long for the model loses one text after the other until it fits. Where a reply is cut, breaks its
+    schema or says nothing (see `reading`), a shorter one is asked for once; where an endpoint finds a prompt too long,
+    it is asked again with fewer texts.
     """
     answers = [Answer(None, None, (), reason)] * count
     for index, answer in _asked(generator, range(count), False, build).items():
@@ -126,7 +126,7 @@ def reply_columns(answers: Sequence[Answer], identity: Mapping[str, Any]) -> dic
 
 
 def figures(table: pa.Table) -> dict[str, Any]:
-    """Return what a manifest tells of an artifact of replies: how many are ok, failures by reason, tokens, answers.
+    """Return a manifest's figures on an artifact of replies: how many are ok, failures by reason, tokens, answers.
 
     `answers` are those that were kept, `dropped` those of the last replies that say nothing, by reason.
     """

@@ -1,4 +1,4 @@
-"""Ask a question once, and remember the answer for every run to come."""
+"""A generator behind a cache: a request is sent once, and its reply is used by every later run."""
 
 import threading
 import time
@@ -17,11 +17,11 @@ from pipeline.llm.generator import (
     OnReply,
     Reply,
     Request,
-    Tokens,
     no_listener,
     prompt_hash,
     prompt_hash_with_room,
 )
+from pipeline.llm.generator_wrapper import GeneratorWrapper
 
 KEPT = pa.schema(
     [
@@ -37,7 +37,7 @@ KEPT = pa.schema(
 """A kept reply, and how many tokens it was allowed; versions before 0.2 kept that in the key."""
 
 WRITE_SECONDS = 1.0
-"""How often new replies are written while more are waited for: what a killed run loses at most, and has paid for."""
+"""How often new replies are written while others are waited for: a killed run loses those of about so long."""
 
 
 def kept_replies(cache: KeyedCache, requests: Mapping[str, Request], identity: Mapping[str, Any]) -> dict[str, Reply]:
@@ -57,7 +57,7 @@ def kept_replies(cache: KeyedCache, requests: Mapping[str, Request], identity: M
     return found
 
 
-class CachedGenerator:
+class CachedGenerator(GeneratorWrapper):
     """A `Generator` that passes on only what the cache cannot answer.
 
     A reply that `worth_keeping` accepts is kept and comes back as it was, its tokens included; another one comes back
@@ -67,9 +67,6 @@ class CachedGenerator:
     `reused`, also where one prompt stood twice in a call, and `seconds_asking`.
     """
 
-    asks_model = True
-    reads: tuple[str, ...] = ()
-
     def __init__(
         self,
         generator: Generator,
@@ -77,35 +74,13 @@ class CachedGenerator:
         ask_again: bool = False,
         worth_keeping: Callable[[Reply, Request], bool] = lambda reply, request: reply.error is None,
     ) -> None:
-        self._generator, self._cache = generator, cache
+        super().__init__(generator)
+        self._cache = cache
         self._ask_again, self._worth_keeping = ask_again, worth_keeping
         self._asked = self._reused = 0
         self._seconds_asking = 0.0
         self._renewed: set[str] = set()
         self._not_kept: dict[str, Reply] = {}
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """That of whoever is asked, as are `fingerprint`, `tokens` and `last_words`."""
-        return self._generator.identity
-
-    @property
-    def fingerprint(self) -> Mapping[str, Any]:
-        """See `Generator`."""
-        return self._generator.fingerprint
-
-    @property
-    def tokens(self) -> Tokens:
-        """See `Generator`."""
-        return self._generator.tokens
-
-    @property
-    def last_words(self) -> str:
-        """See `Generator`."""
-        return self._generator.last_words
-
-    def read(self, tables: Mapping[str, pa.Table]) -> None:
-        """Need nothing: who answers from artifacts costs nothing to ask again."""
 
     def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
         """Return one reply per request, in the same order."""
@@ -134,11 +109,7 @@ class CachedGenerator:
         """Return `asked`, `reused` and `seconds_asking` since the last call, and what the generator counted."""
         counts = {"asked": self._asked, "reused": self._reused, "seconds_asking": self._seconds_asking}
         self._asked, self._reused, self._seconds_asking = 0, 0, 0.0
-        return {**self._generator.counts(), **counts}
-
-    def close(self, patience: float = 15.0) -> None:
-        """Close the generator."""
-        self._generator.close(patience)
+        return {**super().counts(), **counts}
 
     def _held(self, requests: Mapping[str, Request]) -> dict[str, Reply]:
         known = {key: each for key, each in requests.items() if not self._ask_again or key in self._renewed}
@@ -146,7 +117,7 @@ class CachedGenerator:
         return replies | {key: self._not_kept[key] for key in requests if key in self._not_kept}
 
     def _ask(self, missing: Mapping[str, Request], tell: Callable[[str, Reply], None]) -> dict[str, Reply]:
-        """Return the reply to each key's request; each is kept, and told, when it arrives."""
+        """Return the reply to each key's request; each is kept, and handed on, when it arrives."""
         keys = list(missing)
         kept: set[str] = set()
         with _Writer(self._cache) as writer:

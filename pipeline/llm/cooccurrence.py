@@ -32,7 +32,7 @@ HOLDERS = 1000
 POPULAR_BINS = 64
 """Times at which popularity is counted, about: a prompt sees the last one before it."""
 HALF_LIFE_DAYS = 30.0
-"""After so many days an action counts half in popularity."""
+"""An action counts half in popularity after this number of days."""
 USERS_AT_ONCE = 256
 
 

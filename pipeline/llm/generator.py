@@ -1,4 +1,4 @@
-"""One question to a generator, one reply, and the protocol of whoever replies."""
+"""The protocol `Generator`: what a generator is asked, what it replies, and what others need to know of it."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ NO_TEXT = "no_text"
 """The error of a reply whose text is none, or no Unicode."""
 
 MOST_TOKENS = 10**9
-"""A larger count of tokens is an error of whoever counted; two of this size still add up in 32 bits."""
+"""A larger count of tokens is an error of the endpoint; two of this size still add up in 32 bits."""
 
 
 class Message(TypedDict):
@@ -108,7 +108,7 @@ class Reply:
     def read(
         cls, text: object, error: str | None, tokens_in: object = 0, tokens_out: object = 0, tokens_cached: object = 0
     ) -> Self:
-        """Return the reply of an endpoint or an engine, whatever it said: one that any artifact can hold.
+        """Return what an endpoint or an engine answered, whatever that is, as a reply that any artifact can hold.
 
         Without an `error`, a `text` that is none fails with NO_TEXT. A count that is no number of tokens is 0.
         """
@@ -150,7 +150,7 @@ class Tokens(Protocol):
 
 
 OnReply = Callable[[int, Reply], None]
-"""Told of each reply as it arrives, by its place among the requests; calls may come from several threads."""
+"""Gets the index of a request and its reply as soon as that arrives; calls may come from several threads."""
 
 
 def no_listener(index: int, reply: Reply) -> None:
@@ -160,17 +160,17 @@ def no_listener(index: int, reply: Reply) -> None:
 class Generator(Protocol):
     """Answers requests in their order; one that fails is a `Reply` with `error`, never an exception.
 
-    Everything that others need to know of a generator stands here: nobody else tells generators apart.
+    Everything that others need to know of a generator stands here: no other code tells generators apart.
     """
 
     asks_model: bool
-    """Whether a language model is asked: its replies are remembered, its failures counted, its cost told beforehand."""
+    """Whether a language model is asked: then replies are cached, failures counted, and `edt plan` says the cost."""
     reads: tuple[str, ...]
     """The artifacts that it answers from, which `read` must give it before the first request."""
 
     @property
     def last_words(self) -> str:
-        """What an endpoint said, in one line, of the last request that it refused or failed; else empty."""
+        """The message, in one line, with which an endpoint refused or failed a request last; else empty."""
 
     @property
     def identity(self) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from pipeline.llm.prompts import load_prompt
 
 
 class LanguageModel:
-    """The facts of a `Generator` that asks the language model of [llm]."""
+    """What each `Generator` that asks the language model of [llm] extends."""
 
     asks_model = True
     reads: tuple[str, ...] = ()
@@ -47,5 +47,5 @@ class LanguageModel:
 
 
 def by_prompt(requests: Sequence[Request]) -> list[int]:
-    """Return the places of the requests with equal beginnings side by side, so that a prefix cache serves them."""
+    """Return the indices of the requests, those with equal beginnings side by side: a prefix cache serves them."""
     return sorted(range(len(requests)), key=lambda i: [message["content"] for message in requests[i].messages])

@@ -28,7 +28,7 @@ TRY_AGAIN = frozenset({408, 409, 429})
 FIRST_RETRIES = 6
 """Tries after the first, at most 31.5 seconds, to reach an endpoint that has not answered yet: the URL may be wrong."""
 WORDS = 200
-"""Characters that are kept of what the endpoint says of a request that it refuses."""
+"""Characters that are kept of the message about a request that the endpoint refuses."""
 NO_COMPLETION = "no_completion"
 """The error of a reply that is none of the chat protocol's."""
 
@@ -41,7 +41,7 @@ class OpenAI(LanguageModel):
     does not know the model would fail every request, so it raises a UserError. Once a request has used up its tries
     while the endpoint answered no other, each further one is tried once, until one is answered.
 
-    `last_words` is what the endpoint said, in one line, of the last request that it refused or failed.
+    `last_words` is the endpoint's message, in one line, about the last request that it refused or failed.
     """
 
     def __init__(self, llm: LLMConfig, cfg: OpenAIConfig) -> None:
@@ -65,7 +65,7 @@ class OpenAI(LanguageModel):
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """As for every language model, and the tokenizer that stands for the endpoint's."""
+        """As for every language model, and the tokenizer that the settings name."""
         folder = self.cfg.tokenizer
         tokenizer = identify(folder, None, section="openai").revision if folder else None
         return {**super().fingerprint, "tokenizer": tokenizer}
@@ -180,16 +180,16 @@ class OpenAI(LanguageModel):
         }
 
     def _read(self, response: httpx.Response) -> Reply:
-        status, place = response.status_code, self.cfg.base_url
+        status, url = response.status_code, self.cfg.base_url
         if status in (401, 403):
             named = self.cfg.key_variable  # not shown where it is none: it may be the key itself
             raise UserError(
-                f"[openai] base_url {place} refuses the key ({status}). Put a valid one into the environment variable "
+                f"[openai] base_url {url} refuses the key ({status}). Put a valid one into the environment variable "
                 + (f"{named}." if named in os.environ else "that key_variable names: it is not set.")
             )
         if status == 404:
             raise UserError(
-                f"[openai] base_url {place} has no model {self.llm.model!r} or no chat/completions (404). Correct "
+                f"[openai] base_url {url} has no model {self.llm.model!r} or no chat/completions (404). Correct "
                 "[llm] model or the URL."
             )
         if status != 200:
@@ -245,7 +245,7 @@ def _seconds(retry_after: str) -> float | None:
 
 
 def _words(response: httpx.Response) -> str:
-    """Return what the endpoint says is wrong: the message of OpenAI's error, else the body; without the key."""
+    """Return why a request failed: the message of OpenAI's error, else the body; without the key."""
     try:
         said = str(json.loads(response.content)["error"]["message"])
     except (ValueError, LookupError, TypeError, RecursionError):

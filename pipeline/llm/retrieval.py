@@ -108,8 +108,8 @@ class Retrieval:
             texts, vectors, index = self._texts(domain)
             queries, k = self._catalogue.vectors[rows[known]], max(question.answers for question in here)
             best = nearest_rows(queries, vectors, k) if index is None else index.search(queries, k)[0]
-            for i, places in zip(known, best, strict=True):
-                found[domain, ids[i]] = [texts[place] for place in places if place >= 0]
+            for i, nearest in zip(known, best, strict=True):
+                found[domain, ids[i]] = [texts[row] for row in nearest if row >= 0]
         return found
 
     def _texts(self, domain: str) -> tuple[list[str], np.ndarray, Index | None]:

@@ -1,4 +1,4 @@
-"""How much text fits into a prompt, told by the model's own tokenizer where there is one."""
+"""How much text fits into a prompt, by the model's own tokenizer where there is one."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from data_lake.errors import UserError
-from pipeline.llm.generator import Request
+from pipeline.llm.generator import Message, Request
 from pipeline.llm.prompts import quoted
 
 CHARACTERS = 4
-"""What a token stands for where no tokenizer is known."""
+"""Of a token, where no tokenizer is known."""
 MARGIN = 16
 """Tokens that stay free: a server's chat template may differ a little from the one in the tokenizer's folder."""
 BATCH = 512
 MOST_KEPT = 200_000
-SYSTEM_AND_USER = [{"role": "system", "content": "a"}, {"role": "user", "content": "a"}]
+SYSTEM_AND_USER: list[Message] = [{"role": "system", "content": "a"}, {"role": "user", "content": "a"}]
 """The roles of every prompt."""
 
 
@@ -94,7 +94,7 @@ class ModelTokens:
             return []
         return list(map(len, self._tokenizer(texts, add_special_tokens=False).input_ids))
 
-    def _chat(self, messages: Sequence[Any]) -> str:
+    def _chat(self, messages: Sequence[Message]) -> str:
         text: str = self._tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=False
         )

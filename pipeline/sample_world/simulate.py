@@ -223,9 +223,9 @@ def _item_tables(
     """Return the item ids by item number (domain by domain, in catalogue order), and the two tables in id order."""
     ids, tables, truths = [], [], []
     for domain in cfg.domains:
-        place = rng.permutation(cfg.items)  # ids and the order of the file say nothing about what an item is
-        order = np.argsort(place)
-        own = _ids(f"{domain}-", place + 1, len(str(cfg.items)))
+        shuffled = rng.permutation(cfg.items)  # ids and the order of the file say nothing about what an item is
+        order = np.argsort(shuffled)
+        own = _ids(f"{domain}-", shuffled + 1, len(str(cfg.items)))
         title = titles(domain, catalogue.taste, catalogue.recipe, catalogue.style, catalogue.number)
         escaped = pc.replace_substring(pc.replace_substring(title, "&", "&amp;"), "'", "&#39;")
         title = pc.if_else(pa.array(rng.random(cfg.items) < cfg.escaped_titles), escaped, title)

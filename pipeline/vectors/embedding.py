@@ -36,7 +36,7 @@ class Embed(Protocol):
 
 
 class _Identified:
-    """What the settings' model is known by, told without loading it."""
+    """Name and revision of the settings' model, without loading it."""
 
     def __init__(self, cfg: EmbedConfig) -> None:
         self._identity = identify(cfg.model, cfg.revision, section="embed")
@@ -102,7 +102,7 @@ class EmbedProcess(_Identified):
 
 
 class CachedEmbed:
-    """An `Embed` that encodes a text once and takes it from the cache ever after."""
+    """An `Embed` that encodes a text once; after that its vector comes from the cache."""
 
     def __init__(self, embed: Embed, cache: KeyedCache) -> None:
         self.embed, self.cache = embed, cache

@@ -343,7 +343,7 @@ def test_tables_of_one_artifact_lie_in_folders_of_their_own(lake: Lake) -> None:
         "items": {"item": [1], "item_id": ["a"], "domain": ["d"], "title": [None], "train_actions": [1], "key": [5]},
         "item_vectors": {"item": [1], "vector": [[1.0, 2.0]]},
         "profile_vectors": {"user": [], "scope": [], "vector": []},
-        "info": {"contract_version": [1], "candidates_seed": [7], "domains": [["d"]]},
+        "info": {"contract_version": [2], "candidates_seed": [7], "domains": [["d"]], "times": ["real"]},
     }
 
     types = {name: None if name == "item_vectors" else kind for name, kind in TRAINING_SET.tables.items()}

@@ -163,14 +163,14 @@ def test_a_kill_while_replacing_leaves_the_old_artifact_current(lake: Lake) -> N
     assert lake.read("items").num_rows == 1
 
 
-def test_a_forgotten_shard_is_rebuilt_and_no_other(lake: Lake, items: Callable[..., pa.Table]) -> None:
+def test_a_discarded_shard_is_rebuilt_and_no_other(lake: Lake, items: Callable[..., pa.Table]) -> None:
     made: list[str] = []
 
     def work(io: StageIO) -> None:
         def make(chunk: pa.Table) -> pa.Table:
             [title] = chunk["title"].to_pylist()
             if title == "salt" and len(made) == 2:
-                io.forget_shards(lambda shard: shard["title"].to_pylist() == ["tea"])
+                io.discard_shards(lambda shard: shard["title"].to_pylist() == ["tea"])
                 raise RuntimeError("stop")
             made.append(title)
             return chunk
@@ -206,7 +206,7 @@ def test_a_killed_rebuild_goes_on_with_the_next_plain_run(lake: Lake) -> None:
     assert asked == ["u4"]
 
 
-def test_a_rebuild_makes_again_the_shards_of_the_run_before_it(lake: Lake) -> None:
+def test_a_rebuild_reuses_no_shard_of_the_run_before_it(lake: Lake) -> None:
     run_and_kill(lake, "lake.run(profiles([], die_at='u4'))")
     asked: list[str] = []
     lake.run(profiles(asked), rebuild=True)

@@ -185,15 +185,15 @@ def zeros_of_the_same_time(path):
 
 
 @pytest.mark.parametrize(
-    ("harm", "problem"),
+    ("damage", "problem"),
     [(Path.unlink, "sequences/part-00000.parquet is missing"),
      (zeros_of_the_same_time, "sequences/part-00000.parquet: content differs")],
 )  # fmt: skip
-def test_an_artifact_that_is_not_what_was_made_is_not_shown(place, harm, problem):
-    harm(place.lake.path("sequences") / "part-00000.parquet")
+def test_an_artifact_that_is_not_what_was_written_is_not_shown(place, damage, problem):
+    damage(place.lake.path("sequences") / "part-00000.parquet")
     done = place.edt("show", "sequences")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: {problem}: it is not what was made. Make it again with --rerun split.\n"
+    assert done.stderr == f"error: {problem}: it is not what was written. Rebuild it with --rerun split.\n"
 
 
 def test_the_rows_that_an_ingest_refused_are_shown_though_it_failed(place):

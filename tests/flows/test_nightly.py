@@ -28,14 +28,14 @@ def test_to_makes_what_is_stale_up_to_the_stage_and_stops(place):
     assert place.run(to="profile_domains", set_=changed) == ["profile_domains"]
 
 
-def test_from_with_to_makes_the_stages_between_and_forgets_none_after_them(place):
+def test_from_with_to_makes_the_stages_between_and_keeps_all_after_them(place):
     before = place.contents()
     assert place.run(from_="represent", to="generate_items") == ["represent", "generate_items"]
     assert place.contents() == before
     assert place.run() == []
 
 
-def test_only_makes_one_stage_from_what_is_in_force(place):
+def test_only_makes_one_stage_from_the_current_inputs(place):
     changed = ("recommend.top=3", "evaluate.resamples=30")
     assert place.run(only="recommend", set_=changed) == ["recommend"]
     assert pc.max(place.lake.read("recommendations")["rank"]).as_py() == 3

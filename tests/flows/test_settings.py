@@ -38,6 +38,17 @@ def test_files_per_domain_are_relative_to_the_settings_file_too(write, tmp_path)
     assert settings.data.items == (tmp_path / "b.csv", Path("/c.csv"))
 
 
+def test_files_of_queries_are_relative_to_the_settings_file_too(write, tmp_path):
+    split = '[split]\nby = "queries"\nvalidation_queries = "v.csv"\ntest_queries = ["t.csv"]\n'
+    settings = write(LEAST + split)
+    assert settings.split.sources() == [tmp_path / "v.csv", tmp_path / "t.csv"]
+
+
+def test_a_split_by_time_needs_real_times(write):
+    with pytest.raises(UserError, match=re.escape('[split] by = "time" needs real times, and [data] times is "order"')):
+        write(LEAST + 'times = "order"\n[split]\nby = "time"\n')
+
+
 def test_a_model_that_is_a_folder_beside_the_settings_is_found_there(write, tmp_path):
     (tmp_path / "models").mkdir()
     settings = write(LEAST + '[llm]\nmodel = "models"\n')

@@ -9,6 +9,7 @@ import pytest
 
 from data_lake.config import RenamedSettingWarning
 from flows.run import RunRequest, open_run
+from flows.selection import StageSelection
 from flows.stages import ASKING
 
 BEFORE = Path(__file__).parent / "lake-0.1.0"
@@ -45,9 +46,10 @@ def test_every_question_of_the_version_before_is_answered_from_its_memory(tmp_pa
     shutil.copytree(BEFORE / "prompts", tmp_path / "prompts")
     shutil.copytree(BEFORE / "memory", tmp_path / "data_lake" / "store" / "shop" / "memory")
     url = f"openai.base_url=http://127.0.0.1:{endpoint.server_address[1]}/v1"
-    request = RunRequest(config=tmp_path / "edt.toml", overrides=(url, "enrich.probes=0"))
+    to_profiles = StageSelection(to="profile_users")
+    request = RunRequest(config=tmp_path / "edt.toml", overrides=(url, "enrich.probes=0"), selection=to_profiles)
     with pytest.warns(RenamedSettingWarning, match="evidence is now called prompt_share"), open_run(request) as run:
-        made = [run.lake.run(stage) for stage in run.stages if stage.name in UP_TO_PROFILES]
+        made = [run.lake.run(stage) for stage in run.selection.apply(run.stages)]
     asked = {each.stage: each.figures["asked"] for each in made if "asked" in each.figures}
     assert endpoint.asked == 0
     assert asked == dict.fromkeys(("embed_items", "generate_items", "ground", "profile_domains", "profile_users"), 0)
@@ -56,8 +58,3 @@ def test_every_question_of_the_version_before_is_answered_from_its_memory(tmp_pa
 
 OK = [40, 70, 40]
 """Usable replies of the three asking stages, as version 0.1.0 counted them."""
-
-UP_TO_PROFILES = (
-    "ingest", "split", "embed_items", "probe", "represent", "generate_items", "ground", "insert", "profile_domains",
-    "profile_users",
-)  # fmt: skip

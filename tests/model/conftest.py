@@ -71,7 +71,8 @@ def tiny_tables(seed: int = 0) -> dict[str, pa.Table]:
             ),
         }),
         "info": pa.table({
-            "contract_version": pa.array([1], pa.int32()), "candidates_seed": [7], "domains": [["a", "b"]],
+            "contract_version": pa.array([2], pa.int32()), "candidates_seed": [7], "domains": [["a", "b"]],
+            "times": ["real"],
         }),
     }  # fmt: skip
     return {name: check(table, TRAINING_SET, name) for name, table in tables.items()}

@@ -43,6 +43,14 @@ def test_context_actions_of_the_time_split_are_history_of_a_later_target():
     assert seen(data, TEST) == {"u": {"f1", "f2", "f3"}}
 
 
+def test_the_history_of_a_query_is_what_stands_before_its_target():
+    data = world({"a": "f1 f2", "v": "f3:context k1:context f4:validation", "t": "k2:context f5:context f6:test"}, FOOD)
+    assert seen(data, VALIDATION) == {"v": {"f3"}}
+    assert seen(data, TEST) == {"t": {"f5"}}
+    assert len(drawn(data, VALIDATION, 999)["v"]) == 38
+    assert not {"f3", "f4"} & set(drawn(data, VALIDATION, 999)["v"])
+
+
 def test_targets_are_the_real_positions_of_the_split():
     data = world({"a": "f1 f2", "b": "f1 *f2:test *k1 k2:test", "c": "f3 f4:validation"}, FOOD)
     test = find_targets(data, TEST)

@@ -99,7 +99,7 @@ def test_streaming_needs_the_rows_in_the_order_of_their_users(grouped_folder: Pa
     ("table", "change", "message"),
     [
         ("users", lambda t: t.slice(1), "'user' must run from 1 to 39"),
-        ("info", lambda t: t.set_column(0, "contract_version", pa.array([9], pa.int32())), "contract version 1"),
+        ("info", lambda t: t.set_column(0, "contract_version", pa.array([9], pa.int32())), "contract version 2"),
         ("info", lambda t: t.set_column(2, "domains", pa.array([["a"]])), "domain 'b' is not in info.domains"),
     ],
 )

@@ -198,6 +198,26 @@ def test_text_and_time_of_the_target():
     assert found["text"] == {"same", "later"}
 
 
+def test_a_query_is_grouped_by_the_actions_before_its_target():
+    users = {
+        "mostly-food": "f1:context f2:context f3:context k1:context k2:test",
+        "mostly-kitchen": "f1:context k2:context k1:context k2:test",
+        "trained": "f1 f2 f3 k1 f4:test",
+    }
+    found = grouped(world(users, ITEMS))
+    assert found["scarce-domain"] == {"mostly-food"}
+    assert found["not scarce-domain"] == {"mostly-kitchen", "trained"}
+    assert found["0.7<=imbalance<0.9"] == {"mostly-food", "trained"}
+    assert found["imbalance<0.7"] == {"mostly-kitchen"}
+    assert found["length<=10"] == set(users)
+    assert found["popularity=0"] == {"mostly-food", "mostly-kitchen", "trained"}
+
+
+def test_nobody_shares_a_time_where_times_are_an_order():
+    found = grouped(world({"u": "f1@5 f2@5:test"}, ITEMS, times="order"))
+    assert (found["same-time"], found["not same-time"]) == (set(), {"u"})
+
+
 def test_a_run_without_weights_says_what_to_do(tmp_path: Path):
     with pytest.raises(UserError, match="holds no trained phase"):
         phase_folders(tmp_path)

@@ -96,7 +96,7 @@ def test_a_batch_has_the_losses_of_its_users(tiny: TrainingSet, small: TrainConf
     assert alone == pytest.approx(together, rel=1e-5)
 
 
-def test_a_training_prediction_is_the_score_of_that_moment(tiny: TrainingSet, small: TrainConfig) -> None:
+def test_a_training_prediction_is_the_score_at_that_time(tiny: TrainingSet, small: TrainConfig) -> None:
     cfg = small.model_copy(update={"loss": small.loss.model_copy(update={"negatives": 0})})
     network = build(tiny, cfg, "finetune")
     user = 1  # has no synthetic item

@@ -366,3 +366,23 @@ def test_two_processes_with_the_same_global_batch_give_the_curve_of_one(tiny_fol
         assert one["next_item_loss"] == pytest.approx(two_["next_item_loss"], rel=1e-5)
         assert one["align_loss"] == pytest.approx(two_["align_loss"], rel=1e-5)
         assert one["value"] == pytest.approx(two_["value"], rel=1e-3)
+
+
+def test_neither_a_query_nor_the_time_of_an_order_changes_what_is_learnt(small: TrainConfig, tmp_path: Path) -> None:
+    trained = {"a": "f1 f2 k1", "b": "f2 k2 f3", "c": "k1 f1"}
+    items = {"food": "f1 f2 f3", "kitchen": "k1 k2"}
+    queries = {"v": "f1:context k1:context f2:validation", "t": "f3:context f2:test"}
+    others = {"v": "k2:context f3:validation", "t": "k1:context k1:context k1:context k2:test"}
+    later = {user: " ".join(f"{item}@{9 ** place}" for place, item in enumerate(items.split()))
+             for user, items in trained.items()}  # fmt: skip
+    cfg = with_(small, loss={"half_after_days": 1e-3}, pretrain={"epochs": 1})
+    weights = []
+    for number, users in enumerate((trained | queries, trained | others, later | queries)):
+        data, folder = world(users, items, times="order"), tmp_path / str(number)
+        run(data, cfg, folder)
+        train_state = load_file(folder / "pretrained" / "train_state.safetensors")
+        weights.append({name: tensor.tolist() for name, tensor in train_state.items() if name.startswith("weights.")})
+    assert weights[0] == weights[1] == weights[2]
+    held = json.loads((folder / "checkpoint" / "config.json").read_text())["train"]
+    assert (held["network"]["recency_half_lives"], held["loss"]["half_after_days"]) == ([], 0)
+    load_scorer(folder / "checkpoint", data)(np.array([3, 4]), np.array([2, 1]), "food")

@@ -14,7 +14,9 @@ from data_lake.tables import check
 from model.data.training_set import TrainingSet
 
 
-def world(users: Mapping[str, str], items: Mapping[str, str], *, seed: int = 7, no_text: str = "") -> TrainingSet:
+def world(
+    users: Mapping[str, str], items: Mapping[str, str], *, seed: int = 7, no_text: str = "", times: str = "real"
+) -> TrainingSet:
     """Build a training set from {user: "f1 f2@5 *k1 f3:validation f4:test"} and {domain: "f1 f2 f3"}.
 
     A word is an item; `*` before it makes it synthetic, `@` gives its time (default: its place), `:` its split (train).
@@ -55,7 +57,8 @@ def world(users: Mapping[str, str], items: Mapping[str, str], *, seed: int = 7, 
         }),
         "profile_vectors": TRAINING_SET.tables["profile_vectors"].empty_table(),
         "info": pa.table({
-            "contract_version": pa.array([1], pa.int32()), "candidates_seed": [seed], "domains": [list(items)],
+            "contract_version": pa.array([2], pa.int32()), "candidates_seed": [seed], "domains": [list(items)],
+            "times": [times],
         }),
     }  # fmt: skip
     return TrainingSet.from_tables({name: check(table, TRAINING_SET, name) for name, table in tables.items()})

@@ -26,4 +26,12 @@ def test_the_training_set_counts_from_one_and_only_real_training_actions():
     }  # fmt: skip
     assert [vector is None for vector in made["item_vectors"]["vector"].to_pylist()] == [False, True, False, False]
     assert made["profile_vectors"].num_rows == 0
-    assert made["info"].to_pylist() == [{"contract_version": 1, "candidates_seed": 7, "domains": ["kitchen", "food"]}]
+    assert made["info"].to_pylist() == [
+        {"contract_version": 2, "candidates_seed": 7, "domains": ["kitchen", "food"], "times": "real"}
+    ]
+
+
+def test_the_training_set_says_that_its_times_are_an_order():
+    items, sequences = items_table(food=[20]), sequences_table(a="food_20 food_20")
+    made = assemble(sequences, items, embed_items(items, Angles()), None, ("food",), 7, "order")
+    assert made["info"]["times"].to_pylist() == ["order"]

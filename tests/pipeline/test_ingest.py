@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from data_lake.errors import DataRefused, UserError
-from pipeline.config import DataConfig
+from pipeline.config import DataConfig, SplitConfig
 from pipeline.ingest.formats import FORMATS, Format
 from pipeline.ingest.ingest import ingest
 from pipeline.ingest.times import read_times
@@ -144,6 +144,98 @@ def test_ties_follow_position_or_the_file_or_a_seed(take):
     assert len(set(orders[0])) > 1
     with pytest.raises(UserError, match="ties = 'position'"):
         take("user_id,item_id,timestamp\nu,f1,1500000000\n", ties="position")
+
+
+def test_where_times_are_an_order_the_position_or_the_file_gives_it_and_no_timestamp_is_read(take):
+    text = "user_id,item_id,position,timestamp\nu,f1,2,soon\nu,k1,1,9\nu,f1,7,1\nu,f1,7,1\nu,f2,late,1\nv,f2,5,\n"
+    result = take(text, times="order", columns={"timestamp": "timestamp"})
+    assert refusals(result) == [("actions.csv", 5, "duplicate"), ("actions.csv", 6, "bad_position")]
+    assert result.interactions.select(["user_id", "item_id", "position"]).to_pylist() == [
+        {"user_id": "u", "item_id": "k1", "position": 0},
+        {"user_id": "u", "item_id": "f1", "position": 1},
+        {"user_id": "u", "item_id": "f1", "position": 2},
+        {"user_id": "v", "item_id": "f2", "position": 0},
+    ]
+    assert result.interactions["timestamp"].unique().to_pylist() == [datetime(2000, 1, 1, tzinfo=UTC)]
+    assert result.figures["actions_without_a_time"] == 4
+    assert result.figures["actions_at_the_time_of_the_one_before"] == 0
+    assert history(take("user_id,item_id\nu,k2\nu,f1\nu,k2\n", times="order"), "u") == ["k2", "f1", "k2"]
+    assert history(take(text, times="order", ties="file"), "u") == ["f1", "k1", "f1", "f1", "f2"]
+    with pytest.raises(ValidationError, match="leaves nothing of the order"):
+        take(text, times="order", ties="shuffle")
+
+
+@pytest.fixture
+def take_queries(tmp_path):
+    """Ingest one training user, `known`, and two files of queries; settings by keyword."""
+
+    def run(validation, test, **data):
+        texts = {
+            "actions": "user_id,item_id,position\nknown,f1,0\nknown,k1,1\n", "items": ITEMS,
+            "v": "user_id,item_id,position\n" + validation, "t": "user_id,item_id,position\n" + test,
+        }  # fmt: skip
+        files = {name: tmp_path / f"{name}.csv" for name in texts}
+        for name, text in texts.items():
+            files[name].write_text(text)
+        data = {"max_bad": 1.0, "times": "order"} | data
+        split = SplitConfig(by="queries", validation_queries=files["v"], test_queries=files["t"])
+        return ingest(DataConfig(interactions=files["actions"], items=files["items"], **data), split)
+
+    return run
+
+
+def test_queries_stand_apart_from_the_interactions_in_the_order_of_their_rows(take_queries):
+    result = take_queries("a,k1,5\na,f1,3\nb,f2,0\nb,f2,1\n", "c,k2,0\nc,f1,1\n", min_user=2, min_item=1)
+    assert set(result.interactions["user_id"].to_pylist()) == {"known"}
+    assert [tuple(row[name] for name in ("user_id", "item_id", "domain", "position", "split"))
+            for row in result.queries.to_pylist()] == [
+        ("a", "f1", "food", 0, "validation"), ("a", "k1", "kitchen", 1, "validation"),
+        ("b", "f2", "food", 0, "validation"), ("b", "f2", "food", 1, "validation"),
+        ("c", "k2", "kitchen", 0, "test"), ("c", "f1", "food", 1, "test"),
+    ]  # fmt: skip
+    assert result.rejects.num_rows == 0
+    assert (result.figures["query_rows"], result.figures["queries"]) == (6, {"test": 1, "validation": 2})
+    assert result.figures["interactions"] == 2
+
+
+def test_a_query_is_refused_whole_where_its_target_or_its_user_is_wrong(take_queries):
+    result = take_queries(
+        "known,f1,0\nknown,f2,1\n"  # is trained on
+        "both,f1,0\nboth,f2,1\n"
+        "lost,f1,0\nlost,f2,1\nlost,zz,2\n"  # the target is no item
+        "short,f1,0\n"
+        "fine,zz,0\nfine,f1,1\nfine,k1,2\n",
+        "both,f1,0\nboth,f2,1\nlast,f1,0\nlast,f2,x\nok,f1,0\nok,k1,1\n",
+    )
+    assert refusals(result) == [
+        ("v.csv", 2, "user_in_interactions"),
+        ("v.csv", 3, "user_in_interactions"),
+        ("v.csv", 4, "user_in_both_queries"),
+        ("v.csv", 5, "user_in_both_queries"),
+        ("v.csv", 6, "target_refused"),
+        ("v.csv", 7, "target_refused"),
+        ("v.csv", 8, "unknown_item"),
+        ("v.csv", 9, "no_history"),
+        ("v.csv", 10, "unknown_item"),
+        ("t.csv", 2, "user_in_both_queries"),
+        ("t.csv", 3, "user_in_both_queries"),
+        ("t.csv", 4, "target_refused"),
+        ("t.csv", 5, "bad_position"),
+    ]
+    assert set(result.rejects["kind"].to_pylist()) == {"query"}
+    assert [(row["user_id"], row["item_id"]) for row in result.queries.to_pylist()] == [
+        ("fine", "f1"), ("fine", "k1"), ("ok", "f1"), ("ok", "k1"),
+    ]  # fmt: skip
+
+
+def test_bad_queries_stop_an_ingest_as_bad_actions_do(take_queries):
+    fine = "a,f1,0\na,f2,1\n"
+    with pytest.raises(DataRefused, match=r"2 of 4 query rows are bad .*user_in_interactions 2\. The first is v.csv"):
+        take_queries("known,f1,0\nknown,f2,1\n", fine, max_bad=0.4)
+    with pytest.raises(DataRefused, match=r"No validation query is left \(user_in_interactions 2\)"):
+        take_queries("known,f1,0\nknown,f2,1\n", fine)
+    with pytest.raises(DataRefused, match=r"No test query is left \(the files are empty\)"):
+        take_queries(fine, "")
 
 
 def test_time_goes_before_position(take):
@@ -361,15 +453,27 @@ def test_counts_add_up_exactly(take, actions, items, least, min_rating):
 
 
 def test_food_kitchen_comes_through_whole():
-    folder = Path(os.environ.get("EDT_DATA", Path(__file__).parents[2].parent / "shared" / "data")) / "food-kitchen"
-    if not folder.is_dir():
-        pytest.skip(f"no food-kitchen data in {folder.parent} (set EDT_DATA)")
+    if "EDT_DATA" not in os.environ:
+        pytest.skip("EDT_DATA is not set: the folder that holds food-kitchen/")
+    folder = Path(os.environ["EDT_DATA"]) / "food-kitchen"
     result = ingest(DataConfig(interactions=folder / "interactions.parquet", items=folder / "items.parquet"))
     assert (result.interactions.num_rows, result.items.num_rows, result.rejects.num_rows) == (173_548, 28_095, 0)
     assert result.figures["items_without_text"] == 4_738
     raw = pl.read_parquet(folder / "interactions.parquet").sort("user_id", "position")
     assert result.interactions["item_id"].to_pylist() == raw["item_id"].to_list()
     assert not any("&amp;" in title for title in result.items["title"].to_pylist() if title)
+
+
+def test_food_kitchen_imbalanced_comes_through_whole():
+    data = Path(os.environ.get("EDT_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
+    folder = data / "food-kitchen-imbalanced"
+    if not folder.is_dir():
+        pytest.skip(f"no food-kitchen-imbalanced in {data} (set EDT_DATA)")
+    files = {name: folder / f"{name}.parquet" for name in ("interactions", "items")}
+    queries = {f"{name}_queries": folder / f"queries-{name}.parquet" for name in ("validation", "test")}
+    result = ingest(DataConfig(**files, times="order"), SplitConfig(by="queries", **queries))
+    assert (result.interactions.num_rows, result.items.num_rows, result.rejects.num_rows) == (402_268, 36_298, 0)
+    assert (result.figures["users"], result.figures["queries"]) == (51_164, {"test": 469, "validation": 960})
 
 
 def test_a_format_is_added_by_one_line_of_the_table(tmp_path, monkeypatch):

@@ -50,5 +50,9 @@ def test_what_cannot_be_found_is_named_with_what_there_is(tmp_path):
     with pytest.raises(UserError, match=r'no column looks like domain.*\{food = FILE, kitchen = FILE\}.*"amazon-2014"'):
         describe(actions, items)
     items.write_text("item_id,domain\n1,x\n")
+    actions.write_text("user,item_id,position\nu,1,0\n")
+    with pytest.raises(UserError, match=r'no column looks like timestamp.*by hand: \[data\] times = "order"'):
+        describe(actions, items)
+    actions.write_text("user,item_id,timestamp\nu,1,soon\n")
     with pytest.raises(UserError, match="column 'timestamp' holds 'soon', no times"):
         describe(actions, items)

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from data_lake.errors import UserError
-from data_lake.schemas import INTERACTIONS, SEQUENCES
+from data_lake.schemas import INTERACTIONS, QUERIES, SEQUENCES
 from pipeline.config import SplitConfig
 from pipeline.split import split
 
@@ -95,3 +95,52 @@ def test_rows_in_any_order_give_the_same_sequences():
     table = interactions(b=[1, 2, 3], a=[1, 2, 3, 4])
     mixed = table.take([6, 0, 3, 1, 5, 2, 4])
     assert split(mixed, SplitConfig())[0].equals(split(table, SplitConfig())[0])
+
+
+FILES = {"validation_queries": "v.csv", "test_queries": "t.csv"}
+
+
+def test_queries_are_read_and_asked_about_and_all_interactions_are_trained_on():
+    whole = interactions(v=[1, 2, 3], t=[1, 2], a=[1, 2, 3, 4], b=[1])
+    users = whole["user_id"].to_pylist()
+    queries = whole.take([row for row, user in enumerate(users) if user in "vt"])
+    asked = {"v": "validation", "t": "test"}
+    queries = queries.append_column(
+        QUERIES.tables[""].field("split"), pa.array([asked[user] for user in queries["user_id"].to_pylist()])
+    )
+    trained = whole.take([row for row, user in enumerate(users) if user in "ab"])
+    table, figures = split(trained, SplitConfig(by="queries", **FILES), queries)
+    assert roles(table) == {
+        "a": ["train", "train", "train", "train"],
+        "b": ["train"],
+        "t": ["context", "test"],
+        "v": ["context", "context", "validation"],
+    }
+    assert table["item_ids"].to_pylist()[3] == ["i0", "i1", "i2"]
+    assert figures == {
+        "users": 4,
+        "users_left_out": 0,
+        "users_only_trained_on": 2,
+        "actions_left_out": 0,
+        "actions": {"train": 5, "validation": 1, "test": 1, "context": 3},
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"by": "queries", "validation_queries": "v.csv"}, "needs test_queries: a file of histories"),
+        ({"by": "time", **FILES}, 'validation_queries is read only with by = "queries"'),
+    ],
+)
+def test_files_of_queries_and_a_split_by_queries_go_together(given, message):
+    with pytest.raises(ValidationError, match=message):
+        SplitConfig(**given)
+
+
+def test_a_folder_of_queries_that_was_moved_changes_no_fingerprint():
+    cfg = SplitConfig(by="queries", validation_queries="/here/v.csv", test_queries=("/here/t.csv", "/here/u.csv"))
+    there = SplitConfig(by="queries", validation_queries="/there/v.csv", test_queries=("/there/t.csv", "/there/u.csv"))
+    assert cfg.as_fingerprint() == there.as_fingerprint()
+    assert cfg.as_fingerprint()["test_queries"] == [(None, "t.csv"), (None, "u.csv")]
+    assert [path.name for path in cfg.sources()] == ["v.csv", "t.csv", "u.csv"]

@@ -58,7 +58,7 @@ def is_running(pid):
     return True
 
 
-def test_the_identity_names_the_model_without_its_place_and_the_seed_only_where_it_samples(tiny_llm):
+def test_the_identity_names_the_model_without_its_path_and_the_seed_only_where_it_samples(tiny_llm):
     greedy = VLLM(LLMConfig(model=str(tiny_llm), data_parallel_size=2)).identity
     assert greedy["model"] == "tiny-qwen2"
     assert greedy["revision"].startswith("sha256:")

@@ -59,8 +59,8 @@ class Kind:
     @property
     def title(self) -> str:
         """The title as a catalogue has it."""
-        place = (np.array([value]) for value in (self.taste, self.recipe, self.style, self.number))
-        return str(titles(self.domain, *place)[0])
+        kind = (np.array([value]) for value in (self.taste, self.recipe, self.style, self.number))
+        return str(titles(self.domain, *kind)[0])
 
     @property
     def without_brand(self) -> str:
@@ -92,7 +92,7 @@ class Shopper:
         return cls(tastes, rng.dirichlet(np.ones(len(tastes))), style, recipe)
 
     def choose(self, domain: str, count: int, rng: Rng, noise: float = NOISE) -> list[Kind]:
-        """Return so many items that the shopper chooses in a domain, oldest first."""
+        """Return `count` items that the shopper chooses in a domain, oldest first."""
         chosen = []
         for _ in range(count):
             if rng.random() < noise:
@@ -322,8 +322,8 @@ def _profile_lessons(
         {
             "user_id": [f"u{number}" for number in range(count)],
             **{
-                name: [[part[place] for part in some] for some in parts]
-                for place, name in enumerate(("domains", "texts", "evidences"))
+                name: [[part[index] for part in some] for some in parts]
+                for index, name in enumerate(("domains", "texts", "evidences"))
             },
         }
     )
@@ -333,7 +333,7 @@ def _profile_lessons(
 
 def _items(histories: Sequence[Sequence[Kind]]) -> tuple[pa.Table, list[list[str]]]:
     """Return an items table with an id of its own for every item of every history, and the ids by history."""
-    ids = [[f"i{row}-{place}" for place in range(len(history))] for row, history in enumerate(histories)]
+    ids = [[f"i{row}-{index}" for index in range(len(history))] for row, history in enumerate(histories)]
     names = [item.title for history in histories for item in history]
     flat = [one for row in ids for one in row]
     return pa.table({"item_id": flat, "title": names, "text": names}), ids

@@ -118,5 +118,5 @@ def verified_path(store: Store, artifact: str, full: bool) -> Path:
     """
     manifest = store.manifest(artifact)
     if manifest and (problem := store.find_alteration(artifact, manifest, full)):
-        raise UserError(f"{artifact}/{problem}: it is not what was made. Make it again with --rerun {manifest.stage}.")
+        raise UserError(f"{artifact}/{problem}: it is not what was written. Rebuild it with --rerun {manifest.stage}.")
     return current_path(store, artifact)
