@@ -1,7 +1,7 @@
 """What the language model would be asked by the stages that are to run: prompts, tokens, hours. Nothing is asked."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,8 +12,10 @@ from data_lake.manifest import Manifest
 from flows.models import Models
 from flows.plan import Step
 from flows.run import Run
+from flows.settings import Settings
 from flows.stage_spec import StageSpec
 from flows.stages import SPECS, STAGES
+from pipeline.config import LLMConfig
 from pipeline.llm.cached_generator import kept_replies
 from pipeline.llm.failures import UNASKED
 from pipeline.llm.generator import Generator, OnReply, Reply, Request, no_listener, prompt_hash
@@ -71,15 +73,40 @@ def forecast(run: Run, steps: Sequence[Step]) -> list[Forecast]:
             found.append(Forecast(name, note=f"known after `edt run --to {max(before, key=STAGES.index)}`"))
         else:
             found.append(_dry_run(run, specs[name]))
-    return found
+    return _within_limits(found, run.settings.llm)
+
+
+def _within_limits(forecasts: Sequence[Forecast], llm: LLMConfig) -> list[Forecast]:
+    """Return the forecasts with a note where a run would stop, by what is known: where [llm] limits what it asks."""
+    noted, requests, tokens = [], 0, 0
+    for each in forecasts:
+        requests += each.new or 0
+        tokens += (each.tokens_in or 0) + (each.tokens_out or 0)
+        passed = [
+            f"[llm] {name} = {limit}"
+            for name, limit, count in (
+                ("max_run_requests", llm.max_run_requests, requests),
+                ("max_run_tokens", llm.max_run_tokens, tokens),
+            )
+            if 0 < limit < count
+        ]
+        stops = f"a run stops before the end, at {' or '.join(passed)}" if passed and each.new else ""
+        noted.append(replace(each, note="; ".join(filter(None, (each.note, stops)))))
+    return noted
 
 
 def _dry_run(run: Run, spec: StageSpec) -> Forecast:
     """Let the stage work on its inputs while nothing is asked or written, and return what it would have asked."""
     models = _CountingModels(run)
-    stage = spec.stage(run.settings, models)
+    stage = spec.stage(_never_stopping(run.settings), models)
     stage.work(DryRunIO(run.lake.store, stage.name, stage.reads, stage.makes, ""))
     return _forecast(run, spec, models.counting)
+
+
+def _never_stopping(settings: Settings) -> Settings:
+    """Return settings by which kept replies end no stage, however bad they are."""
+    llm = settings.llm.model_copy(update={"max_failed": 1.0, "max_useless": 1.0, "max_alike": 1.0})
+    return settings.model_copy(update={"llm": llm})
 
 
 def _forecast(run: Run, spec: StageSpec, counted: "CountingGenerator") -> Forecast:

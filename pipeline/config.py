@@ -331,6 +331,11 @@ class LLMConfig(Config):
     max_alike: float = Field(0.8, ge=0, le=1)
     """Share of their answers, or of the words of their profiles, that two users have in common on average, above which
     a stage stops; it warns above 0.5."""
+    max_run_requests: NonNegativeInt = 0
+    """Requests that one run may send, over all stages; 0: no limit. A run stops before it passes this limit or the
+    next, and keeps what was answered."""
+    max_run_tokens: NonNegativeInt = 0
+    """Tokens, of prompts and answers together, that one run may take; 0: no limit."""
 
 
 class OpenAIConfig(Config):

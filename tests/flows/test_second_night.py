@@ -3,6 +3,7 @@
 import json
 import threading
 import zlib
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import polars as pl
@@ -222,6 +223,20 @@ def test_the_plan_of_the_command_line_can_count_every_prompt_as_new(nights, by_e
     assert again["profile_domains"]["new"] == len(nights["hashes"][1]["domain_profiles"])
 
 
+def test_the_plan_says_at_which_limit_a_run_would_stop(nights, by_endpoint):
+    again = {"rerun": ("generate_items",), "ask_again": True}
+    asked = told(nights["place"], by_endpoint, **again)["generate_items"]
+    tokens = asked.tokens_in + asked.tokens_out
+    for requests, most, stops in (
+        (asked.new, tokens, ""),
+        (asked.new - 1, 0, f"a run stops before the end, at [llm] max_run_requests = {asked.new - 1}"),
+        (0, tokens - 1, f"a run stops before the end, at [llm] max_run_tokens = {tokens - 1}"),
+    ):
+        limits = (f"llm.max_run_requests={requests}", f"llm.max_run_tokens={most}")
+        limited = told(nights["place"], (*by_endpoint, *limits), **again)["generate_items"]
+        assert limited == replace(asked, note="; ".join(filter(None, (asked.note, stops))))
+
+
 def test_the_total_adds_up_what_is_known():
     each = Forecast("generate_items", 10, 4, 6, 100, 40, 0.5), Forecast("profile_domains", 20, 20, 0, 300, 60, None)
     assert total(each) == Forecast("total", 30, 24, 6, 400, 100, None)
@@ -351,3 +366,14 @@ def test_a_stage_of_which_many_answers_are_alike_warns(place, model, by_endpoint
     limits = ("llm.max_useless=1.0", "llm.max_alike=1.0", "enrich.rows_per_shard=3")
     place.run(only="generate_items", set_=(*by_endpoint, *limits))
     assert "generate_items: warning: 100% of what was answered says nothing" in capfd.readouterr().err
+
+
+def test_a_run_that_may_ask_no_more_stops_and_the_next_goes_on_where_it_was(place, model, by_endpoint):
+    choice, limit = {"only": "generate_items"}, (*by_endpoint, "llm.max_run_requests=25")
+    model.prompts.clear()
+    with pytest.raises(UserError, match=r"\[llm\] max_run_requests = 25: all of them are sent"):
+        place.run(**choice, set_=limit)
+    assert len(model.prompts) == 25
+    place.run(**choice, set_=(*by_endpoint, "llm.max_run_requests=1000"))
+    assert len(model.prompts) == len(set(model.prompts)) > 25
+    assert place.lake.manifest("generated_items").figures["asked"] == len(model.prompts)
