@@ -330,7 +330,7 @@ class LLMConfig(Config):
     or the same for many users, above which a stage stops; it warns above 0.2. Replies are kept."""
     max_alike: float = Field(0.8, ge=0, le=1)
     """Share of their answers, or of the words of their profiles, that two users have in common on average, above which
-    a stage stops; it warns above 0.5."""
+    a stage stops; it warns above 0.6."""
     max_run_requests: NonNegativeInt = 0
     """Requests that one run may send, over all stages; 0: no limit. A run stops before it passes this limit or the
     next, and keeps what was answered."""

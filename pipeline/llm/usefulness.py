@@ -28,7 +28,7 @@ class Limits:
     alike: float
 
 
-TELL = Limits(useless=0.2, alike=0.5)
+TELL = Limits(useless=0.2, alike=0.6)
 """What a stage warns of."""
 
 
