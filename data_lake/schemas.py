@@ -51,7 +51,7 @@ _ACTION = [
     _field("item_id", pa.string()),
     _field("domain", pa.string()),
     _field("timestamp", TIME),  # 2000-01-01 for all where the data tells an order only
-    _field("position", pa.int32()),  # 0-based place in the user's history; the only order that later stages use
+    _field("position", pa.int32()),  # 0-based index in the user's history; the only order that later stages use
     _field("rating", pa.float32(), null=True),
 ]
 

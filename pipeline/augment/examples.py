@@ -33,9 +33,11 @@ def load_or_choose_examples(
 
     An example is a user's representative items. Those that `cache` holds stay as long as the part of their user's
     history that prompts may show still holds all their items; the others are chosen among the users with most items,
-    up to two, in both domains by the hash of seed and user, and held from now on.
+    up to two, in both domains by the hash of seed and user, and held from now on. Probes, who have representatives
+    and no sequence, are no examples.
     """
-    known = frame_of(representatives).filter(pl.col("item_ids").list.len() > 0).select("user_id", "domain", "item_ids")
+    real = frame_of(representatives).join(frame_of(sequences), on="user_id", how="semi", maintain_order="left")
+    known = real.filter(pl.col("item_ids").list.len() > 0).select("user_id", "domain", "item_ids")
     keys = {pair: _key(pair, cfg) for pair in pairs}
     held = {row["key"]: json.loads(row["examples"]) for row in cache.get(list(keys.values())).to_pylist()}
     valid = _still_shown([each for examples in held.values() for each in examples], sequences, cfg.prompt_share)

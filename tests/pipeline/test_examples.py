@@ -57,6 +57,12 @@ def test_who_is_active_in_one_domain_is_no_example(cache):
     assert chosen({"u": (["f1", "f2"], []), "v": ([], ["k1"]), "w": (["f1"], ["k1"])}, cache) == [(["f1"], ["k1"])]
 
 
+def test_a_probe_is_no_example(cache):
+    representatives, sequences = tables({"u1": (["f1"], ["k1"]), "u1 without books": (["f1"], ["k1"])})
+    real = sequences.slice(0, 1)
+    assert load_or_choose_examples(representatives, real, [PAIR], CFG, cache)[PAIR] == [(["f1"], ["k1"])]
+
+
 def test_a_new_user_and_a_new_action_of_an_examples_user_change_no_example(cache):
     before = chosen(WORLD, cache)
     grown = {f"n{number}": (["f1", "f2"], ["k1", "k2"]) for number in range(50)}
