@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.config import LLMConfig
-from pipeline.llm.answers import BadReply, read_reply
+from pipeline.llm.reading import BadReply, read_reply
 from pipeline.llm.vllm import VLLM
 from pipeline.sample_world.edt_tiny import DOMAINS, POSITIONS
 from pipeline.sample_world.edt_tiny.lessons import Lesson, lessons
@@ -39,7 +39,7 @@ class Tally:
         """Count the reply to a lesson's request."""
         self.asked += 1
         try:
-            texts = read_reply(reply, lesson.request)
+            texts = read_reply(reply, lesson.request).texts
         except BadReply:
             return
         self.usable += 1

@@ -177,6 +177,7 @@ _REPLY = [
     _field("tokens_in", pa.int32()),
     _field("tokens_out", pa.int32()),
     _field("tokens_cached", pa.int32()),
+    _field("dropped", _texts()),  # of each answer in the reply that says nothing and was left out, the reason
 ]
 
 GENERATED_ITEMS = _one(

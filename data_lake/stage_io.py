@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -79,11 +79,13 @@ class StageIO:
         keys: Sequence[str],
         make: Callable[[pa.Table], pa.Table],
         rows_per_shard: int,
+        review: Callable[[Iterable[pa.Table]], Callable[[pa.Table], pa.Table]] = lambda shards: lambda shard: shard,
     ) -> None:
         """Check and write the tables that `make` returns for each `rows_per_shard` rows, one after the other.
 
         `keys` are the columns of `rows` that identify a row. A finished shard is kept under the hash of its rows' keys
-        with the figures counted while it was made; a later run with the same fingerprint makes only the others.
+        with the figures counted while it was made; a later run with the same fingerprint makes only the others. Once
+        all are there, `review` may read them, and returns what changes values in each before it is published.
         Raises SchemaError where a shard breaks the artifact's schema, or a key stands in two shards.
         """
         from tqdm import tqdm
@@ -104,7 +106,7 @@ class StageIO:
                 paths.append(path)
                 bar.update(chunk.num_rows)
         if paths:
-            self._join(artifact, paths)
+            self._join(artifact, paths, review)
         else:
             self.write(artifact, empty(schema))
 
@@ -116,15 +118,23 @@ class StageIO:
                 if shard is not None and unwanted(shard):
                     path.unlink()
 
-    def _join(self, artifact: str, paths: Sequence[Path]) -> None:
+    def _join(
+        self,
+        artifact: str,
+        paths: Sequence[Path],
+        review: Callable[[Iterable[pa.Table]], Callable[[pa.Table], pa.Table]],
+    ) -> None:
         """Write the shards as the artifact, one after the other: only one of them is in memory."""
         known = self._output(artifact)
         schemas = [pq.read_schema(path).remove_metadata() for path in paths]
         schema = pa.unify_schemas(schemas, promote_options="permissive")
         if key := known.key.get(""):
             check_key(pa.concat_tables([pq.read_table(path, columns=list(key)) for path in paths]), known)
-        shards = (pq.ParquetFile(path, page_checksum_verification=True).read().cast(schema) for path in paths)
-        write_stream(shards, schema, self._empty_folder(artifact, ""))
+
+        def shards() -> Iterator[pa.Table]:
+            return (pq.ParquetFile(path, page_checksum_verification=True).read().cast(schema) for path in paths)
+
+        write_stream(map(review(shards()), shards()), schema, self._empty_folder(artifact, ""))
         self._written.setdefault(artifact, set()).add("")
 
     def _empty_folder(self, artifact: str, name: str) -> Path:

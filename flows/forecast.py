@@ -1,7 +1,7 @@
 """What the language model would be asked by the stages that are to run: prompts, tokens, hours. Nothing is asked."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,8 +12,11 @@ from data_lake.manifest import Manifest
 from flows.models import Models
 from flows.plan import Step
 from flows.run import Run
+from flows.settings import Settings
 from flows.stage_spec import StageSpec
 from flows.stages import SPECS, STAGES
+from pipeline.config import LLMConfig
+from pipeline.llm.cached_generator import kept_replies
 from pipeline.llm.failures import UNASKED
 from pipeline.llm.generator import Generator, OnReply, Reply, Request, no_listener, prompt_hash
 from pipeline.llm.generator_wrapper import GeneratorWrapper
@@ -70,15 +73,40 @@ def forecast(run: Run, steps: Sequence[Step]) -> list[Forecast]:
             found.append(Forecast(name, note=f"known after `edt run --to {max(before, key=STAGES.index)}`"))
         else:
             found.append(_dry_run(run, specs[name]))
-    return found
+    return _within_limits(found, run.settings.llm)
+
+
+def _within_limits(forecasts: Sequence[Forecast], llm: LLMConfig) -> list[Forecast]:
+    """Return the forecasts with a note where a run would stop, by what is known: where [llm] limits what it asks."""
+    noted, requests, tokens = [], 0, 0
+    for each in forecasts:
+        requests += each.new or 0
+        tokens += (each.tokens_in or 0) + (each.tokens_out or 0)
+        passed = [
+            f"[llm] {name} = {limit}"
+            for name, limit, count in (
+                ("max_run_requests", llm.max_run_requests, requests),
+                ("max_run_tokens", llm.max_run_tokens, tokens),
+            )
+            if 0 < limit < count
+        ]
+        stops = f"a run stops before the end, at {' or '.join(passed)}" if passed and each.new else ""
+        noted.append(replace(each, note="; ".join(filter(None, (each.note, stops)))))
+    return noted
 
 
 def _dry_run(run: Run, spec: StageSpec) -> Forecast:
     """Let the stage work on its inputs while nothing is asked or written, and return what it would have asked."""
     models = _CountingModels(run)
-    stage = spec.stage(run.settings, models)
+    stage = spec.stage(_never_stopping(run.settings), models)
     stage.work(DryRunIO(run.lake.store, stage.name, stage.reads, stage.makes, ""))
     return _forecast(run, spec, models.counting)
+
+
+def _never_stopping(settings: Settings) -> Settings:
+    """Return settings by which kept replies end no stage, however bad they are."""
+    llm = settings.llm.model_copy(update={"max_failed": 1.0, "max_useless": 1.0, "max_alike": 1.0})
+    return settings.model_copy(update={"llm": llm})
 
 
 def _forecast(run: Run, spec: StageSpec, counted: "CountingGenerator") -> Forecast:
@@ -137,13 +165,9 @@ class CountingGenerator(GeneratorWrapper):
     def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
         """Return the reply to each request that the lake holds, and a failed one for the others."""
         keys = [prompt_hash(request, self.identity) for request in requests]
-        known = [] if self._ask_again else self._cache.get(keys).to_pylist()
-        held = {row.pop("key"): Reply(**row) for row in known}
-        new = {
-            key: request
-            for key, request in zip(keys, requests, strict=True)
-            if key not in held and key not in self._asked
-        }
+        by_key = dict(zip(keys, requests, strict=True))
+        held = {} if self._ask_again else kept_replies(self._cache, by_key, self.identity)
+        new = {key: each for key, each in by_key.items() if key not in held and key not in self._asked}
         self._asked |= new.keys()
         self.prompts += len(requests)
         self.new += len(new)
@@ -177,6 +201,7 @@ class DryRunIO(StageIO):
         keys: Sequence[str],
         make: Callable[[pa.Table], pa.Table],
         rows_per_shard: int,
+        review: Callable[[Iterable[pa.Table]], Callable[[pa.Table], pa.Table]] = lambda shards: lambda shard: shard,
     ) -> None:
         """Make each shard and drop it."""
         for start in range(0, rows.num_rows, rows_per_shard):

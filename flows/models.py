@@ -1,6 +1,6 @@
 """The models that the stages of a run share: one text encoder and one generator, never both in memory."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Self
 
@@ -8,6 +8,7 @@ from data_lake.keyed_cache import KeyedCache
 from flows.settings import Settings
 from pipeline.llm.answers import worth_keeping
 from pipeline.llm.backends import open_generator
+from pipeline.llm.budget import Budget
 from pipeline.llm.cached_generator import CachedGenerator
 from pipeline.llm.generator import Generator
 from pipeline.vectors.embedding import CachedEmbed, EmbedProcess
@@ -49,7 +50,16 @@ class Models:
         """Return the generator, with its cache of replies where it asks a language model."""
         if not self.generator.asks_model:
             return self.generator
-        return CachedGenerator(self.generator, cache, self._ask_again, worth_keeping)
+        keep = partial(worth_keeping, is_deterministic=self._settings.llm.temperature == 0)
+        return CachedGenerator(self._within_budget, cache, self._ask_again, keep)
+
+    @cached_property
+    def _within_budget(self) -> Generator:
+        """The generator; where a run has limits, one that all stages of the run share."""
+        llm = self._settings.llm
+        if not (llm.max_run_requests or llm.max_run_tokens):
+            return self.generator
+        return Budget(self.generator, llm.max_run_requests, llm.max_run_tokens)
 
     def close(self, patience: float = 15.0) -> None:
         """End what runs and free its memory; the next text or prompt starts a model again."""

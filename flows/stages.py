@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from data_lake.config import Config
 from data_lake.lake import Lake, Stage
-from flows.counting import Make, stop_on_failures, with_counts
+from flows.counting import Make, with_counts
 from flows.models import Models
 from flows.settings import Settings, TrainSettings
 from flows.stage_spec import StageRun, StageSpec, all_but
@@ -93,7 +93,7 @@ def _generate_items(run: StageRun) -> None:
 
     rows = generation_rows(representatives, cfg, run.domains)
     keys = ("user_id", "from_domain", "to_domain")
-    run.io.sharded("generated_items", rows, keys, _asking(run, "generate_items", answers), cfg.rows_per_shard)
+    _ask(run, "generate_items", "generated_items", rows, keys, answers, cfg.rows_per_shard)
 
 
 def _ground(run: StageRun) -> None:
@@ -145,8 +145,7 @@ def _profile_domains(run: StageRun) -> None:
         rows = profile_rows(augmented, clusters, cfg.last_items, run.domains)
         return profile_domains(rows, items, run.generator, cfg, run.settings.domains)
 
-    make = _asking(run, "profile_domains", profiles)
-    run.io.sharded("domain_profiles", users, ("user_id",), make, cfg.rows_per_shard)
+    _ask(run, "profile_domains", "domain_profiles", users, ("user_id",), profiles, cfg.rows_per_shard)
 
 
 def _profile_users(run: StageRun) -> None:
@@ -158,7 +157,7 @@ def _profile_users(run: StageRun) -> None:
         return profile_users(users, run.generator, cfg)
 
     rows = users_to_profile(run.io.read("domain_profiles"))
-    run.io.sharded("user_profiles", rows, ("user_id",), _asking(run, "profile_users", profiles), cfg.rows_per_shard)
+    _ask(run, "profile_users", "user_profiles", rows, ("user_id",), profiles, cfg.rows_per_shard)
 
 
 def _embed_profiles(run: StageRun) -> None:
@@ -214,13 +213,19 @@ def _recommend(run: StageRun) -> None:
     _use_model(run, "recommend", trained, out, run.settings.recommend)
 
 
-def _asking(run: StageRun, stage: str, make: Make) -> Make:
-    """Return `make` so that it counts, and ends the stage where a language model fails too often."""
+def _ask(
+    run: StageRun, stage: str, artifact: str, rows: pa.Table, keys: Sequence[str], make: Make, rows_per_shard: int
+) -> None:
+    """Make an artifact of replies, shard by shard; what a language model says is counted and judged."""
+    from flows.judge import Judge
     from pipeline.llm.answers import figures
 
-    if run.generator.asks_model:
-        make = stop_on_failures(run.io, make, run.generator, stage, run.settings.llm.max_failed)
-    return with_counts(run.io, make, run.generator, figures)
+    if not run.generator.asks_model:
+        run.io.sharded(artifact, rows, keys, with_counts(run.io, make, run.generator, figures), rows_per_shard)
+        return
+    judge = Judge(run.io, run.generator, stage, run.settings.llm)
+    make = with_counts(run.io, judge.judging(make), run.generator, figures)
+    run.io.sharded(artifact, rows, keys, make, rows_per_shard, judge.review)
 
 
 def _train(run: StageRun, phase: str, *folders: str | Path) -> None:
@@ -236,6 +241,9 @@ def _use_model(run: StageRun, verb: str, trained: dict[str, Path], out: dict[str
         folders = ("--data", run.io.input("training_set"), "--run", run_dir, "--out", out_dir)
         run_model(verb, *folders, config=cfg)
 
+
+LIMITS = ("llm.max_failed", "llm.max_useless", "llm.max_alike")
+"""Settings that end a stage and change no result."""
 
 ON_TRAINING_MACHINE = ("processes", *MACHINE)
 
@@ -288,7 +296,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="generate_items",
-        version=4,
+        version=5,
         reads=lambda settings: ("items", "representatives", *(("sequences",) if _with_examples(settings) else ())),
         makes=("generated_items",),
         settings=lambda settings: (
@@ -297,7 +305,7 @@ SPECS: tuple[StageSpec, ...] = (
             *(("enrich.prompt_share", "enrich.seed") if _with_examples(settings) else ()),
         ),
         constants=lambda settings: {"example": load_prompt("example")} if _with_examples(settings) else {},
-        machine=("enrich.rows_per_shard", "llm.max_failed"),
+        machine=("enrich.rows_per_shard", *LIMITS),
         work=_generate_items,
         enriches=True,
         asks=True,
@@ -339,14 +347,14 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="profile_domains",
-        version=5,
+        version=6,
         reads=("items", "item_embeddings", "augmented_sequences"),
         makes=("domain_profiles",),
         settings=(
             "profile.clusters", "profile.seed", "profile.last_items", "profile.words", "profile.title_tokens",
             "profile.max_tokens", "profile.domain_prompt", "domains.describe", "domains.profile_prompt",
         ),
-        machine=("profile.rows_per_shard", "llm.max_failed"),
+        machine=("profile.rows_per_shard", *LIMITS),
         work=_profile_domains,
         enriches=True,
         asks=True,
@@ -354,11 +362,11 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="profile_users",
-        version=4,
+        version=5,
         reads=("domain_profiles",),
         makes=("user_profiles",),
         settings=("profile.words", "profile.user_words", "profile.max_tokens", "profile.user_prompt"),
-        machine=("profile.rows_per_shard", "llm.max_failed"),
+        machine=("profile.rows_per_shard", *LIMITS),
         work=_profile_users,
         enriches=True,
         asks=True,

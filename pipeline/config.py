@@ -325,6 +325,17 @@ class LLMConfig(Config):
     max_failed: float = Field(0.2, ge=0, le=1)
     """Share of the rows asked so far, from the twentieth on, above which failed ones stop a stage. Good replies are
     kept: the next run asks for the failed ones only."""
+    max_useless: float = Field(0.5, ge=0, le=1)
+    """Share of what was answered so far that says nothing, being text of the prompt, a title that it shows, said twice,
+    or the same for many users, above which a stage stops; it warns above 0.2. Replies are kept."""
+    max_alike: float = Field(0.8, ge=0, le=1)
+    """Share of their answers, or of the words of their profiles, that two users have in common on average, above which
+    a stage stops; it warns above 0.6."""
+    max_run_requests: NonNegativeInt = 0
+    """Requests that one run may send, over all stages; 0: no limit. A run stops before it passes this limit or the
+    next, and keeps what was answered."""
+    max_run_tokens: NonNegativeInt = 0
+    """Tokens, of prompts and answers together, that one run may take; 0: no limit."""
 
 
 class OpenAIConfig(Config):

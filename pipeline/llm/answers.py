@@ -1,6 +1,5 @@
 """Ask a generator, check each reply, and ask once more for a shorter one where it cannot be used."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,25 +8,22 @@ from typing import Any
 import pyarrow as pa
 
 from data_lake.errors import UserError
-from pipeline.llm.generator import TOO_LONG, Generator, Reply, Request, Tokens, prompt_hash
+from pipeline.llm.generator import CUT, TOO_LONG, Generator, Reply, Request, Tokens, prompt_hash
+from pipeline.llm.reading import COPIED, ECHO, EMPTY, BadReply, Reading, read_reply
 
-ASKED_TWICE = frozenset({"not_json", "schema", "cut", "empty", "repeated"})
+ASKED_TWICE = frozenset({"not_json", "schema", CUT, EMPTY, ECHO, COPIED})
 """What a second, shorter request may fix; other errors of a generator are not asked again here."""
-
-ENDS = (".", "!", "?", "…", "。")
-"""How a sentence ends."""
 
 DROPPED = (2, 8, 32)
 """Texts that a prompt too long for an endpoint loses from one request to the next, besides those lost before."""
 
 
-class BadReply(Exception):
-    """A reply that cannot be used; the message is the reason, one word."""
-
-
 @dataclass(frozen=True)
 class Answer:
-    """What came of a request: `value` is the parsed reply, empty if it failed, and then `reason` says why."""
+    """What came of a request: `value` is the parsed reply, empty if it failed, and then `reason` says why.
+
+    `dropped` has the reason of each answer of the reply that says nothing and was left out.
+    """
 
     request: Request | None
     reply: str | None
@@ -36,6 +32,7 @@ class Answer:
     tokens_in: int = 0
     tokens_out: int = 0
     tokens_cached: int = 0
+    dropped: tuple[str, ...] = ()
     item_ids: tuple[str, ...] = ()
     """The catalogue item of each text in `value`, where the generator knows them; else empty."""
 
@@ -47,9 +44,9 @@ Build = Callable[[int, bool, int], Request | None]
 def ask(generator: Generator, count: int, build: Build, reason: str = "") -> list[Answer]:
     """Return `count` answers, in order; one for which `build` makes no request fails with `reason`, unasked.
 
-    A request too long for the model loses one text after the other until it fits. Where a reply is cut, empty, repeats
-    itself or breaks its schema, a shorter one is asked for once; where an endpoint finds a prompt too long, it is asked
-    again with fewer texts.
+    A request too long for the model loses one text after the other until it fits. Where a reply is cut, breaks its
+    schema or says nothing (see `reading`), a shorter one is asked for once; where an endpoint finds a prompt too long,
+    it is asked again with fewer texts.
     """
     answers = [Answer(None, None, (), reason)] * count
     for index, answer in _asked(generator, range(count), False, build).items():
@@ -57,14 +54,11 @@ def ask(generator: Generator, count: int, build: Build, reason: str = "") -> lis
     again = [index for index, answer in enumerate(answers) if answer.reason in ASKED_TWICE]
     for index, answer in _asked(generator, again, True, build).items():
         first = answers[index]
-        answers[index] = Answer(
-            answer.request,
-            answer.reply,
-            answer.value,
-            answer.reason,
-            first.tokens_in + answer.tokens_in,
-            first.tokens_out + answer.tokens_out,
-            first.tokens_cached + answer.tokens_cached,
+        answers[index] = replace(
+            answer,
+            tokens_in=first.tokens_in + answer.tokens_in,
+            tokens_out=first.tokens_out + answer.tokens_out,
+            tokens_cached=first.tokens_cached + answer.tokens_cached,
         )
     return answers
 
@@ -127,65 +121,52 @@ def reply_columns(answers: Sequence[Answer], identity: Mapping[str, Any]) -> dic
         "tokens_in": pa.array([answer.tokens_in for answer in answers], pa.int32()),
         "tokens_out": pa.array([answer.tokens_out for answer in answers], pa.int32()),
         "tokens_cached": pa.array([answer.tokens_cached for answer in answers], pa.int32()),
+        "dropped": pa.array([answer.dropped for answer in answers], pa.list_(pa.string())),
     }
 
 
 def figures(table: pa.Table) -> dict[str, Any]:
-    """Return a manifest's figures on an artifact of replies: how many are ok, the failures by reason, the tokens."""
+    """Return a manifest's figures on an artifact of replies: how many are ok, failures by reason, tokens, answers.
+
+    `answers` are those that were kept, `dropped` those of the last replies that say nothing, by reason.
+    """
     tokens = {name: sum(table[name].to_pylist()) for name in ("tokens_in", "tokens_out", "tokens_cached")}
     failed = Counter(reason for reason in table["reason"].to_pylist() if reason)
-    return {"ok": table.num_rows - failed.total(), "failed": dict(sorted(failed.items())), **tokens}
+    dropped = Counter(reason for reasons in table["dropped"].to_pylist() for reason in reasons)
+    return {
+        "ok": table.num_rows - failed.total(),
+        "failed": dict(sorted(failed.items())),
+        **tokens,
+        "answers": sum(map(len, answers_of(table))),
+        "dropped": dict(sorted(dropped.items())),
+    }
 
 
-def read_reply(text: str, request: Request) -> tuple[str, ...]:
-    """Return the texts that a reply holds: the item descriptions, or the one profile.
-
-    Raises BadReply: `not_json`; `schema` where it is another object than the request's schema asks for; `empty` where
-    a text is blank or there is none; `cut` where the schema ended a profile inside a sentence, unless it is the second
-    one, which is better than none; `repeated` where two texts are the same.
-    """
-    try:
-        value = json.loads(text)
-        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no text
-    except (ValueError, RecursionError) as error:
-        raise BadReply("not_json") from error
-    [(name, schema)] = request.schema["properties"].items()
-    if not isinstance(value, dict) or set(value) != {name}:
-        raise BadReply("schema")
-    many = schema["type"] == "array"
-    texts = value[name] if many else [value[name]]
-    longest = (schema["items"] if many else schema)["maxLength"]
-    if not isinstance(texts, list) or not all(isinstance(text, str) and len(text) <= longest for text in texts):
-        raise BadReply("schema")
-    if many and len(texts) > schema["maxItems"]:
-        raise BadReply("schema")
-    clean = tuple(text.strip() for text in texts)
-    if not clean or not all(clean):
-        raise BadReply("empty")
-    if not many and not request.is_retry and len(texts[0]) == longest and not clean[0].endswith(ENDS):
-        raise BadReply("cut")
-    if len(set(clean)) < len(clean):
-        raise BadReply("repeated")
-    return clean
+def answers_of(table: pa.Table) -> list[tuple[str, ...]]:
+    """Return the answers that each row of an artifact of replies keeps: item descriptions, or the one profile."""
+    if "answers" in table.column_names:
+        return [tuple(texts) for texts in table["answers"].to_pylist()]
+    return [() if text is None else (text,) for text in table["text"].to_pylist()]
 
 
-def worth_keeping(reply: Reply, request: Request) -> bool:
+def worth_keeping(reply: Reply, request: Request, is_deterministic: bool = False) -> bool:
     """Say whether a reply holds for later runs: a good one, and a bad one that a retry follows.
 
-    What is too long is for the endpoint to say each time: it may be started with a longer context.
+    From a model that says the same each time, a bad one holds as the last word, too. What is too long is for the
+    endpoint to say each time: it may be started with a longer context.
     """
-    _, reason = _read(reply, request)
-    return reason is None or (not request.is_retry and reason in ASKED_TWICE)
+    _, reason = _read(reply, request, is_judged=True)
+    return reason is None or (reason in ASKED_TWICE and (is_deterministic or not request.is_retry))
 
 
-def _read(reply: Reply, request: Request) -> tuple[tuple[str, ...], str | None]:
-    """Return the texts that a reply holds, or none and the reason."""
+def _read(reply: Reply, request: Request, is_judged: bool) -> tuple[Reading, str | None]:
+    """Return what a reply holds; where that is nothing, the reason."""
     if reply.text is None or reply.error is not None:
-        return (), reply.error
+        return Reading(()), reply.error
     try:
-        return read_reply(reply.text, request), None
+        return read_reply(reply.text, request, is_judged), None
     except BadReply as bad:
-        return (), str(bad)
+        return Reading((), bad.dropped), str(bad)
 
 
 def _ask(generator: Generator, requests: Mapping[int, Request]) -> dict[int, Answer]:
@@ -193,8 +174,9 @@ def _ask(generator: Generator, requests: Mapping[int, Request]) -> dict[int, Ans
     replies = generator(list(requests.values())) if requests else []
     answers = {}
     for (index, request), reply in zip(requests.items(), replies, strict=True):
-        value, reason = _read(reply, request)
+        reading, reason = _read(reply, request, generator.asks_model)
         text = None if reply.text is None else reply.text.encode(errors="replace").decode()
         tokens = (reply.tokens_in, reply.tokens_out, reply.tokens_cached)
-        answers[index] = Answer(request, text, value, reason, *tokens, item_ids=reply.item_ids if value else ())
+        item_ids = reply.item_ids if reading.texts else ()
+        answers[index] = Answer(request, text, reading.texts, reason, *tokens, reading.dropped, item_ids)
     return answers

@@ -11,7 +11,16 @@ import pyarrow as pa
 
 from data_lake.errors import UserError
 from data_lake.keyed_cache import KeyedCache
-from pipeline.llm.generator import Generator, OnReply, Reply, Request, no_listener, prompt_hash
+from pipeline.llm.generator import (
+    CUT,
+    Generator,
+    OnReply,
+    Reply,
+    Request,
+    no_listener,
+    prompt_hash,
+    prompt_hash_with_room,
+)
 from pipeline.llm.generator_wrapper import GeneratorWrapper
 
 KEPT = pa.schema(
@@ -22,11 +31,30 @@ KEPT = pa.schema(
         ("tokens_in", pa.int32()),
         ("tokens_out", pa.int32()),
         ("tokens_cached", pa.int32()),
+        ("max_tokens", pa.int32()),
     ]
 )
+"""A kept reply, and how many tokens it was allowed; versions before 0.2 kept that in the key."""
 
 WRITE_SECONDS = 1.0
 """How often new replies are written while others are waited for: a killed run loses those of about so long."""
+
+
+def kept_replies(cache: KeyedCache, requests: Mapping[str, Request], identity: Mapping[str, Any]) -> dict[str, Reply]:
+    """Return the kept replies that answer some requests, by the keys of these (see `prompt_hash`).
+
+    One that was cut answers a request that leaves no more room than it had.
+    """
+    found = {}
+    for row in cache.get(list(requests)).to_pylist():
+        key, room = row.pop("key"), row.pop("max_tokens", None)
+        if row.get("error") != CUT or (room or 0) >= requests[key].max_tokens:
+            found[key] = Reply(**row)
+    before = {prompt_hash_with_room(request, identity): key for key, request in requests.items() if key not in found}
+    for row in cache.get(list(before)).to_pylist():
+        key, _ = row.pop("key"), row.pop("max_tokens", None)
+        found[before[key]] = Reply(**row)
+    return found
 
 
 class CachedGenerator(GeneratorWrapper):
@@ -65,7 +93,7 @@ class CachedGenerator(GeneratorWrapper):
             for index in indices_of[key]:
                 on_reply(index, reply)
 
-        replies = self._held(keys)
+        replies = self._held({key: requests[indices[0]] for key, indices in indices_of.items()})
         for key, reply in replies.items():
             tell(key, reply)
         missing = {key: requests[indices[0]] for key, indices in indices_of.items() if key not in replies}
@@ -83,10 +111,10 @@ class CachedGenerator(GeneratorWrapper):
         self._asked, self._reused, self._seconds_asking = 0, 0, 0.0
         return {**super().counts(), **counts}
 
-    def _held(self, keys: Sequence[str]) -> dict[str, Reply]:
-        held = self._cache.get([key for key in keys if key in self._renewed] if self._ask_again else keys)
-        replies = {row.pop("key"): Reply(**row) for row in held.to_pylist()}
-        return replies | {key: self._not_kept[key] for key in keys if key in self._not_kept}
+    def _held(self, requests: Mapping[str, Request]) -> dict[str, Reply]:
+        known = {key: each for key, each in requests.items() if not self._ask_again or key in self._renewed}
+        replies = kept_replies(self._cache, known, self.identity)
+        return replies | {key: self._not_kept[key] for key in requests if key in self._not_kept}
 
     def _ask(self, missing: Mapping[str, Request], tell: Callable[[str, Reply], None]) -> dict[str, Reply]:
         """Return the reply to each key's request; each is kept, and handed on, when it arrives."""
@@ -98,7 +126,7 @@ class CachedGenerator(GeneratorWrapper):
                 key = keys[index]
                 if self._worth_keeping(reply, missing[key]):
                     kept.add(key)
-                    writer.add({"key": key, **vars(reply)})
+                    writer.add({"key": key, **vars(reply), "max_tokens": missing[key].max_tokens})
                 tell(key, reply)
 
             replies = dict(zip(keys, self._generator(list(missing.values()), take), strict=True))

@@ -4,15 +4,20 @@ from collections import Counter
 
 import pyarrow as pa
 
+from pipeline.llm.reading import COPIED, ECHO, SAME
+
 ENOUGH = 20
 """Asked rows below which a share says nothing."""
 UNASKED = frozenset({"no_items", "no_profiles", "not_asked"})
 """Reasons of rows for which no request was sent."""
+SAY_NOTHING = frozenset({ECHO, COPIED, SAME})
+"""Reasons of replies that have the right form; `usefulness` counts them."""
 
 
 def failed(replies: pa.Table) -> Counter[str]:
-    """Return how many rows of an artifact of replies were asked and failed, by reason."""
-    return Counter(reason for reason in replies["reason"].to_pylist() if reason and reason not in UNASKED)
+    """Return how many rows of an artifact of replies were asked and got no reply of the right form, by reason."""
+    others = UNASKED | SAY_NOTHING
+    return Counter(reason for reason in replies["reason"].to_pylist() if reason and reason not in others)
 
 
 class Failures:

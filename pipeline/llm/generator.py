@@ -11,6 +11,9 @@ import pyarrow as pa
 TOO_LONG = "too_long"
 """The error of a reply to a prompt that does not fit into the model's context."""
 
+CUT = "cut"
+"""The error of a reply that did not end within its `max_tokens`."""
+
 NO_TEXT = "no_text"
 """The error of a reply whose text is none, or no Unicode."""
 
@@ -195,12 +198,24 @@ class Generator(Protocol):
 
 
 def prompt_hash(request: Request, identity: Mapping[str, Any]) -> str:
-    """Return the key under which a reply is kept: the same question to the same model has the same hash."""
+    """Return the key under which a reply is kept: the same question to the same model has the same hash.
+
+    How long the answer may be is no part of it: a whole reply is the same whatever room was left.
+    """
+    return _hash(request, identity)
+
+
+def prompt_hash_with_room(request: Request, identity: Mapping[str, Any]) -> str:
+    """Return the key of versions before 0.2, which `max_tokens` was a part of."""
+    return _hash(request, identity, max_tokens=request.max_tokens)
+
+
+def _hash(request: Request, identity: Mapping[str, Any], **more: int) -> str:
     asked = {
         "identity": dict(identity),
         "schema": dict(request.schema),
-        "max_tokens": request.max_tokens,
         "messages": [dict(message) for message in request.messages],
+        **more,
     }
     text = json.dumps(asked, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -17,7 +17,7 @@ import httpx
 
 from data_lake.errors import UserError
 from pipeline.config import LLMConfig, OpenAIConfig
-from pipeline.llm.generator import TOO_LONG, OnReply, Reply, Request, Tokens, no_listener
+from pipeline.llm.generator import CUT, TOO_LONG, OnReply, Reply, Request, Tokens, no_listener
 from pipeline.llm.language_model import LanguageModel, by_prompt
 from pipeline.llm.tokens import BY_CHARACTERS, ModelTokens
 from pipeline.model_identity import identify
@@ -213,7 +213,7 @@ def _reason(finished: Any) -> str | None:
     if finished == "stop":
         return None
     if finished == "length":
-        return "cut"
+        return CUT
     named = isinstance(finished, str) and re.fullmatch(r"[a-z_]{1,40}", finished)
     return finished if named else NO_COMPLETION
 

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-from pipeline.llm.generator import TOO_LONG
+from pipeline.llm.generator import CUT, TOO_LONG
 from pipeline.processes.worker import Link
 
-CUT = "cut"
 FRAME_SECONDS = 0.5
 """How often the parent gets the replies that are finished while others are not."""
 

@@ -3,8 +3,9 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -16,7 +17,7 @@ from data_lake.tables import empty
 USERS = pa.table({"user_id": ["u0", "u1", "u2", "u3", "u4"], "domain": ["food"] * 5})
 
 
-def profiles(asked: list[str], die_at: str | None = None, rows: pa.Table = USERS) -> Stage:
+def profiles(asked: list[str], die_at: str | None = None, rows: pa.Table = USERS, **more: Any) -> Stage:
     """Return a stage that makes two users a shard, and kills its process when asked about `die_at`."""
 
     def make(chunk: pa.Table) -> pa.Table:
@@ -29,14 +30,14 @@ def profiles(asked: list[str], die_at: str | None = None, rows: pa.Table = USERS
         values = {"user_id": users, "domain": ["food"] * count, "text": [f"likes {user}" for user in users],
                   "evidence": [3] * count, "inferred": [False] * count, "prompt_hash": users, "reply": users,
                   "status": ["ok"] * count, "reason": pa.nulls(count), "tokens_in": [1] * count,
-                  "tokens_out": [1] * count, "tokens_cached": [0] * count}  # fmt: skip
+                  "tokens_out": [1] * count, "tokens_cached": [0] * count, "dropped": [[]] * count}  # fmt: skip
         return pa.table(values)
 
     current_io: list[StageIO] = []
 
     def work(io: StageIO) -> None:
         current_io.append(io)
-        io.sharded("domain_profiles", rows, ["user_id", "domain"], make, rows_per_shard=2)
+        io.sharded("domain_profiles", rows, ["user_id", "domain"], make, rows_per_shard=2, **more)
 
     return Stage("profile_domains", 1, (), ("domain_profiles",), {}, work)
 
@@ -219,3 +220,21 @@ def test_after_a_kill_between_the_two_folders_of_a_rebuild_both_are_made(lake: L
     assert lake.read("rejects").num_rows == 0
     assert not lake.run(two_tables()).skipped
     assert lake.state(two_tables()).kind == "fresh"
+
+
+def test_a_review_reads_every_shard_also_a_resumed_one_and_changes_each_before_it_is_published(lake: Lake) -> None:
+    run_and_kill(lake, "lake.run(profiles([], die_at='u4'))")
+    read: list[list[str]] = []
+
+    def review(shards: Iterable[pa.Table]) -> Callable[[pa.Table], pa.Table]:
+        read.extend(shard["user_id"].to_pylist() for shard in shards)
+
+        def change(shard: pa.Table) -> pa.Table:
+            place = shard.schema.get_field_index("text")
+            return shard.set_column(place, shard.schema.field(place), pa.array([f"of {len(read)}"] * shard.num_rows))
+
+        return change
+
+    lake.run(profiles([], review=review))
+    assert read == [["u0", "u1"], ["u2", "u3"], ["u4"]]
+    assert lake.read("domain_profiles")["text"].to_pylist() == ["of 3"] * 5

@@ -45,6 +45,7 @@ def test_a_setting_of_one_phase_leaves_the_other_alone(finished):
         "train.processes=2",
         "evaluate.batch_size=3",
         "llm.max_failed=0.5",
+        "llm.max_useless=0.4",
     ],
 )
 def test_what_changes_no_result_makes_nothing_stale(finished, override):

@@ -3,6 +3,7 @@
 import json
 import threading
 import zlib
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import polars as pl
@@ -22,7 +23,8 @@ CHANGED = 2
 
 
 class Model(BaseHTTPRequestHandler):
-    """Answers each prompt from its own words, always alike; on a bad night each fifth one empty or cut at first."""
+    """Answers each prompt from its own words, turned round, always alike; on a bad night each fifth one empty or cut
+    at first, and where it is `dull`, everybody alike."""
 
     protocol_version = "HTTP/1.1"
 
@@ -30,11 +32,14 @@ class Model(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         schema, prompt = body["response_format"]["json_schema"]["schema"], body["messages"][-1]["content"]
         words = prompt.replace('"', " ").split()
-        items = list(dict.fromkeys(" ".join(words[i : i + 2]) for i in range(4, len(words) - 1, 3)))[:3]
-        mark, cut = zlib.crc32(prompt.encode()), False
+        mark, cut = 0 if self.server.dull else zlib.crc32(prompt.encode()), False
+        turned = [f"size {mark % 1000}", *reversed(words[-12:])]
+        items = [" ".join(turned[i : i + 2]) for i in (0, 2, 4)]
         if self.server.bad and "Answer briefly" not in prompt and mark % 5 == 0:
-            items, words, cut = [""], [""], mark % 2 == 0
-        value = {"items": items or ["tea"]} if "items" in schema["properties"] else {"profile": " ".join(words[:9])}
+            items, turned, cut = [""], [""], mark % 2 == 0
+        if self.server.dull:
+            items, turned = ["tea", "pan"], ["likes", "tea"]
+        value = {"items": items} if "items" in schema["properties"] else {"profile": " ".join(turned)}
         answer = {
             "choices": [{"message": {"content": json.dumps(value)}, "finish_reason": "length" if cut else "stop"}],
             "usage": {"prompt_tokens": len(words), "completion_tokens": 10},
@@ -54,7 +59,7 @@ class Model(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def model():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Model)
-    server.daemon_threads, server.prompts, server.bad = True, [], False
+    server.daemon_threads, server.prompts, server.bad, server.dull = True, [], False, False
     server.refuses = lambda prompt: False
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     yield server
@@ -204,8 +209,8 @@ def test_asking_again_counts_every_prompt_as_new(nights, by_endpoint):
         for ask_again in (False, True)
     )
     assert (held.new, held.reused) == (0, held.prompts)
-    assert (again.new, again.reused) == (again.prompts, 0)
-    assert again.prompts > held.prompts / 2
+    assert again.new == len(nights["hashes"][1]["generated_items"])
+    assert again.new + again.reused == again.prompts > held.prompts / 2
 
 
 def test_the_plan_of_the_command_line_can_count_every_prompt_as_new(nights, by_endpoint):
@@ -216,6 +221,20 @@ def test_the_plan_of_the_command_line_can_count_every_prompt_as_new(nights, by_e
     )
     assert held["profile_domains"]["new"] == 0
     assert again["profile_domains"]["new"] == len(nights["hashes"][1]["domain_profiles"])
+
+
+def test_the_plan_says_at_which_limit_a_run_would_stop(nights, by_endpoint):
+    again = {"rerun": ("generate_items",), "ask_again": True}
+    asked = told(nights["place"], by_endpoint, **again)["generate_items"]
+    tokens = asked.tokens_in + asked.tokens_out
+    for requests, most, stops in (
+        (asked.new, tokens, ""),
+        (asked.new - 1, 0, f"a run stops before the end, at [llm] max_run_requests = {asked.new - 1}"),
+        (0, tokens - 1, f"a run stops before the end, at [llm] max_run_tokens = {tokens - 1}"),
+    ):
+        limits = (f"llm.max_run_requests={requests}", f"llm.max_run_tokens={most}")
+        limited = told(nights["place"], (*by_endpoint, *limits), **again)["generate_items"]
+        assert limited == replace(asked, note="; ".join(filter(None, (asked.note, stops))))
 
 
 def test_the_total_adds_up_what_is_known():
@@ -319,3 +338,41 @@ def test_with_more_failures_allowed_the_stage_is_made_and_keeps_their_rows(place
     monkeypatch.setattr(model, "refuses", lambda prompt: len(prompt) % 2 == 0)
     place.run(only="generate_items", set_=(*by_endpoint, "llm.max_failed=1.0"))
     assert set(place.lake.read("generated_items")["reason"].to_pylist()) == {None, "http_400"}
+
+
+def test_a_model_that_says_the_same_about_everybody_ends_the_stage(place, model, by_endpoint, monkeypatch):
+    monkeypatch.setattr(model, "dull", True)
+    model.prompts.clear()
+    before, choice = place.contents(), {"only": "generate_items"}
+    told = r"generate_items: 100% of what was answered says nothing \(answers dropped: same: \d+\), more than \[llm\]"
+    with pytest.raises(UserError, match=told):
+        place.run(**choice, set_=by_endpoint)
+    assert place.contents() == before
+    asked = set(model.prompts)
+    model.prompts.clear()
+    place.run(**choice, set_=(*by_endpoint, "llm.max_useless=1.0", "llm.max_alike=1.0"))
+    assert not asked & set(model.prompts)  # replies are kept
+    made = place.lake.read("generated_items")
+    assert set(made["reason"].to_pylist()) == {"same"}
+    figures = place.lake.manifest("generated_items").figures
+    rows = made.num_rows
+    assert (figures["ok"], figures["failed"]) == (0, {"same": rows})
+    assert (figures["answers"], figures["dropped"], figures["distinct_answers"]) == (0, {"same": 2 * rows}, 2)
+    assert figures["alike"] == 1
+
+
+def test_a_stage_of_which_many_answers_are_alike_warns(place, model, by_endpoint, monkeypatch, capfd):
+    monkeypatch.setattr(model, "dull", True)
+    limits = ("llm.max_useless=1.0", "llm.max_alike=1.0", "enrich.rows_per_shard=3")
+    place.run(only="generate_items", set_=(*by_endpoint, *limits))
+    assert "generate_items: warning: 100% of what was answered says nothing" in capfd.readouterr().err
+
+
+def test_a_run_that_may_ask_no_more_stops_and_the_next_goes_on_where_it_was(place, model, by_endpoint):
+    choice, limit = {"only": "generate_items"}, (*by_endpoint, "llm.max_run_requests=25")
+    model.prompts.clear()
+    with pytest.raises(UserError, match=r"\[llm\] max_run_requests = 25: all of them are sent"):
+        place.run(**choice, set_=limit)
+    assert len(model.prompts) == 25
+    place.run(**choice, set_=(*by_endpoint, "llm.max_run_requests=1000"))
+    assert len(model.prompts) == len(set(model.prompts)) > 25

@@ -1,5 +1,6 @@
 import itertools
 import time
+from dataclasses import replace
 from unittest.mock import ANY
 
 import pyarrow as pa
@@ -7,7 +8,7 @@ import pytest
 
 from data_lake.keyed_cache import KeyedCache
 from pipeline.llm.cached_generator import CachedGenerator
-from pipeline.llm.generator import Reply, Request, prompt_hash
+from pipeline.llm.generator import Reply, Request, prompt_hash, prompt_hash_with_room
 from tests.pipeline.worlds import FakeGenerator, items_question
 
 
@@ -137,6 +138,46 @@ def test_replies_of_an_earlier_version_without_errors_are_read(cache):
     )
     CachedGenerator(Oracle(), cache)(ask("b"))
     assert texts_of(CachedGenerator(Oracle(), cache)(ask("a", "b"))) == ["old", "B 1"]
+
+
+def with_room(max_tokens, *texts):
+    return [replace(request, max_tokens=max_tokens) for request in ask(*texts)]
+
+
+def test_a_whole_reply_is_reused_however_long_the_answer_may_be(cache):
+    CachedGenerator(Oracle(), cache)(with_room(10, "a"))
+    later = Oracle()
+    once = CachedGenerator(later, KeyedCache(cache.folder))
+    assert texts_of(once(with_room(20, "a")) + once(with_room(5, "a"))) == ["A 1", "A 1"]
+    assert later.asked == []
+
+
+@pytest.mark.parametrize(("room", "asked"), [(9, []), (10, []), (11, ["a"])])
+def test_a_reply_that_was_cut_is_asked_again_where_there_is_more_room(cache, room, asked):
+    def keep(reply, request):
+        return True
+
+    CachedGenerator(Oracle(fails="a"), cache, worth_keeping=keep)(with_room(10, "a"))
+    later = Oracle()
+    CachedGenerator(later, KeyedCache(cache.folder), worth_keeping=keep)(with_room(room, "a"))
+    assert later.asked == asked
+    whole = CachedGenerator(Oracle(fails="a"), KeyedCache(cache.folder))(with_room(room, "a"))
+    assert texts_of(whole) == (["A 1"] if asked else [None])
+
+
+def test_replies_under_the_keys_of_earlier_versions_are_found(cache):
+    requests, identity = ask("a", "b"), Oracle().identity
+    keys = [prompt_hash_with_room(requests[0], identity), prompt_hash_with_room(requests[1], identity)]
+    counts = {name: pa.array([1, 1], pa.int32()) for name in ("tokens_in", "tokens_out", "tokens_cached")}
+    cache.put(pa.table({"key": keys, "text": ["old", None], "error": [None, "cut"], **counts}))
+    oracle = Oracle()
+    once = CachedGenerator(oracle, KeyedCache(cache.folder))
+    assert [(reply.text, reply.error) for reply in once(ask("b", "a", "c"))] == [
+        (None, "cut"),
+        ("old", None),
+        ("C 1", None),
+    ]
+    assert oracle.asked == ["c"]
 
 
 def test_another_model_is_asked_again(cache):

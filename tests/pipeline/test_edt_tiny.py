@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from pipeline.augment.generate_items import generate_items
 from pipeline.config import EnrichConfig, LLMConfig, ProfileConfig
-from pipeline.llm.answers import read_reply
+from pipeline.llm.reading import read_reply
 from pipeline.llm.vllm import VLLM
 from pipeline.model_identity import identify
 from pipeline.profile.profile_domains import profile_domains, profile_rows

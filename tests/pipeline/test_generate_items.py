@@ -30,12 +30,12 @@ def test_a_failed_reply_keeps_its_row_and_is_asked_again_for_fewer():
     rows = pa.table(
         {"user_id": ["u", "v"], "from_domain": ["food"] * 2, "to_domain": ["kitchen"] * 2, "item_ids": [["food_0"]] * 2}
     )
-    generator = Answering(lambda question: ["a"] if question.user_id == "u" else ["b", "b"])
+    generator = Answering(lambda question: ["wok"] if question.user_id == "u" else ["Food 0", "food  0"])
     about = {"kitchen": DomainConfig(describe="pots and pans")}
     table = check(generate_items(rows, items, generator, EnrichConfig(answers=4), about), GENERATED_ITEMS)
     assert rows_of(table, "user_id", "status", "reason", "answers") == [
-        ("u", "ok", None, ["a"]),
-        ("v", "failed", "repeated", []),
+        ("u", "ok", None, ["wok"]),
+        ("v", "failed", "copied", []),
     ]
     assert [request.question.answers for request in generator.requests] == [4, 4, 2]
     system, user = (message["content"] for message in generator.requests[0].messages)

@@ -10,11 +10,12 @@ import pipeline.llm.openai as module
 from data_lake.errors import UserError
 from data_lake.keyed_cache import KeyedCache
 from pipeline.config import LLMConfig, OpenAIConfig
-from pipeline.llm.answers import BadReply, read_reply, reply_columns, worth_keeping
 from pipeline.llm.answers import ask as ask_twice
+from pipeline.llm.answers import reply_columns, worth_keeping
 from pipeline.llm.cached_generator import CachedGenerator
 from pipeline.llm.generator import Reply
 from pipeline.llm.openai import OpenAI
+from pipeline.llm.reading import BadReply, read_reply
 from tests.pipeline.stub_endpoint import StubEndpoint, ask, completion, openai
 
 GOOD = ("bowl", "pan", "rice", "tea")
@@ -182,8 +183,11 @@ def test_whatever_one_request_is_answered_the_four_others_come_back_and_are_kept
 @example(DEEP.decode())
 @example('{"items": ["\ud800"]}')
 @example('{"items": ["\\ud800"]}')
-def test_a_text_is_one_item_or_a_bad_reply_whatever_it_is(text):
+@pytest.mark.parametrize("is_judged", [True, False])
+def test_a_text_is_one_item_or_a_bad_reply_whatever_it_is(is_judged, text):
     try:
-        assert read_reply(text, ask("tea")[0]) == (json.loads(text)["items"][0].strip(),)
+        [item] = read_reply(text, ask("tea")[0], is_judged).texts
     except BadReply:
         return
+    assert item
+    assert item == item.strip()

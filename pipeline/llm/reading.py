@@ -1,0 +1,177 @@
+"""Read what a model replied: whether it has the form that was asked for, and which of its answers say something."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from pipeline.llm.generator import CUT, DomainProfileQuestion, ItemsQuestion, Request
+
+ECHO, COPIED, REPEATED, EMPTY = "echo", "copied", "repeated", "empty"
+"""Why an answer says nothing: it is text of the prompt, a title that was shown, said before in the reply, or blank."""
+SAME = "same"
+"""Why a reply says nothing that is good by itself: many different prompts got it (see `usefulness`)."""
+
+ENDS = (".", "!", "?", "…", "。")
+"""How a sentence ends."""
+
+_FENCED = re.compile(r"```\w*\s*(.*?)\s*```", re.DOTALL)
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
+
+
+class BadReply(Exception):
+    """A reply that cannot be used; the message is the reason, one word, and `dropped` has that of each answer in it."""
+
+    def __init__(self, reason: str, dropped: Sequence[str] = ()) -> None:
+        super().__init__(reason)
+        self.dropped = tuple(dropped)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The texts of a reply, and the reasons of the answers in it that were left out."""
+
+    texts: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
+
+
+def read_reply(text: str, request: Request, is_judged: bool = True) -> Reading:
+    """Return what a reply holds: the item descriptions, or the one profile.
+
+    Raises BadReply: `not_json`; `schema` where it is another object than the request's schema asks for; `cut` where the
+    schema ended a profile inside a sentence, unless it is the second one; and the most frequent reason of its answers
+    where none is left.
+
+    What a language model says is judged: an answer that is `empty`, `repeated`, text of the prompt (`echo`) or a title
+    that the prompt shows (`copied`) is left out. Texts are compared without case, white space and punctuation. A text
+    that the schema ended loses its last word, which may be half of one; where it is a single word, it stays. What else
+    answers is taken by its word, or fails where a text is blank or `repeated`.
+    """
+    [(name, schema)] = request.schema["properties"].items()
+    if schema["type"] == "array":
+        longest = schema["items"]["maxLength"]
+        texts = _texts(_field(text, name), longest)
+        if len(texts) > schema["maxItems"]:
+            raise BadReply("schema")
+        return _items(texts, longest, request) if is_judged else _unjudged(texts)
+    [profile] = _texts([_field(text, name)], schema["maxLength"])
+    return _profile(profile, schema["maxLength"], request) if is_judged else _unjudged([profile])
+
+
+@lru_cache(maxsize=1024)
+def folded(text: str) -> str:
+    """Return the words of a text in lower case, one space between them."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def _items(texts: Sequence[str], longest: int, request: Request) -> Reading:
+    kept: dict[str, str] = {}
+    dropped = []
+    for text in texts:
+        is_cut = _is_cut(text, longest)
+        clean = _without_last_word(text) if is_cut else text.strip()
+        key = folded(clean)
+        if reason := REPEATED if key in kept else _hollow(clean, is_cut, request):
+            dropped.append(reason)
+        else:
+            kept[key] = clean
+    if not kept:
+        raise BadReply(Counter(dropped).most_common(1)[0][0] if dropped else EMPTY, dropped)
+    return Reading(tuple(kept.values()), tuple(dropped))
+
+
+def _unjudged(texts: Sequence[str]) -> Reading:
+    clean = tuple(text.strip() for text in texts)
+    if not clean or not all(clean):
+        raise BadReply(EMPTY)
+    if len(set(clean)) < len(clean):
+        raise BadReply(REPEATED)
+    return Reading(clean)
+
+
+def _profile(text: str, longest: int, request: Request) -> Reading:
+    clean, is_cut = text.strip(), _is_cut(text, longest)
+    if not clean:
+        raise BadReply(EMPTY, [EMPTY])
+    if is_cut and not request.is_retry:
+        raise BadReply(CUT)
+    if is_cut:
+        clean = _without_last_word(text)
+    if reason := _hollow(clean, is_cut, request):
+        raise BadReply(reason, [reason])
+    return Reading((clean,))
+
+
+def _field(text: str, name: str) -> Any:
+    """Return the only field of the JSON object in a reply."""
+    try:
+        value = json.loads(_plain(text))
+        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no text
+    except (ValueError, RecursionError) as error:
+        raise BadReply("not_json") from error
+    if not isinstance(value, dict) or set(value) != {name}:
+        raise BadReply("schema")
+    return value[name]
+
+
+def _plain(text: str) -> str:
+    """Return a reply without what a model thought before it, and without a fence around it."""
+    text = text.strip()
+    if not text.startswith("{"):
+        text = text.rpartition("</think>")[2].strip()
+    fenced = _FENCED.fullmatch(text)
+    return fenced[1] if fenced else text
+
+
+def _texts(values: Any, longest: int) -> list[str]:
+    if not isinstance(values, list) or not all(isinstance(text, str) and len(text) <= longest for text in values):
+        raise BadReply("schema")
+    return values
+
+
+def _is_cut(text: str, longest: int) -> bool:
+    """Say whether the schema ended a text."""
+    return len(text) == longest and not text.rstrip().endswith(ENDS)
+
+
+def _without_last_word(text: str) -> str:
+    words = text.rsplit(None, 1) if text.strip() else [text]
+    return words[0].rstrip(" ,;:&/([-") if len(words) == 2 and text[-1:].strip() else text.strip()
+
+
+def _hollow(text: str, is_cut: bool, request: Request) -> str | None:
+    """Return why an answer says nothing that its prompt did not say."""
+    said = folded(text)
+    if not said:
+        return EMPTY
+    if _copies(said, is_cut or text.endswith("…"), request):
+        return COPIED
+    return ECHO if _echoes(said, request) else None
+
+
+def _copies(said: str, is_beginning: bool, request: Request) -> bool:
+    """Say whether an item is one that was shown, or its beginning; whether a profile lies within a shown title."""
+    match request.question:
+        case ItemsQuestion(titles=titles):
+            shown = map(folded, titles)
+            return any(said == title or (is_beginning and title.startswith(said)) for title in shown)
+        case DomainProfileQuestion(groups=groups):
+            return any(_within(said, title) for group in groups for title in group)
+    return False  # the one description that there is may well be the user's
+
+
+def _echoes(said: str, request: Request) -> bool:
+    """Say whether it lies within the instructions, or within the user's part but not within a text shown there."""
+    for message in request.messages:
+        text = message["content"]
+        if _within(said, text):
+            shown = [] if message["role"] == "system" else _STRING.findall(text)
+            return not any(_within(said, each) for each in shown)
+    return False
+
+
+def _within(said: str, text: str) -> bool:
+    return f" {said} " in f" {folded(text)} "

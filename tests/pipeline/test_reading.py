@@ -1,0 +1,168 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from pipeline.llm.generator import DomainProfileQuestion, DomainSummary, Request, UserProfileQuestion
+from pipeline.llm.prompts import items_schema, profile_schema
+from pipeline.llm.reading import BadReply, Reading, read_reply
+from tests.pipeline.worlds import items_question
+
+SYSTEM = "You know a shop. Name items of kitchen, such as a Green Teapot."
+ITEMS = items_question(titles=["Herb Tea, 16 oz", "Rye Bread"])
+DOMAIN = DomainProfileQuestion("u", "food", (("Herb Tea, 16 oz",), ("Rye Bread",)), 2, False, 5)
+USER = UserProfileQuestion((DomainSummary("food", "Prefers herb tea.", 2),))
+OWN = {
+    "generate_items": 'Items chosen, oldest first:\n"Herb Tea, 16 oz"\n"Rye Bread"',
+    "profile_domain": 'Group 1\nchosen "Herb Tea, 16 oz"\nGroup 2\nguessed "Rye Bread"',
+    "profile_user": '{"part": "food", "evidence": 2, "description": "Prefers herb tea."}',
+}
+
+
+def request(question=ITEMS, longest=40, schema=None):
+    chat = ({"role": "system", "content": SYSTEM}, {"role": "user", "content": OWN[question.task]})
+    if schema is None:
+        schema = items_schema(4, longest) if question is ITEMS else profile_schema(5)
+    return Request(question, chat, schema, 64)
+
+
+def items(*texts, **asked):
+    return read_reply(json.dumps({"items": texts}), request(**asked))
+
+
+def profile(text, question=DOMAIN, longest=60, is_retry=False):
+    schema = profile_schema(5)
+    schema["properties"]["profile"]["maxLength"] = longest
+    return read_reply(json.dumps({"profile": text}), replace(request(question, schema=schema), is_retry=is_retry))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Sure! rice", "not_json"),
+        ('{"items": ["rice"', "not_json"),
+        ('{"items": ["\\ud800"]}', "not_json"),
+        ("[" * 100_000, "not_json"),
+        ('["rice"]', "schema"),
+        ('{"items": "rice"}', "schema"),
+        ('{"items": ["rice"], "why": "tasty"}', "schema"),
+        ('{"items": [1]}', "schema"),
+        ('{"items": ["a", "b", "c", "d", "e"]}', "schema"),
+        ('{"items": ["longer than the forty characters that it may have"]}', "schema"),
+        ('{"items": []}', "empty"),
+        ('{"items": [" ", "!"]}', "empty"),
+        ('{"items": ["green teapot", "Rye  bread", "RYE BREAD"]}', "copied"),
+        ('{"items": ["green teapot", "kitchen", "Rye bread"]}', "echo"),
+        ("<think>rice?", "not_json"),
+        ("", "not_json"),
+    ],
+)
+def test_a_reply_that_cannot_be_used_says_why(text, reason):
+    with pytest.raises(BadReply, match=f"^{reason}$"):
+        read_reply(text, request())
+
+
+def test_a_good_reply_is_its_texts():
+    assert items("rice", " tea ") == Reading(("rice", "tea"))
+    assert profile("Likes tea") == Reading(("Likes tea",))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<think>The user\nlikes {"tea"}.</think>\n\n{"items": ["Pan"]}',
+        'and so on.\n</think>{"items": ["Pan"]}',
+        '```json\n{"items": ["Pan"]}\n```',
+        '```\n{"items": ["Pan"]}```\n',
+        '<think>\n\n</think>\n```json\n{"items": ["Pan"]}\n```',
+        '\n {"items": ["Pan"]} ',
+    ],
+)
+def test_what_a_model_thought_and_the_fence_around_an_answer_are_no_part_of_it(text):
+    assert read_reply(text, request()) == Reading(("Pan",))
+
+
+def test_marks_inside_an_answer_are_its_own():
+    assert items("a </think> b", "```c```") == Reading(("a </think> b", "```c```"))
+
+
+def test_an_answer_that_says_nothing_is_left_out_and_the_others_stay():
+    assert items("Pan", "PAN ", "rye bread.", "Green teapot") == Reading(("Pan",), ("repeated", "copied", "echo"))
+    assert items("Pan", " ") == Reading(("Pan",), ("empty",))
+
+
+def test_an_item_may_name_a_word_of_a_shown_title_or_go_beyond_one():
+    kept = ("Bread", "Rye Bread Knife", "Herb Tea")
+    assert items(*kept) == Reading(kept)
+
+
+@pytest.mark.parametrize("text", ["Herb Tea, 16 o", "Herb tea …"])
+def test_the_beginning_of_a_shown_title_is_a_copy_where_the_answer_was_cut_there(text):
+    assert items("Pan", text, longest=14) == Reading(("Pan",), ("copied",))
+
+
+def test_the_words_around_the_shown_titles_are_an_echo():
+    assert items("Pan", "oldest first", "items chosen oldest") == Reading(("Pan",), ("echo", "echo"))
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("black teas", "black"), ("pan, large-", "pan"), ("black tea.", "black tea."), ("blackteas1", "blackteas1"),
+        ("black tea ", "black tea"), ("black tea", "black tea"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_the_schema_ended_loses_its_last_word(text, kept):
+    assert items(text, longest=max(len(text), 10)) == Reading((kept,))
+
+
+def test_answers_that_are_the_same_once_they_are_cut_are_one():
+    assert items("black teas", "black tean", longest=10) == Reading(("black",), ("repeated",))
+
+
+@pytest.mark.parametrize("text", ["likes tea and", "likes tea, an"])
+def test_a_profile_that_the_schema_ended_inside_a_sentence_is_cut_and_the_second_one_loses_its_last_word(text):
+    with pytest.raises(BadReply, match=r"^cut$"):
+        profile(text, longest=len(text))
+    assert profile(text, longest=len(text), is_retry=True) == Reading(("likes tea",))
+
+
+@pytest.mark.parametrize("end", [".", "!", "?", "…", "。"])
+def test_a_profile_as_long_as_the_schema_allows_is_good_where_its_sentence_ends(end):
+    text = f"likes tea{end}"
+    assert profile(text, longest=len(text)) == Reading((text,))
+
+
+@pytest.mark.parametrize(
+    ("text", "question", "reason"),
+    [
+        ("Herb tea", DOMAIN, "copied"),
+        ("Rye Bread.", DOMAIN, "copied"),
+        ("Group 1: chosen Herb Tea, 16 oz", DOMAIN, "echo"),
+        ("You know a shop", DOMAIN, "echo"),
+        ("you know a shop", USER, "echo"),
+        ("part: food, evidence: 2", USER, "echo"),
+        ("...", USER, "empty"),
+    ],
+)
+def test_a_profile_that_says_only_what_its_prompt_says_is_none(text, question, reason):
+    with pytest.raises(BadReply, match=f"^{reason}$") as bad:
+        profile(text, question)
+    assert bad.value.dropped == (reason,)
+
+
+def test_the_only_description_of_a_user_may_be_the_profile():
+    assert profile("Prefers herb tea.", USER) == Reading(("Prefers herb tea.",))
+
+
+def test_an_answer_that_no_language_model_gave_is_not_judged():
+    said = ("Rye Bread", "rye bread", "kitchen")
+    assert read_reply(json.dumps({"items": said}), request(), is_judged=False) == Reading(said)
+    template = replace(request(DOMAIN), schema=profile_schema(5))
+    assert read_reply('{"profile": "Rye Bread"}', template, is_judged=False) == Reading(("Rye Bread",))
+
+
+@pytest.mark.parametrize(("texts", "reason"), [(["Pan", "Pan "], "repeated"), (["Pan", " "], "empty"), ([], "empty")])
+def test_a_generator_that_is_no_language_model_fails_where_it_breaks_its_word(texts, reason):
+    with pytest.raises(BadReply, match=f"^{reason}$"):
+        read_reply(json.dumps({"items": texts}), request(), is_judged=False)
