@@ -59,7 +59,7 @@ def run_and_kill(lake: Lake, code: str) -> None:
 import signal, sys
 sys.path[:0] = [{str(here.parent)!r}, {str(here.parents[2])!r}]
 from test_resume import profiles, two_tables
-from data_lake import lake as module, files, tables, stage_io, store
+from data_lake import lake as module, files, tables, stage_io, stores
 lake = module.Lake({str(lake.home.parent)!r}, "shop")
 
 def die_at_call(owner, name, number):
@@ -147,7 +147,7 @@ def test_after_a_kill_between_two_folders_the_next_run_makes_both(lake: Lake) ->
 
 
 def test_after_a_kill_between_two_links_the_next_run_only_links(lake: Lake) -> None:
-    run_and_kill(lake, "die_at_call(store, 'put_link', 2)\nlake.run(two_tables())")
+    run_and_kill(lake, "die_at_call(stores, 'put_link', 2)\nlake.run(two_tables())")
     assert lake.manifest("items") is not None
     assert lake.state(two_tables()).why == "rejects is not there"
     assert lake.run(two_tables()).skipped  # both folders are complete: only the link was missing

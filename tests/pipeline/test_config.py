@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from pipeline.config import EnrichConfig, LLMConfig, OpenAIConfig
 from pipeline.llm.backends import BACKENDS, open_generator
+from pipeline.llm.cooccurrence import Cooccurrence
 from pipeline.llm.openai import OpenAI
 from pipeline.llm.retrieval import Retrieval
 from pipeline.llm.vllm import VLLM
@@ -16,11 +17,11 @@ def test_the_share_that_prompts_may_show_is_still_known_as_evidence():
 
 
 def test_without_a_generator_nothing_is_enriched():
-    assert [EnrichConfig(generator=name).is_on for name in ("none", *BACKENDS)] == [False, True, True, True]
+    assert [EnrichConfig(generator=name).is_on for name in ("none", *BACKENDS)] == [False, True, True, True, True]
 
 
 def test_a_generator_that_there_is_not_is_refused_with_those_that_there_are():
-    with pytest.raises(ValidationError, match="should be 'none', 'retrieval', 'vllm' or 'openai'"):
+    with pytest.raises(ValidationError, match="should be 'none', 'retrieval', 'cooccurrence', 'vllm' or 'openai'"):
         EnrichConfig(generator="retreival")
 
 
@@ -33,8 +34,13 @@ def test_the_settings_name_the_generator_that_is_opened():
             openai=OpenAIConfig(base_url="http://one/v1"),
         )
         opened.append(open_generator(settings, lambda: None))
-    assert [type(generator) for generator in opened] == [Retrieval, VLLM, OpenAI]
-    assert [generator.asks_model for generator in opened] == [False, True, True]
-    assert [generator.reads for generator in opened] == [("items", "item_embeddings"), (), ()]
+    assert [type(generator) for generator in opened] == [Retrieval, Cooccurrence, VLLM, OpenAI]
+    assert [generator.asks_model for generator in opened] == [False, False, True, True]
+    assert [generator.reads for generator in opened] == [
+        ("items", "item_embeddings"),
+        ("items", "sequences", "probes"),
+        (),
+        (),
+    ]
     assert opened[0].fingerprint == {"exact_up_to": 7}
-    assert [generator.identity["model"] for generator in opened[1:]] == ["edt-tiny"] * 2
+    assert [generator.identity["model"] for generator in opened[2:]] == ["edt-tiny"] * 2
