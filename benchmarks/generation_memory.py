@@ -24,7 +24,6 @@ from pipeline.llm.generator import OnReply, Reply, Request, no_listener
 from pipeline.llm.language_model import LanguageModel
 from pipeline.llm.tokens import BY_CHARACTERS
 
-ANSWER = json.dumps({"items": [f"an answer of a usual length, number {number}" for number in range(10)]})
 MARKS = 10
 """How often memory is noted on the way."""
 
@@ -41,14 +40,19 @@ class InstantModel(LanguageModel):
         self.marks: list[float] = []
 
     def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
-        """Return the same reply to each request."""
-        self.asked += len(requests)
+        """Return ten answers to each request, of a usual length and unlike those to any other."""
+        first, self.asked = self.asked, self.asked + len(requests)
         if self.asked // self.interval > len(self.marks):
             self.marks.append(resident_mib())
-        return [Reply(ANSWER, tokens_in=400, tokens_out=120) for _ in requests]
+        return [Reply(answers(first + index), tokens_in=400, tokens_out=120) for index in range(len(requests))]
 
     def close(self, patience: float = 15.0) -> None:
         """Hold nothing."""
+
+
+def answers(number: int) -> str:
+    """Return a reply with ten items."""
+    return json.dumps({"items": [f"an answer of a usual length, number {10 * number + each}" for each in range(10)]})
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 It is the baseline that a language model must beat. What is popular fills up where too few users share an item.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -13,19 +12,9 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline.histories import prompt_visible, training_prefix, with_probes
-from pipeline.llm.generator import (
-    DomainProfileQuestion,
-    ItemsQuestion,
-    OnReply,
-    Reply,
-    Request,
-    Tokens,
-    UserProfileQuestion,
-    no_listener,
-)
+from pipeline.llm.generator import ItemsQuestion, Reply
 from pipeline.llm.prompts import titles_of
-from pipeline.llm.templates import domain_profile, shortened, user_profile
-from pipeline.llm.tokens import BY_CHARACTERS
+from pipeline.llm.templates import TemplateGenerator, items_reply
 
 HOLDERS = 1000
 """Users that one item is followed to at most, those that chose it last before the prompt."""
@@ -36,16 +25,14 @@ HALF_LIFE_DAYS = 30.0
 USERS_AT_ONCE = 256
 
 
-class Cooccurrence:
+class Cooccurrence(TemplateGenerator):
     """A `Generator` that answers from the training actions of other users that are no later than the prompt.
 
     An item's score is the sum over the user's items, as far as prompts show them, and over their other holders who also
     chose it, of 1 / sqrt(holders): an item that everybody has says little. Profiles are those of `retrieval`.
     """
 
-    asks_model = False
     reads: tuple[str, ...] = ("items", "sequences", "probes")
-    last_words = ""
     identity: Mapping[str, Any] = {"model": "cooccurrence"}
 
     def __init__(self, prompt_share: float) -> None:
@@ -57,50 +44,20 @@ class Cooccurrence:
         """How much of a history is seen; the histories are an input of the stage."""
         return {"prompt_share": self._prompt_share}
 
-    @property
-    def tokens(self) -> Tokens:
-        """No prompt is read: four characters are a token."""
-        return BY_CHARACTERS
-
     def read(self, tables: Mapping[str, pa.Table]) -> None:
         """Answer from these histories."""
         self._titles = titles_of(tables["items"], tables["items"]["item_id"])
         self._neighbours = Neighbours(tables["sequences"], tables["probes"], self._prompt_share, set(self._titles))
 
-    def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
-        """Return one reply per request, in the same order."""
-        items = self._neighbours.items([each.question for each in requests if isinstance(each.question, ItemsQuestion)])
-        replies = [self._answer(request, items) for request in requests]
-        for index, reply in enumerate(replies):
-            on_reply(index, reply)
+    def _items(self, questions: Sequence[ItemsQuestion], longest: Sequence[int]) -> list[Reply]:
+        found = self._neighbours.items(questions)
+        replies = []
+        for question, length in zip(questions, longest, strict=True):
+            named: dict[str, str] = {}  # of two items with one title the first
+            for item_id in found[question.user_id, question.to_domain][: question.answers]:
+                named.setdefault(self._titles[item_id][:length].strip(), item_id)
+            replies.append(items_reply(list(named), list(named.values())) if named else Reply(None, error="no_items"))
         return replies
-
-    def counts(self) -> dict[str, Any]:
-        """Count nothing."""
-        return {}
-
-    def close(self, patience: float = 0) -> None:
-        """Do nothing: no process and no connection is held."""
-
-    def _answer(self, request: Request, items: Mapping[tuple[str, str], list[str]]) -> Reply:
-        match request.question:
-            case ItemsQuestion(user_id=user, to_domain=domain, answers=answers):
-                ids = items[user, domain][:answers]
-                if not ids:
-                    return Reply(None, error="no_items")
-                longest = request.schema["properties"]["items"]["items"]["maxLength"]
-                named = {self._titles[item_id][:longest].strip(): item_id for item_id in reversed(ids)}
-                best = sorted(
-                    named.items(), key=lambda pair: ids.index(pair[1])
-                )  # of two items with one title the first
-                reply = json.dumps({"items": [title for title, _ in best]}, ensure_ascii=False)
-                return Reply(reply, item_ids=tuple(item_id for _, item_id in best))
-            case DomainProfileQuestion() as question:
-                text = domain_profile(question)
-            case UserProfileQuestion(summaries=summaries):
-                text = user_profile(summaries)
-        longest = request.schema["properties"]["profile"]["maxLength"]
-        return Reply(json.dumps({"profile": shortened(text, longest)}, ensure_ascii=False))
 
 
 class Neighbours:

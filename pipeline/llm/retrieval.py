@@ -3,7 +3,6 @@
 It is the baseline that a language model must beat, and what a machine without one runs.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
 from typing import Any
@@ -11,35 +10,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.llm.generator import (
-    DomainProfileQuestion,
-    ItemsQuestion,
-    OnReply,
-    Reply,
-    Request,
-    Tokens,
-    UserProfileQuestion,
-    no_listener,
-)
+from pipeline.llm.generator import ItemsQuestion, Reply
 from pipeline.llm.prompts import titles_of
-from pipeline.llm.templates import domain_profile, shortened, user_profile
-from pipeline.llm.tokens import BY_CHARACTERS
+from pipeline.llm.templates import TemplateGenerator, items_reply
 from pipeline.vectors.catalogue import Catalogue
 from pipeline.vectors.neighbours import Index, build, recall
 
 SCORES_PER_BLOCK = 16_000_000
 
 
-class Retrieval:
+class Retrieval(TemplateGenerator):
     """A `Generator` that answers each request's question from the catalogue.
 
     Items: the ones of the target domain nearest to the user's representative items, in turns: the nearest of the
     first, of the second, ..., then the second nearest of each, no text twice. Profiles: a few words by template.
     """
 
-    asks_model = False
     reads: tuple[str, ...] = ("items", "item_embeddings")
-    last_words = ""
 
     def __init__(self, exact_up_to: int = 500_000) -> None:
         """With more than `exact_up_to` different titles in a domain an index finds the nearest."""
@@ -56,46 +43,25 @@ class Retrieval:
         """From how many items on an index is asked; the vectors are an input of the stage."""
         return {"exact_up_to": self._exact_up_to}
 
-    @property
-    def tokens(self) -> Tokens:
-        """No prompt is read: four characters are a token."""
-        return BY_CHARACTERS
-
     def read(self, tables: Mapping[str, pa.Table]) -> None:
         """Answer from this catalogue."""
         self._catalogue = Catalogue.of(tables["item_embeddings"])
         self._titles = titles_of(tables["items"], tables["items"]["item_id"])
         self._domains = {}
 
-    def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
-        """Return one reply per request, in the same order."""
-        nearest = self._nearest([each.question for each in requests if isinstance(each.question, ItemsQuestion)])
-        replies = [self._answer(request, nearest) for request in requests]
-        for index, reply in enumerate(replies):
-            on_reply(index, reply)
-        return replies
-
     def counts(self) -> dict[str, Any]:
         """Return how often the indexes found the truly nearest since the last call (see `neighbours.recall`)."""
         return recall(index for _, _, index in self._domains.values())
 
-    def close(self, patience: float = 0) -> None:
-        """Do nothing: no process and no connection is held."""
-
-    def _answer(self, request: Request, nearest: Mapping[tuple[str, str], list[str]]) -> Reply:
-        answer = request.schema["properties"]
-        match request.question:
-            case ItemsQuestion(to_domain=domain, item_ids=item_ids, answers=answers):
-                lists = [nearest.get((domain, item_id), []) for item_id in item_ids]
-                turns = (text for text in chain.from_iterable(zip_longest(*lists)) if text is not None)
-                longest = answer["items"]["items"].get("maxLength")
-                texts = list(dict.fromkeys(text[:longest].strip() for text in turns))[:answers]
-                return _reply({"items": texts}) if texts else Reply(None, error="no representative item has a text")
-            case DomainProfileQuestion() as question:
-                text = domain_profile(question)
-            case UserProfileQuestion(summaries=summaries):
-                text = user_profile(summaries)
-        return _reply({"profile": shortened(text, answer["profile"].get("maxLength"))})
+    def _items(self, questions: Sequence[ItemsQuestion], longest: Sequence[int]) -> list[Reply]:
+        nearest = self._nearest(questions)
+        replies = []
+        for question, length in zip(questions, longest, strict=True):
+            lists = [nearest.get((question.to_domain, item_id), []) for item_id in question.item_ids]
+            turns = (text for text in chain.from_iterable(zip_longest(*lists)) if text is not None)
+            texts = list(dict.fromkeys(text[:length].strip() for text in turns))[: question.answers]
+            replies.append(items_reply(texts) if texts else Reply(None, error="no representative item has a text"))
+        return replies
 
     def _nearest(self, questions: Sequence[ItemsQuestion]) -> dict[tuple[str, str], list[str]]:
         """Return for each (target domain, representative item) the nearest texts of the domain, nearest first."""
@@ -140,7 +106,3 @@ def _best(scores: np.ndarray, k: int) -> np.ndarray:
     rows.sort(axis=1)
     order = np.argsort(-np.take_along_axis(scores, rows, axis=1), axis=1, kind="stable")
     return np.take_along_axis(rows, order, axis=1)
-
-
-def _reply(answer: Mapping[str, Any]) -> Reply:
-    return Reply(json.dumps(answer, ensure_ascii=False))
