@@ -49,8 +49,8 @@ def test_only_names_the_input_that_is_missing(place):
 
 
 def test_a_change_without_effect_on_the_content_stops_where_it_has_none(place):
-    made = place.run(set_=("profile.max_tokens=99",))  # part of each prompt's hash, of no text
-    assert made == ["profile_domains", "profile_users", "embed_profiles"]
+    made = place.run(set_=("profile.max_tokens=99",))  # decides no text of a template
+    assert made == ["profile_domains", "profile_users"]
 
 
 def test_without_a_generator_the_enrichment_is_left_out(place):
