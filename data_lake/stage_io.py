@@ -25,6 +25,14 @@ WORK, SHARDS = ".work-", ".shards-"
 
 _FIGURES = b"figures"
 
+Review = Callable[[Iterable[pa.Table]], Callable[[pa.Table], pa.Table]]
+"""Reads all finished shards, and returns what changes values in each of them."""
+
+
+def unchanged(shards: Iterable[pa.Table]) -> Callable[[pa.Table], pa.Table]:
+    """Leave every shard as it is, unread."""
+    return lambda shard: shard
+
 
 class StageIO:
     """What one run of a stage is given: its inputs, its outputs and the dataset's caches.
@@ -79,7 +87,7 @@ class StageIO:
         keys: Sequence[str],
         make: Callable[[pa.Table], pa.Table],
         rows_per_shard: int,
-        review: Callable[[Iterable[pa.Table]], Callable[[pa.Table], pa.Table]] = lambda shards: lambda shard: shard,
+        review: Review = unchanged,
     ) -> None:
         """Check and write the tables that `make` returns for each `rows_per_shard` rows, one after the other.
 
@@ -122,7 +130,7 @@ class StageIO:
         self,
         artifact: str,
         paths: Sequence[Path],
-        review: Callable[[Iterable[pa.Table]], Callable[[pa.Table], pa.Table]],
+        review: Review,
     ) -> None:
         """Write the shards as the artifact, one after the other: only one of them is in memory."""
         known = self._output(artifact)

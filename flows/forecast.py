@@ -1,6 +1,6 @@
 """What the language model would be asked by the stages that are to run: prompts, tokens, hours. Nothing is asked."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +9,7 @@ import pyarrow as pa
 from data_lake.keyed_cache import KeyedCache
 from data_lake.lake import Lake, StageIO
 from data_lake.manifest import Manifest
+from data_lake.stage_io import Review, unchanged
 from flows.models import Models
 from flows.plan import Step
 from flows.run import Run
@@ -201,7 +202,7 @@ class DryRunIO(StageIO):
         keys: Sequence[str],
         make: Callable[[pa.Table], pa.Table],
         rows_per_shard: int,
-        review: Callable[[Iterable[pa.Table]], Callable[[pa.Table], pa.Table]] = lambda shards: lambda shard: shard,
+        review: Review = unchanged,
     ) -> None:
         """Make each shard and drop it."""
         for start in range(0, rows.num_rows, rows_per_shard):

@@ -67,11 +67,9 @@ SCHEMA = {
 
 def _truth(sequences: pa.Table, probes: pa.Table, cfg: EnrichConfig) -> pl.DataFrame:
     """Return (truth, user_id, domain, item_id): the training actions that no prompt of the user showed."""
-    later = training_prefix(sequences).join(
-        prompt_visible(sequences, cfg.prompt_share).select("row", "position"), on=["row", "position"], how="anti"
-    )
-    seen = prompt_visible(sequences, cfg.prompt_share).select("user_id", "item_id")
-    unshown = later.select("user_id", "domain", "item_id").join(seen, on=["user_id", "item_id"], how="anti").unique()
+    shown = prompt_visible(sequences, cfg.prompt_share)
+    later = training_prefix(sequences).join(shown, on=["row", "position"], how="anti")
+    unshown = later.select("user_id", "domain", "item_id").join(shown, on=["user_id", "item_id"], how="anti").unique()
     parts = [unshown.with_columns(truth=pl.lit("unshown")), _hidden_truth(probes).with_columns(truth=pl.lit("hidden"))]
     return pl.concat(parts, how="diagonal").select("truth", "user_id", "domain", "item_id")
 
