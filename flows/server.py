@@ -1,13 +1,18 @@
 """The Prefect server of a flow: the one that Prefect's settings name, else one of our own while this process lives."""
 
 import atexit
+import fcntl
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from data_lake.errors import UserError
 from pipeline.processes.child import Child
@@ -31,12 +36,13 @@ def prefect_server(*options: str) -> str:
     if url := get_current_settings().api.url:
         _check(url)
         return url
-    port = _free_port()
-    url = f"http://{HOST}:{port}/api"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    child = Child([*command, "--analytics-off", *options], stdout=subprocess.DEVNULL, environment=DATABASE)
-    atexit.register(child.end)
-    _wait(child, f"{url}/health")
+    with _alone():
+        port = _free_port()
+        url = f"http://{HOST}:{port}/api"
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+        child = Child([*command, "--analytics-off", *options], stdout=subprocess.DEVNULL, environment=DATABASE)
+        atexit.register(child.end)
+        _wait(child, f"{url}/health")
     os.environ["PREFECT_API_URL"] = url
     refresh_global_settings_context()
     return url
@@ -61,6 +67,18 @@ def _wait(child: Child, address: str) -> None:
         except OSError:
             time.sleep(0.2)
     raise RuntimeError(f"the Prefect server ended, or did not answer at {address} within {START_SECONDS} seconds")
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Wait until no other process of this user starts a server: two would find the same port free, and share one."""
+    path = Path(tempfile.gettempdir()) / f"edt-prefect-server-{os.getuid()}.lock"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _free_port() -> int:

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -80,6 +81,27 @@ def test_a_scheduled_run_finishes_on_the_server_that_serve_starts(place, namesak
         assert [each["name"] for each in wait_for(lambda: deployments(url, "tiny"), 60, log)] == ["tiny"]
         assert database_timeout(url) == 60
     assert not ask(url, "/flow_runs/filter")
+
+
+def test_servers_that_are_started_at_once_are_two(tmp_path):
+    start = "from flows.server import prefect_server; print(prefect_server('--no-ui'), flush=True); input()"
+    named = ("PREFECT_API", "PREFECT_SERVER_DATABASE")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(named)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", start], cwd=ROOT, env=environment | {"PREFECT_HOME": str(tmp_path / name)},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for name in ("one", "other")
+    ]  # fmt: skip
+    try:
+        one, other = (process.stdout.readline() for process in started)
+        assert one.startswith("http://127.0.0.1:")
+        assert other.startswith("http://127.0.0.1:")
+        assert one != other
+    finally:
+        for process in started:
+            process.communicate("\n", timeout=300)
 
 
 def served_at(log: Path) -> str | None:
