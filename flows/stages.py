@@ -286,7 +286,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="represent",
-        version=1,
+        version=2,
         reads=("sequences", "probes", "item_embeddings"),
         makes=("representatives",),
         settings=("enrich.representatives", "enrich.prompt_share", "enrich.budget"),

@@ -15,7 +15,8 @@ from flows.stages import ASKING
 BEFORE = Path(__file__).parent / "lake-0.1.0"
 """Raw files, settings and memories as version 0.1.0 wrote them, with replies by a stub to every prompt.
 
-The settings name its prompts as files, so that this stays true when ours change.
+The settings name its prompts as files, so that this stays true when ours change. No user has two items that represent a
+group equally well: which of them version 0.1.0 took hung on the processor.
 """
 
 
@@ -56,5 +57,5 @@ def test_every_question_of_the_version_before_is_answered_from_its_memory(tmp_pa
     assert [run.lake.manifest(name).figures["ok"] for name in ASKING.values()] == OK
 
 
-OK = [40, 70, 40]
+OK = [36, 62, 36]
 """Usable replies of the three asking stages, as version 0.1.0 counted them."""
