@@ -63,6 +63,7 @@ def write_world(users: int, items: int, text_size: int, folder: Path) -> None:
             "times": _lists("times", offsets, world.interactions["timestamp"].to_numpy() * 1000),
             "splits": _lists("splits", offsets, splits),
             "synthetic": _lists("synthetic", offsets, np.zeros(len(number), np.bool_)),
+            "weights": _lists("weights", offsets, np.zeros(len(number), np.float32)),
         },
         "users": {"user": rows, "user_id": owner.dictionary, "key": _keys(rng, users)},
         "items": {

@@ -210,8 +210,12 @@ GROUNDED_ITEMS = _one(
             _field("title", pa.string(), null=True),
             _field("faithfulness", pa.float32(), null=True),  # cosine of answer and item
             _field("faithfulness_threshold", pa.float32(), null=True),
-            _field("relevance", pa.float32(), null=True),  # cosine of item and the user's nearest representative
-            _field("relevance_threshold", pa.float32(), null=True),
+            _field("shared", pa.float32(), null=True),  # how much users who share items with the user chose it
+            _field("popularity", pa.float32(), null=True),  # how often it was chosen lately, when the prompt was made
+            _field("text", pa.float32(), null=True),  # cosine of item and the user's nearest representative
+            _field("relevance", pa.float32(), null=True),  # learnt from these three
+            _field("band", pa.int32(), null=True),  # of relevance, 0 the most relevant; 3 more if it is not faithful
+            _field("weight", pa.float32(), null=True),  # as a training target: 0 where the band does not beat chance
             _field("kept", pa.bool_()),
             _field("reason", pa.string(), null=True),  # null when kept
         ]
@@ -224,7 +228,13 @@ GROUNDED_ITEMS = _one(
 
 AUGMENTED_SEQUENCES = _one(
     "augmented_sequences",
-    pa.schema([*_SEQUENCE, _field("synthetic", pa.list_(_field("item", pa.bool_())))]),
+    pa.schema(
+        [
+            *_SEQUENCE,
+            _field("synthetic", pa.list_(_field("item", pa.bool_()))),
+            _field("weights", pa.list_(_field("item", pa.float32()))),  # of synthetic items as targets; 0 for real ones
+        ]
+    ),
     "user_id",
 )
 
@@ -272,8 +282,8 @@ PROFILE_EMBEDDINGS = _one(
     "scope",
 )
 
-TRAINING_SET_VERSION = 2
-"""2: `info` has `times`."""
+TRAINING_SET_VERSION = 3
+"""2: `info` has `times`. 3: `sequences` has `weights`."""
 
 TRAINING_SET = Artifact(
     "training_set",
@@ -285,6 +295,7 @@ TRAINING_SET = Artifact(
                 _field("times", pa.list_(_field("item", pa.int64()))),  # milliseconds since 1970, UTC
                 _field("splits", pa.list_(_field("item", pa.int8()))),  # index into SPLITS
                 _field("synthetic", pa.list_(_field("item", pa.bool_()))),
+                _field("weights", pa.list_(_field("item", pa.float32()))),  # of synthetic items as targets
             ]
         ),
         "users": pa.schema(

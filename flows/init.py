@@ -97,7 +97,7 @@ generator = "retrieval"    # or "none", no enrichment; or "vllm", an LLM. This o
 # model = "models/my-model"  # a folder, or a hub name with its revision
 # revision = "a commit"
 # max_model_len = 4096""",
-    "loss": "# synthetic_weight = 0.0   # of an inserted item as a target; helps a domain with few actions of its own",
+    "loss": '# synthetic_weight = "measured"  # of an inserted item as a target: more where its like beat chance',
     "pretrain": "# batch_size = 128         # users",
 }
 """Lines of the settings that `write_settings` can be given others for."""

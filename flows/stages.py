@@ -14,6 +14,7 @@ from flows.counting import Make, with_counts
 from flows.models import Models
 from flows.settings import Settings, TrainSettings
 from flows.stage_spec import StageRun, StageSpec, all_but
+from flows.text import log
 from flows.trainer import run_folder, run_model
 from model.config import MACHINE, EvaluateConfig, RecommendConfig, TrainConfig
 from pipeline.llm.prompts import load_prompt
@@ -97,18 +98,33 @@ def _generate_items(run: StageRun) -> None:
 
 
 def _ground(run: StageRun) -> None:
-    from pipeline.augment.ground import Grounder
+    from pipeline.augment.ground import Grounder, Known
+    from pipeline.augment.noise_filter import Evidence, load_or_learn, pairs_in
+    from pipeline.augment.signals import Signals
+    from pipeline.llm.cooccurrence import Neighbours, titled
     from pipeline.vectors.catalogue import Catalogue
 
-    cfg, representatives = run.settings.enrich, run.io.read("representatives")
-    grounder = Grounder(run.io.read("items"), Catalogue.of(run.io.read("item_embeddings")), cfg, run.domains)
+    cfg, items, probes = run.settings.enrich, run.io.read("items"), run.io.read("probes")
+    catalogue, representatives = Catalogue.of(run.io.read("item_embeddings")), run.io.read("representatives")
+    neighbours = Neighbours(run.io.read("sequences"), probes, cfg.prompt_share, titled(items))
+    grounder = Grounder(Known(items, catalogue, neighbours, representatives), cfg, run.domains)
     generated = run.io.read("generated_items", columns=["user_id", "from_domain", "to_domain", "answers", "item_ids"])
+    pairs = pairs_in(generated)
+    evidence = Evidence(
+        probes, lambda some: grounder.find(some, generated, run.embed),
+        Signals(catalogue, neighbours, representatives), catalogue, items,
+    )  # fmt: skip
+    fingerprint = run.models.generator.fingerprint
+    noise_filter = load_or_learn(evidence, pairs, cfg, fingerprint, run.io.keyed_cache("fitted"))
 
     def grounded(sequences: pa.Table) -> pa.Table:
-        return grounder.ground(sequences, representatives, generated, run.embed)
+        return grounder.ground(sequences, generated, run.embed, noise_filter)
 
     make = with_counts(run.io, grounded, run.embed, grounder.counts)
     run.io.sharded("grounded_items", _asked_users(run), ("user_id",), make, cfg.rows_per_shard)
+    run.io.count(**noise_filter.figures())
+    for sentence in noise_filter.complaints():
+        log(f"ground: {sentence}")
     run.models.close()
 
 
@@ -277,7 +293,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="probe",
-        version=1,
+        version=2,
         reads=("sequences",),
         makes=("probes",),
         settings=("enrich.probes", "enrich.seed"),
@@ -313,12 +329,12 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="ground",
-        version=3,
+        version=4,
         reads=("sequences", "probes", "items", "item_embeddings", "representatives", "generated_items"),
         makes=("grounded_items",),
         settings=(
-            "enrich.prompt_share", "enrich.noise_filter", "enrich.faithful_quantile", "enrich.relevant_quantile",
-            "enrich.sample", "enrich.seed", "enrich.exact_up_to",
+            "enrich.prompt_share", "enrich.noise_filter", "enrich.faithful_quantile", "enrich.sample", "enrich.seed",
+            "enrich.exact_up_to", "enrich.prompt", "enrich.examples", "enrich.answers", "enrich.representatives",
         ),
         machine=("enrich.rows_per_shard",),
         work=_ground,

@@ -78,8 +78,9 @@ class LossConfig(Config):
     popularity: NonNegativeFloat = 0.0
     """Negatives are drawn in proportion to (training actions + 1) ** popularity; 0: uniformly."""
 
-    synthetic_weight: NonNegativeFloat = 0.0
-    """Weight of a synthetic item as a target of the last real item before it; a real target's is at most 1."""
+    synthetic_weight: NonNegativeFloat | Literal["measured"] = "measured"
+    """Weight of a synthetic item as a target of the last real item before it; a real target's is at most 1. `measured`:
+    the more, the surer answers of its kind beat random items."""
 
     half_after_actions: NonNegativeFloat = 8.0
     """A target counts half after so many newer training actions of its user; 0: all count alike."""

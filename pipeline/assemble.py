@@ -39,9 +39,9 @@ def assemble(
     milliseconds = _flat(sequences["timestamps"]).cast(pa.timestamp("ms", tz="UTC")).cast(pa.int64())
     role = pc.index_in(_flat(sequences["splits"]), value_set=pa.array(SPLITS)).cast(pa.int8())
     if "synthetic" in sequences.column_names:
-        synthetic = _flat(sequences["synthetic"])
+        synthetic, weight = _flat(sequences["synthetic"]), _flat(sequences["weights"])
     else:
-        synthetic = pa.array(np.zeros(len(item), dtype=bool))
+        synthetic, weight = pa.array(np.zeros(len(item), bool)), pa.array(np.zeros(len(item), np.float32))
     counted = (role.to_numpy() == SPLITS.index(TRAIN)) & ~synthetic.to_numpy(zero_copy_only=False)
     actions = np.bincount(item.to_numpy()[counted], minlength=items.num_rows + 1)[1:]
 
@@ -52,6 +52,7 @@ def assemble(
             "times": lists(milliseconds, sizes),
             "splits": lists(role, sizes),
             "synthetic": lists(synthetic, sizes),
+            "weights": lists(weight, sizes),
         }),
         "users": pa.table({"user": users, "user_id": sequences["user_id"], "key": _keys(sequences["user_id"])}),
         "items": pa.table({

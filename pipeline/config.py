@@ -224,10 +224,12 @@ class EnrichConfig(Config):
     probes: NonNegativeInt = 2000
     """Users active in two domains who are asked as well, with one of them hidden, so that answers can be measured."""
     noise_filter: bool = True
+    """Insert only answers of a kind that is measured to beat chance."""
     faithful_quantile: float = Field(0.1, ge=0, le=1)
-    relevant_quantile: float = Field(0.7, ge=0, le=1)
+    """Of how near a domain's items are to their nearest neighbours. Answers farther from their item than
+    that are counted apart."""
     sample: PositiveInt = 1000
-    """Items of a domain that the thresholds are measured on; a smaller domain is taken whole."""
+    """Items of a domain that this is measured on; a smaller domain is taken whole."""
     place: Literal["after_evidence", "similar"] = "after_evidence"
     seed: NonNegativeInt = 0
     examples: NonNegativeInt = 0

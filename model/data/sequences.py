@@ -50,6 +50,7 @@ class Sequences:
         self.home = torch.device("cpu") if data.on_disk else device
         self.items = self._tensor(data.items)  # (N,)
         self.synthetic = self._tensor(data.synthetic)  # (N,)
+        self.weights = self._tensor(data.weights)  # (N,)
         self.times = self._tensor(data.times)  # (N,)
         self.offsets = self._tensor(data.offsets)  # (users + 1,)
         self.real_before = self._tensor(data.real_before)  # (N + 1,)
@@ -87,7 +88,8 @@ class Sequences:
 
         Every position predicts the next real item. A real item and the synthetic ones inserted after it predict the
         same one and share its weight, which is the less the older it is. A synthetic item is a second target, with the
-        weight that the settings give it, of the last real item before it: there the language model was asked.
+        weight that the settings give it or that is its own, of the last real item before it: there the language model
+        was asked. One without weight is no target.
         """
         users = users.to(self.home)
         first = self.offsets[users]
@@ -100,16 +102,23 @@ class Sequences:
         _, which, sharing = torch.unique_consecutive(next_real, return_inverse=True, return_counts=True)
         weight = self._target_weight(loss, next_real, last[batch_index]) / sharing[which]
         time = self.times[flat]
-        if loss.synthetic_weight > 0:
-            extra = self.synthetic[flat + 1]
+        if loss.synthetic_weight != 0:
+            worth = self._synthetic_weight(loss, flat + 1)
+            extra = worth > 0
             last_real = self.real_at[(self.real_before[flat[extra] + 1] - 1).clamp(min=0)]
             asked_at = (last_real - start[batch_index[extra]]).clamp(min=0)
             time = torch.cat([time, time[extra]])
             batch_index, position = torch.cat([batch_index, batch_index[extra]]), torch.cat([position, asked_at])
             target = torch.cat([target, self.items[flat[extra] + 1].long()])
-            weight = torch.cat([weight, weight.new_full((int(extra.sum()),), loss.synthetic_weight)])
+            weight = torch.cat([weight, worth[extra]])
         tensors = [tensor.to(self.device) for tensor in (batch_index, position, target, weight, time)]
         return Batch(users.to(self.device), windows.to(self.device), *tensors)
+
+    def _synthetic_weight(self, loss: LossConfig, flat: Tensor) -> Tensor:
+        """Return what each flat position (P,) counts as an inserted target; 0 for real ones."""
+        if loss.synthetic_weight == "measured":
+            return self.weights[flat]
+        return self.synthetic[flat] * loss.synthetic_weight
 
     def _target_weight(self, loss: LossConfig, target: Tensor, last: Tensor) -> Tensor:
         """Return (P,), what each real target counts: the less the older it is, in its user's history and by its date.

@@ -18,7 +18,9 @@ from data_lake.errors import UserError
 from data_lake.schemas import TRAINING_SET
 from data_lake.tables import check
 
-KINDS: dict[str, DTypeLike] = {"items": np.int32, "times": np.int64, "splits": np.int8, "synthetic": np.bool_}
+KINDS: dict[str, DTypeLike] = {
+    "items": np.int32, "times": np.int64, "splits": np.int8, "synthetic": np.bool_, "weights": np.float32,
+}  # fmt: skip
 """The lists of `sequences`, and what their elements are in memory."""
 
 

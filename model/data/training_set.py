@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from data_lake.errors import UserError
 from data_lake.schemas import SPLITS, TRAIN, TRAINING_SET, TRAINING_SET_VERSION
 from data_lake.tables import empty, read_tables
-from model.data.streaming import mapped, stream_profiles, stream_sequences
+from model.data.streaming import KINDS, mapped, stream_profiles, stream_sequences
 
 USERS_AT_ONCE = 65_536
 POSITIONS_AT_ONCE = 2**22
@@ -42,7 +42,8 @@ class Profiles:
 class TrainingSet:
     """Everything that the trainer, the evaluator and the recommender read.
 
-    Positions of user row r are the span offsets[r]:offsets[r + 1] of `items`, `times`, `splits` and `synthetic`.
+    Positions of user row r are the span offsets[r]:offsets[r + 1] of `items`, `times`, `splits`, `synthetic` and
+    `weights`.
     """
 
     domains: tuple[str, ...]
@@ -53,6 +54,7 @@ class TrainingSet:
     times: Ints  # (positions,) milliseconds
     splits: NDArray[np.int8]  # (positions,) index into SPLITS
     synthetic: Bools  # (positions,)
+    weights: Floats  # (positions,) of synthetic items as targets
 
     user_ids: pa.Array  # (users,)
     user_keys: NDArray[np.uint64]  # (users,)
@@ -154,6 +156,7 @@ class TrainingSet:
             self.times,
             self.splits,
             self.synthetic,
+            self.weights,
             self.item_domain,
             self.train_actions,
             self.user_keys,
@@ -194,7 +197,7 @@ class TrainingSet:
         }
         return replace(
             whole, offsets=long["offsets"], items=long["items"], times=long["times"], splits=long["splits"],
-            synthetic=long["synthetic"], profiles=profiles, on_disk=True,
+            synthetic=long["synthetic"], weights=long["weights"], profiles=profiles, on_disk=True,
         )  # fmt: skip
 
     @classmethod
@@ -211,7 +214,7 @@ class TrainingSet:
         items = _numbered(tables["items"], "item", where)
         with_vector = _numbers(tables["item_vectors"], "item")
         vectors, has_text = _vectors(tables["item_vectors"], with_vector, items.num_rows + 1, f"{where}/item_vectors")
-        lists = {name: sequences[name].combine_chunks() for name in ("items", "times", "splits", "synthetic")}
+        lists = {name: sequences[name].combine_chunks() for name in KINDS}
         offsets = _offsets(lists["items"])
         for name, column in lists.items():
             if not np.array_equal(_offsets(column), offsets):
@@ -227,6 +230,7 @@ class TrainingSet:
             times=lists["times"].flatten().to_numpy(),
             splits=lists["splits"].flatten().to_numpy(),
             synthetic=lists["synthetic"].flatten().to_numpy(zero_copy_only=False),
+            weights=lists["weights"].flatten().to_numpy(),
             user_ids=users["user_id"].combine_chunks(),
             user_keys=users["key"].to_numpy(),
             item_ids=_after_padding(items["item_id"]),

@@ -1,4 +1,4 @@
-"""Put the kept items into the users' sequences, marked as synthetic."""
+"""Put the kept items into the users' sequences, marked as synthetic, each with its weight as a training target."""
 
 from collections.abc import Sequence
 
@@ -47,15 +47,23 @@ def insert(
         "order",
         "item_id",
         "timestamp",
+        "weight",
         domain="to_domain",
         split=pl.lit(TRAIN),
         synthetic=pl.lit(True),
     )
-    real = actions(sequences).with_columns(order=pl.lit(0, pl.Int64), synthetic=pl.lit(False))
-    columns = ["row", "position", "order", "item_id", "domain", "timestamp", "split", "synthetic"]
+    real = actions(sequences).with_columns(
+        order=pl.lit(0, pl.Int64), synthetic=pl.lit(False), weight=pl.lit(0, pl.Float32)
+    )
+    columns = ["row", "position", "order", "item_id", "domain", "timestamp", "split", "synthetic", "weight"]
     both = pl.concat([real.select(columns), synthetic.select(columns)]).sort("row", "position", "order")
     rows = both.group_by("row", maintain_order=True).agg(
-        item_ids="item_id", domains="domain", timestamps="timestamp", splits="split", synthetic="synthetic"
+        item_ids="item_id",
+        domains="domain",
+        timestamps="timestamp",
+        splits="split",
+        synthetic="synthetic",
+        weights="weight",
     )
     users = frame_of(sequences).select("user_id").with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
     table = users.join(rows, on="row", maintain_order="left").drop("row")

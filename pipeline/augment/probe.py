@@ -14,25 +14,29 @@ from pipeline.config import EnrichConfig
 from pipeline.frames import to_arrow
 from pipeline.histories import training_prefix
 
-LEAST_ACTIONS = 3
-"""Training actions that a user needs in a domain for it to be hidden, or to be shown."""
+LEAST_SHOWN = 3
+"""Training actions in other domains that a user needs for a domain to be hidden."""
+MANY_HIDDEN = 3
+"""Users with as many actions in the hidden domain come first: they tell more for a question."""
 
 
 def probe(sequences: pa.Table, cfg: EnrichConfig) -> pa.Table:
-    """Return PROBES: at most `cfg.probes` users active in two domains, by the hash of seed and user, one domain hidden.
+    """Return PROBES: at most `cfg.probes` users active in two domains, one of which is hidden.
 
-    Which one is hidden is told by the hash, too. A probe is called "u1 without food", and its sequence holds the
-    training actions of u1 in the other domains.
+    Which users and which domain is told by the hash of seed and user; users of whom MANY_HIDDEN actions are hidden come
+    first. A probe is called "u1 without food", and its sequence holds the training actions of u1 in the other domains.
     """
     known = training_prefix(sequences)
-    active = known.group_by("user_id", "domain").len().filter(pl.col("len") >= LEAST_ACTIONS)
-    two = active.group_by("user_id").agg(pl.col("domain").sort()).filter(pl.col("domain").list.len() >= 2)
-    marks = [_mark(cfg.seed, user) for user in two["user_id"].to_list()]
-    chosen = two.with_columns(mark=pl.Series("mark", marks, pl.UInt64)).sort("mark").head(cfg.probes)
-    chosen = chosen.select(
-        "user_id",
-        hidden_domain=pl.col("domain").list.get((pl.col("mark") % pl.col("domain").list.len()).cast(pl.Int64)),
+    counts = known.group_by("user_id", "domain").len().with_columns(total=pl.col("len").sum().over("user_id"))
+    can_hide = counts.filter(pl.col("total") - pl.col("len") >= LEAST_SHOWN).sort("user_id", "domain")
+    users = can_hide.group_by("user_id", maintain_order=True).agg("domain", "len")
+    marks = pl.Series("mark", [_mark(cfg.seed, user) for user in users["user_id"].to_list()], pl.UInt64)
+    at = (pl.col("mark") % pl.col("domain").list.len()).cast(pl.Int64)
+    drawn = users.with_columns(marks).select(
+        "user_id", "mark", hidden_domain=pl.col("domain").list.get(at), hidden=pl.col("len").list.get(at)
     )
+    first = drawn.sort(pl.col("hidden") < MANY_HIDDEN, "mark").head(cfg.probes)
+    chosen = first.select("user_id", "hidden_domain")
     theirs = known.join(chosen, on="user_id", maintain_order="left")
     is_hidden = pl.col("domain") == pl.col("hidden_domain")
     rows = theirs.group_by("user_id", maintain_order=True).agg(

@@ -4,7 +4,7 @@ It is the baseline that a language model must beat. What is popular fills up whe
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,11 @@ HOLDERS = 1000
 """Users that one item is followed to at most, those that chose it last before the prompt."""
 POPULAR_BINS = 64
 """Times at which popularity is counted, about: a prompt sees the last one before it."""
+MOST_POPULAR = 4000
+"""Items of a domain that are ranked by popularity."""
 HALF_LIFE_DAYS = 30.0
 """An action counts half in popularity after this number of days."""
+HALF_LIFE = HALF_LIFE_DAYS * 86_400_000
 USERS_AT_ONCE = 256
 
 
@@ -42,7 +45,7 @@ class Cooccurrence(TemplateGenerator):
     @property
     def fingerprint(self) -> Mapping[str, Any]:
         """How much of a history is seen; the histories are an input of the stage."""
-        return {"prompt_share": self._prompt_share}
+        return {"prompt_share": self._prompt_share, "version": 2}
 
     def read(self, tables: Mapping[str, pa.Table]) -> None:
         """Answer from these histories."""
@@ -58,6 +61,11 @@ class Cooccurrence(TemplateGenerator):
                 named.setdefault(self._titles[item_id][:length].strip(), item_id)
             replies.append(items_reply(list(named), list(named.values())) if named else Reply(None, error="no_items"))
         return replies
+
+
+def titled(items: pa.Table) -> set[str]:
+    """Return the items that can be answers: those with a title, or a text in its place."""
+    return set(titles_of(items, items["item_id"]))
 
 
 class Neighbours:
@@ -85,7 +93,7 @@ class Neighbours:
         rows = pl.DataFrame({"row": range(len(owners)), "owner": owners}, schema={"row": pl.Int64, "owner": pl.Int64})
         self._asked = rows.join(prompts, on="row", how="left", maintain_order="left")
         self._visible = visible.select("row", item=number).unique(maintain_order=True)
-        self._popular: dict[str, tuple[np.ndarray, list[list[int]]]] = {}
+        self._popular: dict[str, Popularity] = {}
 
     def items(self, questions: Sequence[ItemsQuestion], by_neighbours: bool = True) -> dict[tuple[str, str], list[str]]:
         """Return for each (user, target domain) asked the item ids, best first, none that prompts show.
@@ -103,24 +111,59 @@ class Neighbours:
                 found |= {(users[row], domain): [self._item_ids[item] for item in items] for row, items in best.items()}
         return found
 
+    def rate(self, pairs: pl.DataFrame) -> pl.DataFrame:
+        """Add to pairs (user_id, domain, item_id), each once, the columns `shared` and `popularity`, in their order.
+
+        `shared` is the item's score among what users who share items chose; `popularity` is how often it was chosen
+        before the prompt, an action of HALF_LIFE_DAYS ago counting half. The user's own actions are left out of both.
+        """
+        number = {item_id: index for index, item_id in enumerate(self._item_ids)}
+        rated = pairs.with_columns(
+            row=pl.col("user_id").replace_strict(self._rows, return_dtype=pl.Int64),
+            item=pl.col("item_id").replace_strict(number, default=-1, return_dtype=pl.Int64),
+        ).join(self._asked, on="row", how="left", maintain_order="left")
+        own = self._actions.select(pl.col("row").alias("owner"), "item", own="timestamp")
+        rated = rated.join(own, on=["owner", "item"], how="left", maintain_order="left")
+        parts = [rated.select("row", "item", shared=pl.lit(0.0)).clear()]
+        for domain, theirs in rated.group_by("domain"):
+            rows = theirs["row"].unique().sort().to_list()
+            for first in range(0, len(rows), USERS_AT_ONCE):
+                users = self._asked[rows[first : first + USERS_AT_ONCE]]
+                wanted = theirs.select("row", "item").join(users, on="row", how="semi")
+                parts.append(self._shared(self._visible.join(users, on="row"), str(domain[0]), wanted))
+        rated = rated.join(pl.concat(parts), on=["row", "item"], how="left", maintain_order="left")
+        popularity = np.zeros(len(rated))
+        for index, (domain, prompt, item, own_time) in enumerate(
+            rated.select("domain", "prompt", "item", "own").iter_rows()
+        ):
+            popularity[index] = self._popularity(domain).count(item, prompt, own_time)
+        return rated.select(*pairs.columns, pl.col("shared").fill_null(0.0), popularity=pl.Series(popularity))
+
     def _best(self, rows: list[int], domain: str, most: int, by_neighbours: bool) -> dict[int, list[int]]:
         """Return the `most` best items of a domain for some users, filled up with what is popular."""
         users = self._asked[rows]
         shown = self._visible.join(users, on="row")
         best: dict[int, list[int]] = {row: [] for row in rows}
         if by_neighbours:
-            for row, item in self._scored(shown, domain, most).iter_rows():
+            scored = self._shared(shown, domain).join(shown.select("row", "item"), on=["row", "item"], how="anti")
+            ranked = scored.sort("row", "shared", "item", descending=[False, True, False])
+            for row, item in ranked.group_by("row", maintain_order=True).head(most).select("row", "item").iter_rows():
                 best[row].append(item)
         held = {row: set(items) for row, items in shown.group_by("row").agg("item").iter_rows()}
-        for row, prompt in users.select("row", "prompt").iter_rows():
+        theirs = users.join(self._actions.select(owner="row", own="item", at="timestamp"), on="owner", how="left")
+        own = theirs.group_by("row").agg("prompt", "own", "at")
+        for row, prompts, items, times in own.iter_rows():
             if len(best[row]) < most:
                 taken = held.get(row, set()) | set(best[row])
-                fill = (item for item in self._popular_at(domain, prompt) if item not in taken)
-                best[row] += islice(fill, most - len(best[row]))
+                mine = dict(zip(items, times, strict=True))
+                best[row] += self._popularity(domain).best(prompts[0], most - len(best[row]), taken, mine)
         return best
 
-    def _scored(self, shown: pl.DataFrame, domain: str, most: int) -> pl.DataFrame:
-        """Return (row, item), best first per row, of what the other holders of the shown items chose in a domain."""
+    def _shared(self, shown: pl.DataFrame, domain: str, wanted: pl.DataFrame | None = None) -> pl.DataFrame:
+        """Return (row, item, shared): how much other holders of the shown items chose each titled item of a domain.
+
+        With `wanted` (row, item) only of these.
+        """
         holders = (
             shown.join(self._holders, on="item")
             .filter((pl.col("other") != pl.col("owner")) & (pl.col("chosen") <= pl.col("prompt")))
@@ -130,32 +173,64 @@ class Neighbours:
         )
         near = holders.group_by("row", "other").agg(pl.col("weight").sum(), pl.col("prompt").first())
         theirs = self._actions.filter((pl.col("domain") == domain) & pl.col("titled"))
-        return (
-            near.join(theirs.select("item", "timestamp", other="row"), on="other")
-            .filter(pl.col("timestamp") <= pl.col("prompt"))
-            .group_by("row", "item")
-            .agg(score=pl.col("weight").sum().round(6))
-            .join(shown.select("row", "item"), on=["row", "item"], how="anti")
-            .sort("row", "score", "item", descending=[False, True, False])
-            .group_by("row", maintain_order=True)
-            .head(most)
-            .select("row", "item")
+        chosen = near.join(theirs.select("item", "timestamp", other="row"), on="other").filter(
+            pl.col("timestamp") <= pl.col("prompt")
         )
+        if wanted is not None:
+            chosen = chosen.join(wanted, on=["row", "item"], how="semi")
+        return chosen.group_by("row", "item").agg(shared=pl.col("weight").sum().round(6))
 
-    def _popular_at(self, domain: str, time: Any) -> list[int]:
-        """Return the items of a domain by recent popularity at the last counted time before `time`, best first."""
+    def _popularity(self, domain: str) -> "Popularity":
         if domain not in self._popular:
-            theirs = self._actions.filter((pl.col("domain") == domain) & pl.col("titled")).sort("timestamp")
-            times = theirs["timestamp"].dt.epoch("ms").to_numpy()
-            edges = np.unique(times[:: max(1, len(times) // POPULAR_BINS)])
-            items, ranked = theirs["item"].to_numpy(), []
-            for edge in edges:
-                before = times <= edge
-                worth = np.exp2((times[before] - edge) / (HALF_LIFE_DAYS * 86_400_000))
-                counts = np.bincount(items[before], weights=worth, minlength=len(self._item_ids))
-                order = np.lexsort((np.arange(len(counts)), -counts))
-                ranked.append([int(item) for item in order[: 4 * HOLDERS] if counts[item] > 0])
-            self._popular[domain] = edges, ranked
-        edges, ranked = self._popular[domain]
-        at = int(np.searchsorted(edges, time.timestamp() * 1000, side="right")) - 1 if time is not None else -1
-        return ranked[at] if at >= 0 else []
+            theirs = self._actions.filter((pl.col("domain") == domain) & pl.col("titled"))
+            self._popular[domain] = Popularity(theirs, len(self._item_ids))
+        return self._popular[domain]
+
+
+class Popularity:
+    """How often each item of a domain was chosen, counted at some times; an action of HALF_LIFE_DAYS ago counts half.
+
+    What is asked of a time is answered from the last counted one that is no later.
+    """
+
+    def __init__(self, actions: pl.DataFrame, items: int) -> None:
+        """`actions` has `item` (below `items`) and `timestamp`."""
+        ordered = actions.sort("timestamp")
+        times, chosen = ordered["timestamp"].dt.epoch("ms").to_numpy(), ordered["item"].to_numpy()
+        self._edges = np.unique(times[:: max(1, len(times) // POPULAR_BINS)])
+        self._counts: list[np.ndarray] = []
+        self._ranked: list[np.ndarray] = []
+        for edge in self._edges:
+            before = times <= edge
+            worth = np.exp2((times[before] - edge) / HALF_LIFE)
+            counts = np.bincount(chosen[before], weights=worth, minlength=items)
+            self._counts.append(counts.astype(np.float32))
+            order = np.lexsort((np.arange(items), -counts))[:MOST_POPULAR]
+            self._ranked.append(order[counts[order] > 0])
+
+    def count(self, item: int, prompt: datetime | None, own: datetime | None) -> float:
+        """Return the count of an item without the user's own action at `own`; 0 for the item -1."""
+        at = self._before(prompt)
+        return 0.0 if at < 0 or item < 0 else self._without_own(at, item, own)
+
+    def best(self, prompt: datetime | None, most: int, taken: set[int], own: Mapping[int, datetime]) -> list[int]:
+        """Return the `most` most popular items but those `taken`, the user's own actions left out of the counts."""
+        at = self._before(prompt)
+        if at < 0:
+            return []
+        near = self._ranked[at][: most + len(taken) + len(own)].tolist()  # own ones can only sink
+        counts = {item: self._without_own(at, item, own.get(item)) for item in near if item not in taken}
+        best = sorted((item for item, count in counts.items() if count > 0), key=lambda item: (-counts[item], item))
+        return best[:most]
+
+    def _before(self, prompt: datetime | None) -> int:
+        return -1 if prompt is None else int(np.searchsorted(self._edges, _milliseconds(prompt), side="right")) - 1
+
+    def _without_own(self, at: int, item: int, own: datetime | None) -> float:
+        count = float(self._counts[at][item])
+        age = None if own is None else _milliseconds(own) - float(self._edges[at])
+        return count if age is None or age > 0 else max(0.0, round(count - 2.0 ** (age / HALF_LIFE), 6))
+
+
+def _milliseconds(time: datetime) -> float:
+    return time.timestamp() * 1000

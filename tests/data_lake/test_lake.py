@@ -338,12 +338,19 @@ def test_the_manifest_says_what_was_read_made_and_counted(lake: Lake, items: Ite
 
 def test_tables_of_one_artifact_lie_in_folders_of_their_own(lake: Lake) -> None:
     tables: dict[str, dict[str, Any]] = {
-        "sequences": {"user": [1], "items": [[1]], "times": [[0]], "splits": [[0]], "synthetic": [[False]]},
+        "sequences": {
+            "user": [1],
+            "items": [[1]],
+            "times": [[0]],
+            "splits": [[0]],
+            "synthetic": [[False]],
+            "weights": [[0]],
+        },
         "users": {"user": [1], "user_id": ["u"], "key": [2**64 - 1]},
         "items": {"item": [1], "item_id": ["a"], "domain": ["d"], "title": [None], "train_actions": [1], "key": [5]},
         "item_vectors": {"item": [1], "vector": [[1.0, 2.0]]},
         "profile_vectors": {"user": [], "scope": [], "vector": []},
-        "info": {"contract_version": [2], "candidates_seed": [7], "domains": [["d"]], "times": ["real"]},
+        "info": {"contract_version": [3], "candidates_seed": [7], "domains": [["d"]], "times": ["real"]},
     }
 
     types = {name: None if name == "item_vectors" else kind for name, kind in TRAINING_SET.tables.items()}

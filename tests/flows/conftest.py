@@ -30,6 +30,7 @@ interactions = "interactions.csv"
 items = "items.csv"
 [enrich]
 generator = "retrieval"
+noise_filter = false
 rows_per_shard = 2
 probes = 10
 [train]

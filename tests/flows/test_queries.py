@@ -21,6 +21,7 @@ validation_queries = "validation.csv"
 test_queries = ["test.csv"]
 [enrich]
 generator = "retrieval"
+noise_filter = false
 [train]
 threads = 1
 network.hidden = 16

@@ -70,7 +70,13 @@ def model():
 @pytest.fixture(scope="module")
 def by_endpoint(model):
     url = f"http://127.0.0.1:{model.server_address[1]}/v1"
-    return ("enrich.generator=openai", "llm.model=words", f"openai.base_url={url}", "enrich.examples=1")
+    return (
+        "enrich.generator=openai",
+        "llm.model=words",
+        f"openai.base_url={url}",
+        "enrich.examples=1",
+        "enrich.noise_filter=true",
+    )
 
 
 def until(place, last, overrides):

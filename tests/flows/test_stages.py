@@ -27,7 +27,7 @@ def without(name, setting):
         ("represent", "enrich.representatives"),
         ("represent", "enrich.budget"),
         ("ground", "enrich.sample"),
-        ("ground", "enrich.relevant_quantile"),
+        ("ground", "enrich.faithful_quantile"),
         ("insert", "enrich.place"),
         ("profile_domains", "profile.last_items"),
         ("profile_users", "profile.user_words"),

@@ -30,6 +30,7 @@ def tiny_tables(seed: int = 0) -> dict[str, pa.Table]:
             synthetic.insert(3, True)
         rows.append({
             "user": user, "items": items, "times": list(range(len(items))), "splits": splits, "synthetic": synthetic,
+            "weights": [0.0] * len(items),
         })  # fmt: skip
     numbers = range(1, ITEMS + 1)
     vectors = rng.normal(size=(ITEMS, TEXT)).astype(np.float32)
@@ -71,7 +72,7 @@ def tiny_tables(seed: int = 0) -> dict[str, pa.Table]:
             ),
         }),
         "info": pa.table({
-            "contract_version": pa.array([2], pa.int32()), "candidates_seed": [7], "domains": [["a", "b"]],
+            "contract_version": pa.array([3], pa.int32()), "candidates_seed": [7], "domains": [["a", "b"]],
             "times": ["real"],
         }),
     }  # fmt: skip

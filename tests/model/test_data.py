@@ -1,5 +1,6 @@
 """Loading a training set and cutting it into windows and batches."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,7 @@ def test_streaming_needs_the_rows_in_the_order_of_their_users(grouped_folder: Pa
     ("table", "change", "message"),
     [
         ("users", lambda t: t.slice(1), "'user' must run from 1 to 39"),
-        ("info", lambda t: t.set_column(0, "contract_version", pa.array([9], pa.int32())), "contract version 2"),
+        ("info", lambda t: t.set_column(0, "contract_version", pa.array([9], pa.int32())), "contract version 3"),
         ("info", lambda t: t.set_column(2, "domains", pa.array([["a"]])), "domain 'b' is not in info.domains"),
     ],
 )
@@ -141,6 +142,15 @@ def test_a_synthetic_item_is_a_target_only_with_a_weight() -> None:
     assert batch.target.tolist() == [2, 2, 2, 8, 6, 7]
     assert batch.position.tolist() == [0, 1, 2, 3, 0, 0]  # both from a1, the last real item before them
     assert batch.weight.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1, 0.25, 0.25])
+
+
+def test_a_synthetic_item_has_its_own_weight_and_none_without_one() -> None:
+    data = world({"u": "a1 *b1 *b2 a2 b3 a3:validation a4:test"}, ITEMS)
+    weights = np.array([0, 0, 0.125, 0, 0, 0, 0], np.float32)
+    batch = batch_of(replace(data, weights=weights), [0], synthetic_weight="measured")
+    assert batch.target.tolist() == [2, 2, 2, 8, 7]
+    assert batch.position.tolist() == [0, 1, 2, 3, 0]
+    assert batch.weight.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1, 0.125])
 
 
 def test_an_older_target_of_a_user_counts_less() -> None:

@@ -35,7 +35,7 @@ def world(
             trained[item] += not word.startswith("*") and not split
         for at, name in enumerate(("items", "times", "splits", "synthetic")):
             row[name] = [step[at] for step in steps]
-        rows.append(row)
+        rows.append(row | {"weights": [0.0] * len(steps)})
     tables = {
         "sequences": pa.Table.from_pylist(rows, TRAINING_SET.tables["sequences"]),
         "users": pa.table({
@@ -57,7 +57,7 @@ def world(
         }),
         "profile_vectors": TRAINING_SET.tables["profile_vectors"].empty_table(),
         "info": pa.table({
-            "contract_version": pa.array([2], pa.int32()), "candidates_seed": [seed], "domains": [list(items)],
+            "contract_version": pa.array([3], pa.int32()), "candidates_seed": [seed], "domains": [list(items)],
             "times": [times],
         }),
     }  # fmt: skip

@@ -22,12 +22,12 @@ def test_the_training_set_counts_from_one_and_only_real_training_actions():
     assert made["users"]["key"][0].as_py() == 0xCA978112CA1BBDCA  # SHA-256 of "a"
     assert made["sequences"].to_pylist()[1] == {
         "user": 2, "items": [3, 3, 1, 4], "times": [1_000_000, 1_001_000, 1_002_000, 1_003_000],
-        "splits": [0, 0, 1, 2], "synthetic": [False] * 4,
+        "splits": [0, 0, 1, 2], "synthetic": [False] * 4, "weights": [0.0] * 4,
     }  # fmt: skip
     assert [vector is None for vector in made["item_vectors"]["vector"].to_pylist()] == [False, True, False, False]
     assert made["profile_vectors"].num_rows == 0
     assert made["info"].to_pylist() == [
-        {"contract_version": 2, "candidates_seed": 7, "domains": ["kitchen", "food"], "times": "real"}
+        {"contract_version": 3, "candidates_seed": 7, "domains": ["kitchen", "food"], "times": "real"}
     ]
 
 

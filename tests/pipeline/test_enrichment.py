@@ -18,7 +18,9 @@ from pipeline.augment.examples import load_or_choose_examples
 from pipeline.augment.generate_items import generate_items, generation_rows, pairs_of
 from pipeline.augment.ground import Grounder
 from pipeline.augment.insert import insert
+from pipeline.augment.noise_filter import Evidence, load_or_learn, pairs_in
 from pipeline.augment.represent import represent
+from pipeline.augment.signals import Signals
 from pipeline.config import EnrichConfig, ProfileConfig
 from pipeline.profile.clusters import assign_clusters, load_or_fit_centres
 from pipeline.profile.embed_profiles import embed_profiles, profiles_to_embed
@@ -26,7 +28,17 @@ from pipeline.profile.profile_domains import profile_domains, profile_rows
 from pipeline.profile.profile_users import profile_users, users_to_profile
 from pipeline.vectors.catalogue import Catalogue
 from pipeline.vectors.embed_items import embed_items
-from tests.pipeline.worlds import DOMAINS, Angles, Answering, DictCache, items_table, rows_of, sequences_table
+from tests.pipeline.worlds import (
+    DOMAINS,
+    NO_PROBES,
+    Angles,
+    Answering,
+    DictCache,
+    items_table,
+    known_of,
+    rows_of,
+    sequences_table,
+)
 
 
 def enriched(sequences, items):
@@ -41,8 +53,12 @@ def enriched(sequences, items):
     rows = generation_rows(representatives, cfg, DOMAINS)
     generated = generate_items(rows, items, generator, cfg, {}, examples)
     assert any(examples.values())
-    grounder = Grounder(items, catalogue, cfg, DOMAINS)
-    grounded = grounder.ground(sequences, representatives, generated, embed)
+    known = known_of(items, sequences, representatives, catalogue, NO_PROBES, cfg.prompt_share)
+    grounder = Grounder(known, cfg, DOMAINS)
+    signals = Signals(catalogue, known.neighbours, representatives)
+    evidence = Evidence(NO_PROBES, lambda some: grounder.find(some, generated, embed), signals, catalogue, items)
+    noise_filter = load_or_learn(evidence, pairs_in(generated), cfg, {}, DictCache("fitted"))
+    grounded = grounder.ground(sequences, generated, embed, noise_filter)
     augmented = insert(sequences, grounded, catalogue, cfg, DOMAINS)
     clusters = assign_clusters(catalogue, load_or_fit_centres(catalogue, profile, DOMAINS, cache))
     listed = profile_rows(augmented, clusters, profile.last_items, DOMAINS)

@@ -7,33 +7,72 @@ from pipeline.augment.ground import Grounder, thresholds_of
 from pipeline.augment.represent import represent
 from pipeline.config import EnrichConfig
 from pipeline.vectors.catalogue import Catalogue
-from tests.pipeline.worlds import Angles, Answering, embedded, grounded_by, items_table, rows_of, sequences_table
+from tests.pipeline.worlds import (
+    Angles,
+    Answering,
+    embedded,
+    filter_of,
+    grounded_by,
+    items_table,
+    known_of,
+    rows_of,
+    sequences_table,
+    worth,
+)
 
 
 def test_answers_are_kept_or_dropped_for_the_first_reason_that_applies():
-    # shown: food_0, food_2; the train action kitchen_12 is withheld, so it may be found
+    # shown: food_0, food_2; the train action kitchen_12 is withheld, so it may be found. Relevance is the text's cosine
+    # with these; the bands are cut at the cosine of 50 degrees, and the less relevant and the unfaithful are worthless.
+    cut = float(np.cos(np.radians(50)))
     table, *_, grounder = grounded_by(
-        ["x 11", "x 1", "x 310", "x 119", "x 10", "x 31"], faithful_quantile=0.3, relevant_quantile=0.3
+        ["x 1", "x 310", "x 119", "x 10", "x 10", "x 31"], faithful_quantile=0.3, food_kitchen=worth(0.2, edges=(cut,))
     )
     # nearest neighbours in kitchen: 10 2 2 18 30 60 60 degrees; the threshold lies between 60 and 30
-    assert rows_of(table, "answer", "item_id", "reason") == [
-        ("x 11", "kitchen_10", "duplicate"),
-        ("x 1", "kitchen_0", None),
-        ("x 310", "kitchen_0", "unfaithful"),
-        ("x 119", "kitchen_120", "irrelevant"),
-        ("x 10", "kitchen_10", None),
-        ("x 31", "kitchen_30", "over_budget"),
+    assert rows_of(table, "answer", "item_id", "band", "reason") == [
+        ("x 1", "kitchen_0", 0, None),
+        ("x 310", "kitchen_0", 3, "unproven"),
+        ("x 119", "kitchen_120", 1, "unproven"),
+        ("x 10", "kitchen_10", 0, None),
+        ("x 31", "kitchen_30", 0, "over_budget"),
     ]
-    assert grounder.counts(table) == {
-        "kept": 2,
-        "dropped": {"duplicate": 1, "irrelevant": 1, "over_budget": 1, "unfaithful": 1},
-    }
-    relevance = {row["item_id"]: row["relevance"] for row in table.to_pylist()}
-    assert relevance["kitchen_10"] == pytest.approx(np.cos(np.radians(8)), abs=1e-5)  # from food_2
+    assert grounder.counts(table) == {"kept": 2, "dropped": {"over_budget": 1, "unproven": 2}}
     cosines = np.cos(np.radians([60, 60, 30, 18, 10, 2, 2]))
     assert table["faithfulness_threshold"][0].as_py() == pytest.approx(np.quantile(cosines, 0.3), abs=1e-5)
-    relevant = np.quantile(np.cos(np.radians([0, 8, 10, 28, 58, 118, 178])), 0.3)
-    assert table["relevance_threshold"][0].as_py() == pytest.approx(relevant, abs=1e-5)
+
+
+def test_each_answer_carries_what_is_known_of_its_item_and_its_weight():
+    table, *_ = grounded_by(["x 10"], food_kitchen=worth(0.25))
+    [row] = table.to_pylist()
+    assert row["text"] == row["relevance"] == pytest.approx(np.cos(np.radians(8)), abs=1e-5)  # from food_2
+    assert (row["shared"], row["popularity"], row["band"], row["weight"]) == (0, 0, 0, 0.25)
+
+
+def test_of_two_answers_that_mean_one_item_the_closer_is_kept():
+    table, *_ = grounded_by(["x 6", "x 9"])
+    assert rows_of(table, "item_id", "reason") == [("kitchen_10", "duplicate"), ("kitchen_10", None)]
+
+
+def test_the_budget_goes_to_the_answers_of_the_greatest_weight_then_relevance():
+    cut = float(np.cos(np.radians(20)))
+    table, *_ = grounded_by(["x 10", "x 30", "x 60"], food_kitchen=worth(0.1, 0.2, edges=(cut,)))
+    assert rows_of(table, "item_id", "reason") == [
+        ("kitchen_10", "over_budget"), ("kitchen_30", None), ("kitchen_60", None),
+    ]  # fmt: skip
+
+
+def test_of_items_nearly_as_near_the_one_that_those_who_share_items_chose_is_meant():
+    items = items_table(food=[0], kitchen=[10, 12, 90])
+    sequences = sequences_table(
+        u="food_0 food_0 food_0 food_0 food_0", other="food_0 kitchen_12 kitchen_90 food_0 food_0"
+    )
+    cfg, catalogue = EnrichConfig(noise_filter=False), embedded(items)
+    representatives = represent(sequences, catalogue, cfg, ("food", "kitchen"))
+    generator = Answering(lambda question: ["x 10"])
+    generated = generate_items(generation_rows(representatives, cfg, ("food", "kitchen")), items, generator, cfg, {})
+    known = known_of(items, sequences, representatives, catalogue)
+    table = Grounder(known, cfg, ("food", "kitchen")).find(sequences, generated, Angles())
+    assert table["item_id"].to_list()[0] == "kitchen_12"
 
 
 def test_without_the_noise_filter_only_duplicates_and_the_budget_count():
@@ -50,11 +89,11 @@ def test_an_item_of_the_shown_part_is_never_grounded_to():
     representatives = represent(sequences, catalogue, cfg, ("food", "kitchen"))
     generator = Answering(lambda question: ["x 1"])
     generated = generate_items(generation_rows(representatives, cfg, ("food", "kitchen")), items, generator, cfg, {})
-    grounder = Grounder(items, catalogue, cfg, ("food", "kitchen"))
+    grounder = Grounder(known_of(items, sequences, representatives, catalogue), cfg, ("food", "kitchen"))
 
     def found(sequences):
-        table = grounder.ground(sequences, representatives, generated, Angles())
-        return rows_of(table, "user_id", "item_id")
+        table = grounder.find(sequences, generated, Angles())
+        return list(table.select("user_id", "item_id").iter_rows())
 
     assert found(sequences) == [("u", "kitchen_40"), ("v", "kitchen_0")]
     assert found(sequences.slice(1)) == [("v", "kitchen_0")]
@@ -96,6 +135,8 @@ def test_where_the_user_holds_all_there_is_no_neighbour():
     representatives = represent(sequences, catalogue, cfg, ("food", "kitchen"))
     rows = generation_rows(representatives, cfg, ("food", "kitchen"))
     generated = generate_items(rows, items, Answering(), cfg, {})
-    grounder = Grounder(items, catalogue, cfg, ("food", "kitchen"))
-    table = grounder.ground(sequences, representatives, generated, Angles())
-    assert rows_of(table, "item_id", "faithfulness", "kept", "reason") == [(None, None, False, "no_neighbour")]
+    known = known_of(items, sequences, representatives, catalogue)
+    grounder = Grounder(known, cfg, ("food", "kitchen"))
+    table = grounder.ground(sequences, generated, Angles(), filter_of(known))
+    columns = ("item_id", "faithfulness", "relevance", "band", "weight", "kept", "reason")
+    assert rows_of(table, *columns) == [(None, None, None, None, None, False, "no_neighbour")]

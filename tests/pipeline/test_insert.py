@@ -1,3 +1,5 @@
+import pytest
+
 from data_lake.schemas import AUGMENTED_SEQUENCES
 from data_lake.tables import check
 from pipeline.augment.insert import insert
@@ -10,6 +12,7 @@ def test_kept_items_stand_after_the_evidence_and_after_the_most_similar():
     made = check(insert(sequences, table, catalogue, cfg, ("food", "kitchen")), AUGMENTED_SEQUENCES)
     assert made["item_ids"][0].as_py() == [*plain[:9], "kitchen_0", "kitchen_10", *plain[9:]]
     assert made["synthetic"][0].as_py() == [False] * 9 + [True] * 2 + [False] * 4
+    assert made["weights"][0].as_py() == pytest.approx([0] * 9 + [0.2] * 2 + [0] * 4)
     assert made["splits"][0].as_py() == ["train"] * 13 + ["validation", "test"]
     assert made["timestamps"][0].as_py()[8:11] == [sequences["timestamps"][0].as_py()[8]] * 3
     similar = insert(sequences, table, catalogue, cfg.model_copy(update={"place": "similar"}), ("food", "kitchen"))

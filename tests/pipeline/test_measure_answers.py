@@ -75,6 +75,23 @@ def test_probes_are_chosen_by_a_seed_and_stay_when_other_users_come():
     assert probe(sequences(**users), EnrichConfig(probes=0)).num_rows == 0
 
 
+def test_users_with_much_to_hide_come_first_and_others_fill_up():
+    few = "food_1 food_2 food_3 kitchen_1 food_8 food_9"
+    users = {
+        "a": few,
+        "b": few,
+        "c": TWO,
+        "lone": "food_1 food_2 food_3 food_4 food_5",
+        "short": "food_1 kitchen_1 food_5",
+    }
+
+    def probed(count):
+        return set(probe(sequences(**users), EnrichConfig(probes=count))["real_user_id"].to_pylist())
+
+    assert probed(1) == {"c"}
+    assert probed(9) == {"a", "b", "c"}
+
+
 def test_a_user_who_is_called_as_a_probe_is_an_error():
     users = sequences(two=TWO)
     probes = probe(users, CFG)

@@ -6,18 +6,23 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 
-from data_lake.schemas import ITEM_EMBEDDINGS, ITEMS, SEQUENCES
+from data_lake.schemas import ITEM_EMBEDDINGS, ITEMS, PROBES, SEQUENCES
 from data_lake.tables import check
 from pipeline.augment.generate_items import generate_items, generation_rows
-from pipeline.augment.ground import Grounder
+from pipeline.augment.ground import Grounder, Known
+from pipeline.augment.noise_filter import Learnt, NoiseFilter, Worth
 from pipeline.augment.represent import represent
+from pipeline.augment.signals import Signals
+from pipeline.augment.truth import PARTS
 from pipeline.config import EnrichConfig
+from pipeline.llm.cooccurrence import Neighbours, titled
 from pipeline.llm.generator import ItemsQuestion, Reply, no_listener
 from pipeline.llm.tokens import BY_CHARACTERS
 from pipeline.vectors.catalogue import Catalogue
 from pipeline.vectors.embed_items import embed_items
 
 DOMAINS = ("food", "kitchen", "garden")
+NO_PROBES = PROBES.tables[""].empty_table()
 
 
 class Angles:
@@ -150,7 +155,26 @@ def rows_of(table, *columns):
     return list(zip(*(table[column].to_pylist() for column in columns), strict=True))
 
 
-def grounded_by(answers, noise_filter=True, budget=2, **settings):
+def worth(*weights, edges=()):
+    """What the answers of a pair are worth, a weight per band; a band without one is worth nothing."""
+    bands = tuple({"band": band, "weight": weight} for band, weight in enumerate(weights))
+    return Worth(edges, bands, users=100)
+
+
+def known_of(items, sequences, representatives, catalogue, probes=NO_PROBES, prompt_share=0.9):
+    """What grounding knows besides the answers."""
+    neighbours = Neighbours(sequences, probes, prompt_share, titled(items))
+    return Known(items, catalogue, neighbours, representatives)
+
+
+def filter_of(known, **worths):
+    """A noise filter in which relevance is the text's cosine, with the worth of each `food_kitchen`."""
+    signals = Signals(known.catalogue, known.neighbours, known.representatives)
+    learnt = Learnt({}, {tuple(pair.split("_")): each for pair, each in worths.items()})
+    return NoiseFilter(signals, [learnt] * PARTS, {}, seed=0)
+
+
+def grounded_by(answers, noise_filter=True, budget=2, food_kitchen=None, **settings):
     items = items_table(food=[0, 2, 50, 90], kitchen=[0, 10, 12, 30, 60, 120, 180])
     cfg = EnrichConfig(noise_filter=noise_filter, budget=budget, prompt_share=0.9, **settings)
     sequences = sequences_table(
@@ -160,6 +184,8 @@ def grounded_by(answers, noise_filter=True, budget=2, **settings):
     representatives = represent(sequences, catalogue, cfg, ("food", "kitchen"))
     generator = Answering(lambda question: answers)
     generated = generate_items(generation_rows(representatives, cfg, ("food", "kitchen")), items, generator, cfg, {})
-    grounder = Grounder(items, catalogue, cfg, ("food", "kitchen"))
-    table = grounder.ground(sequences, representatives, generated, Angles())
+    known = known_of(items, sequences, representatives, catalogue)
+    grounder = Grounder(known, cfg, ("food", "kitchen"))
+    filtered = filter_of(known, food_kitchen=food_kitchen or worth(0.2, 0.2, 0.2, 0.2))
+    table = grounder.ground(sequences, generated, Angles(), filtered)
     return table, sequences, catalogue, cfg, grounder

@@ -1,0 +1,77 @@
+"""What users really chose where no prompt showed it, and how often answers were among it. Training actions only."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from pipeline.config import EnrichConfig
+from pipeline.frames import frame_of
+from pipeline.histories import prompt_visible, training_prefix
+
+RESAMPLES = 1000
+PARTS = 3
+"""Parts of the users: of what judges one, a second part is fitted to and a third is counted."""
+
+
+def all_truth(sequences: pa.Table, probes: pa.Table, cfg: EnrichConfig) -> pl.DataFrame:
+    """Return (truth, user_id, domain, item_id): "unshown", the later part of a training prefix, and "hidden"."""
+    shown = prompt_visible(sequences, cfg.prompt_share)
+    later = training_prefix(sequences).join(shown, on=["row", "position"], how="anti")
+    unshown = later.select("user_id", "domain", "item_id").join(shown, on=["user_id", "item_id"], how="anti").unique()
+    parts = [unshown.with_columns(truth=pl.lit("unshown")), hidden_truth(probes)]
+    return pl.concat(parts, how="diagonal").select("truth", "user_id", "domain", "item_id")
+
+
+def hidden_truth(probes: pa.Table) -> pl.DataFrame:
+    """Return (truth, user_id, domain, item_id): what each probe really chose in its hidden domain."""
+    rows = frame_of(probes).select("user_id", domain="hidden_domain", item_id="hidden_items").explode("item_id")
+    return rows.with_columns(truth=pl.lit("hidden"))
+
+
+def parts_of(users: Sequence[str], seed: int) -> list[int]:
+    """Return the part of each user, 0 to PARTS - 1, by the hash of seed and id."""
+    return [hashlib.sha256(f"{seed}\0part\0{user}".encode()).digest()[0] % PARTS for user in users]
+
+
+def shares(answers: pl.DataFrame, truth: pl.DataFrame, items: pa.Table, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Return, per group of `keys`, users, answers, the share whose item the user chose, `low`, `high` and `chance`.
+
+    `answers` has the columns `keys`, `truth`, `user_id`, `to_domain` and `item_id`. `low` and `high` are the 95 %
+    interval over users; `chance` is the share that random items of the domain would reach.
+    """
+    right = truth.rename({"domain": "to_domain"}).unique().with_columns(chosen=pl.lit(1))
+    judged = answers.join(right, on=["truth", "user_id", "to_domain", "item_id"], how="left").join(
+        _chance(truth, items), on=["truth", "user_id", "to_domain"]
+    )
+    users = judged.group_by(*keys, "user_id").agg(
+        pl.col("chosen").fill_null(0).sum(), answers=pl.len(), chance=pl.col("chance").sum()
+    )
+    rows = []
+    for key, theirs in users.sort(*keys, "user_id").group_by(keys, maintain_order=True):
+        chosen, count = theirs["chosen"].to_numpy(), theirs["answers"].to_numpy()
+        low, high = _interval(chosen, count)
+        figures = {"share": chosen.sum() / count.sum(), "low": low, "high": high}
+        chance = theirs["chance"].sum() / count.sum()
+        group = dict(zip(keys, key, strict=True))
+        rows.append({**group, "users": len(theirs), "answers": int(count.sum()), **figures, "chance": chance})
+    return rows
+
+
+def _chance(truth: pl.DataFrame, items: pa.Table) -> pl.DataFrame:
+    """Return (truth, user_id, to_domain, chance): how often a random item of the domain is one that the user chose."""
+    sizes = frame_of(items).group_by("domain").agg(size=pl.len())
+    chosen = truth.group_by("truth", "user_id", "domain").agg(chosen=pl.col("item_id").n_unique())
+    chances = chosen.join(sizes, on="domain").with_columns(chance=pl.col("chosen") / pl.col("size"))
+    return chances.select("truth", "user_id", "chance", to_domain="domain")
+
+
+def _interval(chosen: np.ndarray, answers: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % percentile interval of sum(chosen) / sum(answers) over resampled users (Efron 1981)."""
+    drawn = np.random.default_rng(0).poisson(1.0, (RESAMPLES, len(chosen)))
+    found = (drawn @ chosen) / np.maximum(drawn @ answers, 1)
+    low, high = np.percentile(found, [2.5, 97.5])
+    return float(low), float(high)
