@@ -83,23 +83,37 @@ def _generate_items(run: StageRun) -> None:
     from pipeline.augment.generate_items import generate_items, generation_rows, pairs_of
 
     cfg, items, representatives = run.settings.enrich, run.io.read("items"), run.io.read("representatives")
-    examples = {}
+    pairs, examples = pairs_of(cfg, run.domains), {}
+    if run.generator.asks_model and cfg.noise_filter and not cfg.pairs:
+        pairs = _that_may_pay(pairs, run)
     if cfg.examples:
-        pairs = pairs_of(cfg, run.domains)
         cache = run.io.keyed_cache("examples")
         examples = load_or_choose_examples(representatives, run.io.read("sequences"), pairs, cfg, cache)
 
     def answers(rows: pa.Table) -> pa.Table:
         return generate_items(rows, items, run.generator, cfg, run.settings.domains, examples)
 
-    rows = generation_rows(representatives, cfg, run.domains)
+    rows = generation_rows(representatives, pairs, run.domains)
     keys = ("user_id", "from_domain", "to_domain")
     _ask(run, "generate_items", "generated_items", rows, keys, answers, cfg.rows_per_shard)
 
 
+def _that_may_pay(pairs: Sequence[tuple[str, str]], run: StageRun) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of domains without those whose answers were measured not to pay; a log line names each."""
+    from pipeline.augment.noise_filter import unpaying
+
+    left_out = unpaying(pairs, run.settings.enrich, run.models.generator.fingerprint, run.io.keyed_cache("fitted"))
+    for source, target in left_out:
+        log(
+            f"generate_items: {source} to {target} is not asked, for its answers did not pay when they were measured; "
+            "name the pair in [enrich] pairs to ask all the same."
+        )
+    return tuple(pair for pair in pairs if pair not in left_out)
+
+
 def _ground(run: StageRun) -> None:
     from pipeline.augment.ground import Grounder, Known
-    from pipeline.augment.noise_filter import Evidence, load_or_learn, pairs_in
+    from pipeline.augment.noise_filter import Evidence, keep_verdicts, load_or_learn, pairs_in
     from pipeline.augment.signals import Signals
     from pipeline.llm.cooccurrence import Neighbours, titled
     from pipeline.vectors.catalogue import Catalogue
@@ -122,6 +136,7 @@ def _ground(run: StageRun) -> None:
 
     make = with_counts(run.io, grounded, run.embed, grounder.counts)
     run.io.sharded("grounded_items", _asked_users(run), ("user_id",), make, cfg.rows_per_shard)
+    keep_verdicts(noise_filter, cfg, fingerprint, run.io.keyed_cache("fitted"))
     run.io.count(**noise_filter.figures())
     for sentence in noise_filter.complaints():
         log(f"ground: {sentence}")
@@ -315,10 +330,10 @@ SPECS: tuple[StageSpec, ...] = (
         version=5,
         reads=lambda settings: ("items", "representatives", *(("sequences",) if _with_examples(settings) else ())),
         makes=("generated_items",),
-        settings=lambda settings: (
-            "enrich.pairs", "enrich.answers", "enrich.title_tokens", "enrich.max_tokens", "enrich.prompt",
-            "enrich.examples", "domains.describe", "domains.generate_prompt",
-            *(("enrich.prompt_share", "enrich.seed") if _with_examples(settings) else ()),
+        settings=(
+            "enrich.noise_filter", "enrich.representatives", "enrich.prompt_share", "enrich.seed", "enrich.pairs",
+            "enrich.answers", "enrich.title_tokens", "enrich.max_tokens", "enrich.prompt", "enrich.examples",
+            "domains.describe", "domains.generate_prompt",
         ),
         constants=lambda settings: {"example": load_prompt("example")} if _with_examples(settings) else {},
         machine=("enrich.rows_per_shard", *LIMITS),
@@ -344,7 +359,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="measure_answers",
-        version=1,
+        version=2,
         reads=("sequences", "probes", "items", "grounded_items"),
         makes=("answer_lift",),
         settings=("enrich.prompt_share",),
@@ -353,7 +368,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="insert",
-        version=1,
+        version=2,
         reads=("sequences", "item_embeddings", "grounded_items"),
         makes=("augmented_sequences",),
         settings=("enrich.prompt_share", "enrich.place"),
@@ -400,7 +415,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="assemble",
-        version=2,
+        version=3,
         reads=_assemble_reads,
         makes=("training_set",),
         settings=("data.times",),

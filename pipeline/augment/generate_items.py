@@ -17,20 +17,22 @@ from pipeline.llm.prompts import ANSWER_CHARACTERS, items_schema, named, render,
 
 
 def pairs_of(cfg: EnrichConfig, domains: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Return the (from, to) domains to ask for: those that the settings name, else every ordered pair."""
-    return cfg.pairs or tuple((a, b) for a in domains for b in domains if a != b)
+    """Return the (from, to) domains to ask for: those that the settings name, else every ordered pair.
 
-
-def generation_rows(representatives: pa.Table, cfg: EnrichConfig, domains: Sequence[str]) -> pa.Table:
-    """Return a row (user_id, from_domain, to_domain, item_ids) per question to ask, in order of users, then domains.
-
-    A pair is asked for if the settings name it, the user has a representative in `from` and `to` has a budget.
+    Raises UserError where the settings name a domain that the data lacks.
     """
-    pairs = pairs_of(cfg, domains)
-    for domain in sorted({domain for pair in pairs for domain in pair} - set(domains)):
+    for domain in sorted({domain for pair in cfg.pairs for domain in pair} - set(domains)):
         raise UserError(
             f"[enrich] pairs names the domain '{domain}'; the data has only {', '.join(domains)}. Correct it."
         )
+    return cfg.pairs or tuple((a, b) for a in domains for b in domains if a != b)
+
+
+def generation_rows(representatives: pa.Table, pairs: Sequence[tuple[str, str]], domains: Sequence[str]) -> pa.Table:
+    """Return a row (user_id, from_domain, to_domain, item_ids) per question to ask, in order of users, then `pairs`.
+
+    A user is asked about a pair with a representative in `from` and a budget in `to`.
+    """
     names = pa.array(domains)
     order = pl.DataFrame({
         "pair": range(len(pairs)),

@@ -138,13 +138,16 @@ class NoiseFilter:
             found[f"part {number}"] = {"relevance": relevance, "worth": worth}
         return {"noise_filter": found}
 
+    def verdicts(self) -> dict[tuple[str, str], bool | None]:
+        """Return for each pair of domains whether its answers pay; None: too few users were counted to tell."""
+        pairs = dict.fromkeys(pair for learnt in self._learnt for pair in learnt.worths)
+        return {pair: pays([learnt.worths.get(pair, UNKNOWN) for learnt in self._learnt]) for pair in pairs}
+
     def complaints(self) -> list[str]:
         """Return a sentence for each pair of domains whose answers are not worth inserting."""
-        pairs = dict.fromkeys(pair for learnt in self._learnt for pair in learnt.worths)
-        found = {pair: pays([learnt.worths.get(pair, UNKNOWN) for learnt in self._learnt]) for pair in pairs}
         return [
             f"the answers from {source} to {target} {NOT_KNOWN if paid is None else NOT_PAYING}."
-            for (source, target), paid in found.items()
+            for (source, target), paid in self.verdicts().items()
             if not paid
         ]
 
@@ -261,6 +264,29 @@ def load_or_learn(
         learnt.append(Learnt(relevances, worths))
     names = (evidence.probes[column].to_pylist() for column in ("user_id", "real_user_id"))
     return NoiseFilter(evidence.signals, learnt, dict(zip(*names, strict=True)), cfg.seed)
+
+
+def keep_verdicts(
+    noise_filter: NoiseFilter, cfg: EnrichConfig, generator: Mapping[str, Any], cache: KeyedCache
+) -> None:
+    """Keep for later runs which pairs of domains pay; a verdict that is kept already is not written again."""
+    known = {pair: paid for pair, paid in noise_filter.verdicts().items() if paid is not None}
+    keys = {pair: _verdict_key(pair, cfg, generator) for pair in known}
+    held = _held(cache, keys.values())
+    _keep(cache, {keys[pair]: {"pays": paid} for pair, paid in known.items() if held.get(keys[pair]) != {"pays": paid}})
+
+
+def unpaying(
+    pairs: Sequence[tuple[str, str]], cfg: EnrichConfig, generator: Mapping[str, Any], cache: KeyedCache
+) -> list[tuple[str, str]]:
+    """Return the pairs of domains whose answers by this generator were measured not to pay."""
+    keys = {pair: _verdict_key(pair, cfg, generator) for pair in pairs}
+    held = _held(cache, keys.values())
+    return [pair for pair, key in keys.items() if held.get(key) == {"pays": False}]
+
+
+def _verdict_key(pair: tuple[str, str], cfg: EnrichConfig, generator: Mapping[str, Any]) -> str:
+    return _key("pays", pair, generator, cfg.model_dump(mode="json", include=ANSWERS_DEPEND_ON), cfg.seed)
 
 
 def _load_or_fit_relevances(

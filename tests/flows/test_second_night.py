@@ -382,3 +382,24 @@ def test_a_run_that_may_ask_no_more_stops_and_the_next_goes_on_where_it_was(plac
     assert len(model.prompts) == 25
     place.run(**choice, set_=(*by_endpoint, "llm.max_run_requests=1000"))
     assert len(model.prompts) == len(set(model.prompts)) > 25
+
+
+def test_pairs_whose_answers_did_not_pay_are_not_asked_the_next_night_unless_they_are_named(
+    new_place, by_endpoint, tmp_path, capfd
+):
+    place = new_place(tmp_path / "place", SimulateConfig(users=200, items=600, length=12, missing_titles=0))
+    settings = (*by_endpoint, "enrich.probes=200", "enrich.rows_per_shard=500")
+    assert until(place, "ground", settings)["generate_items"]["asked"] > 0
+    assert "the answers from food to kitchen do not pay" in capfd.readouterr().err
+    before = place.lake.read("generated_items")
+    assert set(before["to_domain"].to_pylist()) == {"food", "kitchen"}
+    others, rerun = before["to_domain"].to_pylist().count("food"), {"rerun": ("generate_items",)}
+    assert told(place, settings, **rerun)["generate_items"].prompts == others
+    assert "food to kitchen is not asked, for its answers did not pay" in capfd.readouterr().err
+    named = (*settings, 'enrich.pairs=[["food", "kitchen"]]')
+    assert told(place, named, **rerun)["generate_items"].prompts == before.num_rows - others
+    with place.open(*settings) as run:
+        for stage in run.stages:
+            if stage.name in ("generate_items", "ground", "measure_answers", "insert"):
+                run.lake.run(stage, rebuild=True)
+    assert set(place.lake.read("generated_items")["to_domain"].to_pylist()) == {"food"}

@@ -50,7 +50,7 @@ def enriched(sequences, items):
     catalogue = Catalogue.of(vectors)
     representatives = represent(sequences, catalogue, cfg, DOMAINS)
     examples = load_or_choose_examples(representatives, sequences, pairs_of(cfg, DOMAINS), cfg, DictCache("examples"))
-    rows = generation_rows(representatives, cfg, DOMAINS)
+    rows = generation_rows(representatives, pairs_of(cfg, DOMAINS), DOMAINS)
     generated = generate_items(rows, items, generator, cfg, {}, examples)
     assert any(examples.values())
     known = known_of(items, sequences, representatives, catalogue, NO_PROBES, cfg.prompt_share)

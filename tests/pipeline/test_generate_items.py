@@ -4,7 +4,7 @@ import pytest
 from data_lake.errors import UserError
 from data_lake.schemas import GENERATED_ITEMS, ITEMS
 from data_lake.tables import check
-from pipeline.augment.generate_items import generate_items, generation_rows
+from pipeline.augment.generate_items import generate_items, generation_rows, pairs_of
 from pipeline.augment.represent import represent
 from pipeline.config import DomainConfig, EnrichConfig, ProfileConfig
 from pipeline.profile.profile_domains import profile_domains, profile_rows
@@ -17,12 +17,14 @@ def test_only_pairs_with_a_budget_and_a_representative_are_asked():
         u="food_0 food_1 food_0 kitchen_0 food_0 food_0", v="food_0 kitchen_0 garden_0 food_0 food_0 food_0"
     )
     representatives = represent(sequences, embedded(items), EnrichConfig(), DOMAINS)  # u shows 3 food; v one of each
-    rows = generation_rows(representatives, EnrichConfig(), DOMAINS)
+    rows = generation_rows(representatives, pairs_of(EnrichConfig(), DOMAINS), DOMAINS)
     assert rows_of(rows, "user_id", "from_domain", "to_domain") == [("u", "food", "kitchen"), ("u", "food", "garden")]
     named = EnrichConfig(pairs=(("food", "garden"), ("garden", "food")))
-    assert rows_of(generation_rows(representatives, named, DOMAINS), "from_domain", "to_domain") == [("food", "garden")]
+    assert rows_of(generation_rows(representatives, pairs_of(named, DOMAINS), DOMAINS), "from_domain", "to_domain") == [
+        ("food", "garden")
+    ]
     with pytest.raises(UserError, match="'books'"):
-        generation_rows(representatives, EnrichConfig(pairs=(("food", "books"),)), DOMAINS)
+        pairs_of(EnrichConfig(pairs=(("food", "books"),)), DOMAINS)
 
 
 def test_a_failed_reply_keeps_its_row_and_is_asked_again_for_fewer():

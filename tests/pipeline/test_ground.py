@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.augment.generate_items import generate_items, generation_rows
+from pipeline.augment.generate_items import generate_items
 from pipeline.augment.ground import Grounder, thresholds_of
 from pipeline.augment.represent import represent
 from pipeline.config import EnrichConfig
@@ -16,6 +16,7 @@ from tests.pipeline.worlds import (
     items_table,
     known_of,
     rows_of,
+    rows_to_ask,
     sequences_table,
     worth,
 )
@@ -69,7 +70,13 @@ def test_of_items_nearly_as_near_the_one_that_those_who_share_items_chose_is_mea
     cfg, catalogue = EnrichConfig(noise_filter=False), embedded(items)
     representatives = represent(sequences, catalogue, cfg, ("food", "kitchen"))
     generator = Answering(lambda question: ["x 10"])
-    generated = generate_items(generation_rows(representatives, cfg, ("food", "kitchen")), items, generator, cfg, {})
+    generated = generate_items(
+        rows_to_ask(representatives, cfg),
+        items,
+        generator,
+        cfg,
+        {},
+    )
     known = known_of(items, sequences, representatives, catalogue)
     table = Grounder(known, cfg, ("food", "kitchen")).find(sequences, generated, Angles())
     assert table["item_id"].to_list()[0] == "kitchen_12"
@@ -88,7 +95,13 @@ def test_an_item_of_the_shown_part_is_never_grounded_to():
     cfg, catalogue = EnrichConfig(noise_filter=False), embedded(items)
     representatives = represent(sequences, catalogue, cfg, ("food", "kitchen"))
     generator = Answering(lambda question: ["x 1"])
-    generated = generate_items(generation_rows(representatives, cfg, ("food", "kitchen")), items, generator, cfg, {})
+    generated = generate_items(
+        rows_to_ask(representatives, cfg),
+        items,
+        generator,
+        cfg,
+        {},
+    )
     grounder = Grounder(known_of(items, sequences, representatives, catalogue), cfg, ("food", "kitchen"))
 
     def found(sequences):
@@ -133,7 +146,7 @@ def test_where_the_user_holds_all_there_is_no_neighbour():
     sequences = sequences_table(u="food_0 food_0 food_0 kitchen_0 food_0 food_0 food_0")
     cfg, catalogue = EnrichConfig(), embedded(items)
     representatives = represent(sequences, catalogue, cfg, ("food", "kitchen"))
-    rows = generation_rows(representatives, cfg, ("food", "kitchen"))
+    rows = rows_to_ask(representatives, cfg)
     generated = generate_items(rows, items, Answering(), cfg, {})
     known = known_of(items, sequences, representatives, catalogue)
     grounder = Grounder(known, cfg, ("food", "kitchen"))

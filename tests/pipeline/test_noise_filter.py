@@ -17,9 +17,11 @@ from pipeline.augment.noise_filter import (
     Relevance,
     Worth,
     fit_relevance,
+    keep_verdicts,
     load_or_learn,
     measure_worth,
     pays,
+    unpaying,
     weight_of,
     with_bands,
     with_random_items,
@@ -222,6 +224,16 @@ def test_a_pair_that_does_not_pay_is_said_so():
     assert judge.figures()["noise_filter"]["part 0"]["worth"] == {
         "food to kitchen": {"band 0": {"band": 0, "weight": 0.0}}
     }
+
+
+def test_pairs_that_do_not_pay_are_known_the_next_night_to_the_same_generator():
+    cache, food = DictCache("fitted"), ("kitchen", "food")
+    useless, unknown = (Worth((), ({"band": 0, "weight": 0.0},), users) for users in (LEAST_TO_KEEP, 1))
+    judge = NoiseFilter(ByNumber(), [Learnt({}, {PAIR: useless, food: unknown})], {}, seed=0)
+    keep_verdicts(judge, CFG, {"model": "m"}, cache)
+    assert unpaying([PAIR, food], CFG, {"model": "m"}, cache) == [PAIR]
+    assert unpaying([PAIR, food], CFG, {"model": "other"}, cache) == []
+    assert unpaying([PAIR, food], EnrichConfig(examples=2), {"model": "m"}, cache) == []
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from data_lake.schemas import ITEM_EMBEDDINGS, ITEMS, PROBES, SEQUENCES
 from data_lake.tables import check
-from pipeline.augment.generate_items import generate_items, generation_rows
+from pipeline.augment.generate_items import generate_items, generation_rows, pairs_of
 from pipeline.augment.ground import Grounder, Known
 from pipeline.augment.noise_filter import Learnt, NoiseFilter, Worth
 from pipeline.augment.represent import represent
@@ -174,6 +174,11 @@ def filter_of(known, **worths):
     return NoiseFilter(signals, [learnt] * PARTS, {}, seed=0)
 
 
+def rows_to_ask(representatives, cfg, domains=("food", "kitchen")):
+    """The questions of every pair of domains."""
+    return generation_rows(representatives, pairs_of(cfg, domains), domains)
+
+
 def grounded_by(answers, noise_filter=True, budget=2, food_kitchen=None, **settings):
     items = items_table(food=[0, 2, 50, 90], kitchen=[0, 10, 12, 30, 60, 120, 180])
     cfg = EnrichConfig(noise_filter=noise_filter, budget=budget, prompt_share=0.9, **settings)
@@ -183,7 +188,13 @@ def grounded_by(answers, noise_filter=True, budget=2, food_kitchen=None, **setti
     catalogue = embedded(items)
     representatives = represent(sequences, catalogue, cfg, ("food", "kitchen"))
     generator = Answering(lambda question: answers)
-    generated = generate_items(generation_rows(representatives, cfg, ("food", "kitchen")), items, generator, cfg, {})
+    generated = generate_items(
+        rows_to_ask(representatives, cfg),
+        items,
+        generator,
+        cfg,
+        {},
+    )
     known = known_of(items, sequences, representatives, catalogue)
     grounder = Grounder(known, cfg, ("food", "kitchen"))
     filtered = filter_of(known, food_kitchen=food_kitchen or worth(0.2, 0.2, 0.2, 0.2))
