@@ -43,10 +43,13 @@ def food_kitchen() -> Path:
     return _folder("food-kitchen")
 
 
-def write_settings(folder: Path, is_imbalanced: bool = False) -> Path:
-    """Write the settings file into `folder`, whose artifacts lie beside it, and return its path."""
+def write_settings(folder: Path, is_imbalanced: bool = False, data: Path | None = None) -> Path:
+    """Write the settings file into `folder`, whose artifacts lie beside it, and return its path.
+
+    `data` holds the files; None: the folder in $EDT_DATA.
+    """
     name, settings = ("food-kitchen-imbalanced", IMBALANCED) if is_imbalanced else ("food-kitchen", SETTINGS)
-    data, file = _folder(name), folder / f"{name}.toml"
+    data, file = (data or _folder(name)).resolve(), folder / f"{name}.toml"
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(settings.format(**{part: json.dumps(str(data / f"{part}.parquet")) for part in PARTS}), "utf-8")
     return file

@@ -37,6 +37,20 @@ def thin(interactions: pl.DataFrame, share: float, seed: int) -> tuple[pl.DataFr
     return left.drop("row", "lot"), thinned
 
 
+def write_thinned(data: Path, out: Path, share: float, seed: int) -> None:
+    """Write a thinned copy of the data in a folder, where it is not there yet."""
+    if (out / "items.parquet").exists():
+        return
+    interactions = pl.read_parquet(data / "interactions.parquet")
+    left, thinned = thin(interactions, share, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    left.write_parquet(out / "interactions.parquet")
+    thinned.write_parquet(out / "thinned.parquet")
+    shutil.copyfile(data / "items.parquet", out / "items.parquet")
+    print(f"{len(thinned)} of {interactions['user_id'].n_unique()} users thinned")
+    print(f"{len(left)} of {len(interactions)} actions left in {out}")
+
+
 def main() -> None:
     """Write the thinned copy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -44,15 +58,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.7, help="share of the users to thin")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    data = food_kitchen()
-    interactions = pl.read_parquet(data / "interactions.parquet")
-    left, thinned = thin(interactions, given.share, given.seed)
-    given.out.mkdir(parents=True, exist_ok=True)
-    left.write_parquet(given.out / "interactions.parquet")
-    thinned.write_parquet(given.out / "thinned.parquet")
-    shutil.copyfile(data / "items.parquet", given.out / "items.parquet")
-    print(f"{len(thinned)} of {interactions['user_id'].n_unique()} users thinned")
-    print(f"{len(left)} of {len(interactions)} actions left in {given.out}")
+    write_thinned(food_kitchen(), given.out, given.share, given.seed)
 
 
 if __name__ == "__main__":

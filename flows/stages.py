@@ -98,11 +98,30 @@ def _generate_items(run: StageRun) -> None:
     _ask(run, "generate_items", "generated_items", rows, keys, answers, cfg.rows_per_shard)
 
 
+ASKED_HOW = (
+    "enrich.representatives", "enrich.prompt_share", "enrich.answers", "enrich.title_tokens", "enrich.prompt",
+    "enrich.examples", "domains.describe", "domains.generate_prompt",
+)  # fmt: skip
+"""Settings of which another value has a generator give other answers."""
+
+
+def _asked_how(run: StageRun) -> dict[str, object]:
+    """Return what answers depend on besides users and items."""
+    enrich = {name.split(".")[1] for name in ASKED_HOW if name.startswith("enrich.")}
+    return {
+        "generator": run.models.generator.fingerprint,
+        "enrich": run.settings.enrich.model_dump(mode="json", include=enrich),
+        "domains": {
+            name: [domain.describe, domain.generate_prompt] for name, domain in sorted(run.settings.domains.items())
+        },
+    }
+
+
 def _that_may_pay(pairs: Sequence[tuple[str, str]], run: StageRun) -> tuple[tuple[str, str], ...]:
     """Return the pairs of domains without those whose answers were measured not to pay; a log line names each."""
     from pipeline.augment.noise_filter import unpaying
 
-    left_out = unpaying(pairs, run.settings.enrich, run.models.generator.fingerprint, run.io.keyed_cache("fitted"))
+    left_out = unpaying(pairs, _asked_how(run), run.settings.enrich.seed, run.io.keyed_cache("fitted"))
     for source, target in left_out:
         log(
             f"generate_items: {source} to {target} is not asked, for its answers did not pay when they were measured; "
@@ -128,15 +147,15 @@ def _ground(run: StageRun) -> None:
         probes, lambda some: grounder.find(some, generated, run.embed),
         Signals(catalogue, neighbours, representatives), catalogue, items,
     )  # fmt: skip
-    fingerprint = run.models.generator.fingerprint
-    noise_filter = load_or_learn(evidence, pairs, cfg, fingerprint, run.io.keyed_cache("fitted"))
+    asked_how, cache = _asked_how(run), run.io.keyed_cache("fitted")
+    noise_filter = load_or_learn(evidence, pairs, asked_how, cfg.seed, cache)
 
     def grounded(sequences: pa.Table) -> pa.Table:
         return grounder.ground(sequences, generated, run.embed, noise_filter)
 
     make = with_counts(run.io, grounded, run.embed, grounder.counts)
     run.io.sharded("grounded_items", _asked_users(run), ("user_id",), make, cfg.rows_per_shard)
-    keep_verdicts(noise_filter, cfg, fingerprint, run.io.keyed_cache("fitted"))
+    keep_verdicts(noise_filter, asked_how, cfg.seed, cache)
     run.io.count(**noise_filter.figures())
     for sentence in noise_filter.complaints():
         log(f"ground: {sentence}")
@@ -330,11 +349,7 @@ SPECS: tuple[StageSpec, ...] = (
         version=5,
         reads=lambda settings: ("items", "representatives", *(("sequences",) if _with_examples(settings) else ())),
         makes=("generated_items",),
-        settings=(
-            "enrich.noise_filter", "enrich.representatives", "enrich.prompt_share", "enrich.seed", "enrich.pairs",
-            "enrich.answers", "enrich.title_tokens", "enrich.max_tokens", "enrich.prompt", "enrich.examples",
-            "domains.describe", "domains.generate_prompt",
-        ),
+        settings=("enrich.noise_filter", "enrich.seed", "enrich.pairs", "enrich.max_tokens", *ASKED_HOW),
         constants=lambda settings: {"example": load_prompt("example")} if _with_examples(settings) else {},
         machine=("enrich.rows_per_shard", *LIMITS),
         work=_generate_items,
@@ -348,8 +363,8 @@ SPECS: tuple[StageSpec, ...] = (
         reads=("sequences", "probes", "items", "item_embeddings", "representatives", "generated_items"),
         makes=("grounded_items",),
         settings=(
-            "enrich.prompt_share", "enrich.noise_filter", "enrich.faithful_quantile", "enrich.sample", "enrich.seed",
-            "enrich.exact_up_to", "enrich.prompt", "enrich.examples", "enrich.answers", "enrich.representatives",
+            "enrich.noise_filter", "enrich.faithful_quantile", "enrich.sample", "enrich.seed", "enrich.exact_up_to",
+            *ASKED_HOW,
         ),
         machine=("enrich.rows_per_shard",),
         work=_ground,

@@ -21,7 +21,6 @@ from data_lake.keyed_cache import KeyedCache
 from data_lake.schemas import SEQUENCES
 from pipeline.augment.signals import Signals
 from pipeline.augment.truth import PARTS, hidden_truth, parts_of, shares
-from pipeline.config import EnrichConfig
 from pipeline.frames import frame_of
 from pipeline.vectors.catalogue import Catalogue
 
@@ -35,9 +34,6 @@ BANDS = 3
 """Bands of relevance, equal in answers. As many follow for answers that are not faithful to their item."""
 MOST_WEIGHT = 0.3
 """Weight of an inserted item as a training target, where a real one has 1, if its band beats chance beyond doubt."""
-
-ANSWERS_DEPEND_ON = {"prompt", "examples", "answers", "representatives", "prompt_share"}
-"""Settings of which another value has other answers given, so that what they are worth is counted anew."""
 
 PAIR = ["from_domain", "to_domain"]
 
@@ -247,46 +243,37 @@ def pairs_in(generated: pa.Table) -> list[tuple[str, str]]:
 
 
 def load_or_learn(
-    evidence: Evidence, pairs: Sequence[tuple[str, str]], cfg: EnrichConfig, generator: Mapping[str, Any],
-    cache: KeyedCache,
-) -> NoiseFilter:  # fmt: skip
-    """Return the noise filter for a generator's answers in these pairs of domains: what is kept, else learnt."""
+    evidence: Evidence, pairs: Sequence[tuple[str, str]], asked_how: Mapping[str, Any], seed: int, cache: KeyedCache
+) -> NoiseFilter:
+    """Return the noise filter for answers in these pairs of domains: what is kept, else learnt.
+
+    `asked_how` is what answers depend on besides users and items: of other values other answers are measured.
+    """
     learnt = []
     for number in range(PARTS):
-        relevances = _load_or_fit_relevances(evidence, number, sorted({target for _, target in pairs}), cfg.seed, cache)
-        keys = {
-            pair: _key("worth", number, pair, generator, asdict(relevances[pair[1]]), cfg.model_dump(
-                mode="json", include=ANSWERS_DEPEND_ON
-            ))
-            for pair in pairs
-        }  # fmt: skip
-        worths = _load_or_measure_worths(evidence, number, relevances, keys, cfg.seed, cache)
+        relevances = _load_or_fit_relevances(evidence, number, sorted({target for _, target in pairs}), seed, cache)
+        keys = {pair: _key("worth", number, pair, asked_how, asdict(relevances[pair[1]])) for pair in pairs}
+        worths = _load_or_measure_worths(evidence, number, relevances, keys, seed, cache)
         learnt.append(Learnt(relevances, worths))
     names = (evidence.probes[column].to_pylist() for column in ("user_id", "real_user_id"))
-    return NoiseFilter(evidence.signals, learnt, dict(zip(*names, strict=True)), cfg.seed)
+    return NoiseFilter(evidence.signals, learnt, dict(zip(*names, strict=True)), seed)
 
 
-def keep_verdicts(
-    noise_filter: NoiseFilter, cfg: EnrichConfig, generator: Mapping[str, Any], cache: KeyedCache
-) -> None:
+def keep_verdicts(noise_filter: NoiseFilter, asked_how: Mapping[str, Any], seed: int, cache: KeyedCache) -> None:
     """Keep for later runs which pairs of domains pay; a verdict that is kept already is not written again."""
-    known = {pair: paid for pair, paid in noise_filter.verdicts().items() if paid is not None}
-    keys = {pair: _verdict_key(pair, cfg, generator) for pair in known}
+    known = {pair: {"pays": paid} for pair, paid in noise_filter.verdicts().items() if paid is not None}
+    keys = {pair: _key("pays", pair, asked_how, seed) for pair in known}
     held = _held(cache, keys.values())
-    _keep(cache, {keys[pair]: {"pays": paid} for pair, paid in known.items() if held.get(keys[pair]) != {"pays": paid}})
+    _keep(cache, {key: known[pair] for pair, key in keys.items() if held.get(key) != known[pair]})
 
 
 def unpaying(
-    pairs: Sequence[tuple[str, str]], cfg: EnrichConfig, generator: Mapping[str, Any], cache: KeyedCache
+    pairs: Sequence[tuple[str, str]], asked_how: Mapping[str, Any], seed: int, cache: KeyedCache
 ) -> list[tuple[str, str]]:
-    """Return the pairs of domains whose answers by this generator were measured not to pay."""
-    keys = {pair: _verdict_key(pair, cfg, generator) for pair in pairs}
+    """Return the pairs of domains whose answers were measured not to pay, when they were asked for in this way."""
+    keys = {pair: _key("pays", pair, asked_how, seed) for pair in pairs}
     held = _held(cache, keys.values())
     return [pair for pair, key in keys.items() if held.get(key) == {"pays": False}]
-
-
-def _verdict_key(pair: tuple[str, str], cfg: EnrichConfig, generator: Mapping[str, Any]) -> str:
-    return _key("pays", pair, generator, cfg.model_dump(mode="json", include=ANSWERS_DEPEND_ON), cfg.seed)
 
 
 def _load_or_fit_relevances(

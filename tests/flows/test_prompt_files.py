@@ -23,11 +23,13 @@ model = "m"
 [openai]
 base_url = "http://127.0.0.1:1/v1"
 """
-ASKING = {
+READING = {
     "generate_items": {"generate_items", "retry", "example"},
+    "ground": {"generate_items"},
     "profile_domains": {"profile_domain", "retry"},
     "profile_users": {"profile_user", "retry"},
 }
+"""Who asks with a text, and `ground`, which measures what answers to a prompt are worth."""
 
 
 @pytest.fixture
@@ -66,18 +68,18 @@ def test_a_prompt_file_that_is_missing_or_lacks_a_part_is_named(load):
         load('[profile]\nuser_prompt = "u.md"\n', u="Merge $profiles")
 
 
-def test_another_text_in_a_prompt_file_makes_its_stage_stale_and_no_other(load):
+def test_another_text_in_a_prompt_file_makes_the_stages_stale_that_ask_and_that_measure_answers(load):
     text = '[domains.food]\ngenerate_prompt = "g.md"\n'
     before = recipes(load(text, g="Name $answers\n---\n$titles"))
     after = recipes(load(text, g="Name just $answers\n---\n$titles"))
-    assert {name for name in before if before[name] != after[name]} == {"generate_items"}
+    assert {name for name in before if before[name] != after[name]} == {"generate_items", "ground"}
 
 
 @pytest.mark.parametrize("name", ["generate_items", "profile_domain", "profile_user", "retry", "example"])
-def test_every_text_of_ours_is_in_the_fingerprints_of_the_stages_that_show_it(load, name):
+def test_every_text_of_ours_is_in_the_fingerprints_of_the_stages_that_read_it(load, name):
     found = recipes(load())
-    shown = {stage for stage, names in ASKING.items() if name in names}
-    assert {stage for stage in found if load_prompt(name) in texts(found[stage])} == shown
+    reading = {stage for stage, names in READING.items() if name in names}
+    assert {stage for stage in found if load_prompt(name) in texts(found[stage])} == reading
 
 
 def texts(settings: object) -> list[str]:

@@ -57,7 +57,7 @@ def enriched(sequences, items):
     grounder = Grounder(known, cfg, DOMAINS)
     signals = Signals(catalogue, known.neighbours, representatives)
     evidence = Evidence(NO_PROBES, lambda some: grounder.find(some, generated, embed), signals, catalogue, items)
-    noise_filter = load_or_learn(evidence, pairs_in(generated), cfg, {}, DictCache("fitted"))
+    noise_filter = load_or_learn(evidence, pairs_in(generated), {}, cfg.seed, DictCache("fitted"))
     grounded = grounder.ground(sequences, generated, embed, noise_filter)
     augmented = insert(sequences, grounded, catalogue, cfg, DOMAINS)
     clusters = assign_clusters(catalogue, load_or_fit_centres(catalogue, profile, DOMAINS, cache))

@@ -27,11 +27,9 @@ from pipeline.augment.noise_filter import (
     with_random_items,
 )
 from pipeline.augment.truth import PARTS, parts_of
-from pipeline.config import EnrichConfig
 from pipeline.vectors.catalogue import Catalogue
 from tests.pipeline.worlds import DictCache
 
-CFG = EnrichConfig()
 PAIR = ("food", "kitchen")
 
 
@@ -159,12 +157,11 @@ class Found:
         )  # fmt: skip
 
 
-def learnt(cache, hidden="kitchen_0", answers=("kitchen_0", "kitchen_40"), generator="m", users=300, **settings):
+def learnt(cache, hidden="kitchen_0", answers=("kitchen_0", "kitchen_40"), generator="m", users=300, seed=0):
     """The filter that is learnt from users of whom each chose `hidden`, and what was found for them."""
     found = Found(*answers)
     evidence = Evidence(probes_of(users, lambda number: [hidden]), found, ByNumber(), catalogue_of(50), items(50))
-    cfg = EnrichConfig(**settings)
-    return load_or_learn(evidence, [PAIR], cfg, {"model": generator}, cache), found
+    return load_or_learn(evidence, [PAIR], {"model": generator}, seed, cache), found
 
 
 def test_no_user_is_judged_by_the_own_choices():
@@ -174,7 +171,7 @@ def test_no_user_is_judged_by_the_own_choices():
     found = Found("kitchen_0", "kitchen_40")
     probes = probes_of(300, lambda number: ["kitchen_0" if parts[f"u{number}"] == 0 else "kitchen_40"])
     evidence = Evidence(probes, found, ByNumber(), catalogue_of(50), items(50))
-    judge = load_or_learn(evidence, [PAIR], CFG, {"model": "m"}, DictCache("fitted"))
+    judge = load_or_learn(evidence, [PAIR], {"model": "m"}, 0, DictCache("fitted"))
     of_part_0 = next(user for user in users if parts[user] == 0)
     answers = answered((f"p{of_part_0[1:]}", "kitchen_0", 0), (f"p{of_part_0[1:]}", "kitchen_40", 0)).drop("relevance")
     assert judge.judge(answers.with_columns(from_domain=pl.lit("food")))["weight"].to_list() == [0, 0.294]
@@ -197,7 +194,6 @@ def test_another_generator_is_counted_anew_and_another_seed_learnt_anew():
     assert len(asked.asked) == PARTS
     assert other.figures() != first.figures()
     assert len(learnt(cache, seed=1)[1].asked) == PARTS
-    assert len(learnt(cache, answers=("kitchen_9",), prompt_share=0.5)[1].asked) == PARTS
 
 
 def test_what_was_counted_on_few_users_is_counted_again():
@@ -230,10 +226,10 @@ def test_pairs_that_do_not_pay_are_known_the_next_night_to_the_same_generator():
     cache, food = DictCache("fitted"), ("kitchen", "food")
     useless, unknown = (Worth((), ({"band": 0, "weight": 0.0},), users) for users in (LEAST_TO_KEEP, 1))
     judge = NoiseFilter(ByNumber(), [Learnt({}, {PAIR: useless, food: unknown})], {}, seed=0)
-    keep_verdicts(judge, CFG, {"model": "m"}, cache)
-    assert unpaying([PAIR, food], CFG, {"model": "m"}, cache) == [PAIR]
-    assert unpaying([PAIR, food], CFG, {"model": "other"}, cache) == []
-    assert unpaying([PAIR, food], EnrichConfig(examples=2), {"model": "m"}, cache) == []
+    keep_verdicts(judge, {"model": "m"}, 0, cache)
+    assert unpaying([PAIR, food], {"model": "m"}, 0, cache) == [PAIR]
+    assert unpaying([PAIR, food], {"model": "other"}, 0, cache) == []
+    assert unpaying([PAIR, food], {"model": "m"}, 1, cache) == []
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -12,8 +12,15 @@ def test_profiles_list_items_by_cluster_and_mark_the_real_ones():
     items = items_table(food=[0, 1, 90], kitchen=[5], garden=[7])
     sequences = sequences_table(u="food_0 food_90 food_1 food_0 food_90 food_90")
     augmented = sequences.append_column("synthetic", pa.array([[False] * 6]))
+    augmented = augmented.append_column("weights", pa.array([[0.0] * 6]))
     row = augmented.to_pylist()[0]
-    for name, value in (("item_ids", "kitchen_5"), ("domains", "kitchen"), ("splits", "train"), ("synthetic", True)):
+    for name, value in (
+        ("item_ids", "kitchen_5"),
+        ("domains", "kitchen"),
+        ("splits", "train"),
+        ("synthetic", True),
+        ("weights", 0.1),
+    ):
         row[name].insert(2, value)
     row["timestamps"].insert(2, row["timestamps"][1])
     augmented = pa.Table.from_pylist([row], schema=AUGMENTED_SEQUENCES.tables[""])
