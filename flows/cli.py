@@ -91,15 +91,19 @@ def show_plan(
     note; what is not known yet is null.
     """
     from flows.forecast import forecast, total
+    from flows.lift import lift_lines
 
     with open_run(_request(config, set_, ask_again, only, from_, rerun, to)) as run:
         steps = plan(run)
         found = forecast(run, steps)
+        lines = lift_lines(run.lake) if run.settings.enrich.is_on else []
     asked = [asdict(each) for each in found]
     by_stage = {each["stage"]: each for each in asked}
     _print_steps(steps, as_json, ("stage", "action", "rows", "seconds", "why"), {"asks": by_stage})
     if asked and not as_json:
         print("\n" + text.table([*asked, asdict(total(found))], widest=200))
+    if lines and not as_json:
+        print("\nWhat was inserted last:\n" + "\n".join(lines))
 
 
 @app.command()

@@ -14,8 +14,11 @@ from data_lake.errors import UserError
 from data_lake.lake import Lake
 from data_lake.schemas import ARTIFACTS
 from flows import text
+from flows.lift import lift
 
 SAMPLE = 5
+DEEP = 2
+WIDE = 140
 WHOLE = ("metrics",)
 """Artifacts that are shown with all their rows."""
 
@@ -54,6 +57,7 @@ def describe(
         "count": data.count_rows(),
         "schema": {field.name: str(field.type) for field in data.schema},
         "figures": _with_recall(manifest.figures),
+        **({"lift": lift(lake)} if artifact == "grounded_items" and not failed else {}),
         "seconds": manifest.seconds,
         "rows": [plain(row) for row in rows.to_pylist()],
     }
@@ -66,7 +70,8 @@ def format_artifact(shown: Mapping[str, Any]) -> str:
     parts = [
         f"{head}: {shown['count']:,} rows, made in {shown['seconds']:.1f} s{failed}\n{shown['folder']}",
         text.table([{"column": name, "type": kind} for name, kind in shown["schema"].items()]),
-        text.table([{"figure": name, "value": value} for name, value in _flat(shown["figures"])]),
+        text.table([{"figure": name, "value": value} for name, value in _flat(shown["figures"])], WIDE),
+        text.table(shown.get("lift", [])),
     ]
     if shown["artifact"] in WHOLE:
         parts.append(text.table(shown["rows"]))
@@ -111,16 +116,19 @@ def _of_user(folder: Path, artifact: str, data: ds.Dataset, user: str) -> ds.Exp
     raise UserError(f"{artifact} has no rows of users. Leave --user out.")
 
 
-def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(figures: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yield (name, value) of each figure; figures that lie deep and have no deeper ones stand in one line."""
     for name, value in figures.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}: ")
-        else:
+        if not isinstance(value, Mapping):
             yield prefix + name, value
+        elif depth >= DEEP and not any(isinstance(each, Mapping) for each in value.values()):
+            yield prefix + name, ", ".join(f"{key} {text.cell(each)}" for key, each in value.items())
+        else:
+            yield from _flat(value, f"{prefix}{name}: ", depth + 1)
 
 
 def _brief(value: Any) -> Any:
     if not isinstance(value, list):
         return value
-    text = json.dumps(value[:SAMPLE], ensure_ascii=False)[1:-1]
-    return f"{text}, … ({len(value)})" if len(value) > SAMPLE else text
+    shown = json.dumps(value[:SAMPLE], ensure_ascii=False)[1:-1]
+    return f"{shown}, … ({len(value)})" if len(value) > SAMPLE else shown

@@ -163,11 +163,13 @@ def _ground(run: StageRun) -> None:
 
 
 def _measure_answers(run: StageRun) -> None:
-    from pipeline.augment.measure_answers import measure_answers
+    from pipeline.augment.measure_answers import measure_answers, summary
 
     sequences, probes = run.io.read("sequences"), run.io.read("probes")
     grounded, items = run.io.read("grounded_items"), run.io.read("items")
-    run.io.write("answer_lift", measure_answers(sequences, probes, grounded, items, run.settings.enrich))
+    table = measure_answers(sequences, probes, grounded, items, run.settings.enrich)
+    run.io.write("answer_lift", table)
+    run.io.count(**summary(table))
 
 
 def _insert(run: StageRun) -> None:

@@ -4,6 +4,8 @@ Truth are training actions that no prompt showed: the later part of a user's tra
 probes. A share is that of answers whose item the user chose; its interval resamples users.
 """
 
+from typing import Any
+
 import polars as pl
 import pyarrow as pa
 
@@ -53,6 +55,18 @@ def measure_answers(
     ]
     return to_arrow(pl.DataFrame(rows, schema=SCHEMA), ANSWER_LIFT)
 
+
+def summary(answer_lift: pa.Table) -> dict[str, Any]:
+    """Return a manifest's figures of ANSWER_LIFT: by truth and pair of domains, what is kept beside chance."""
+    pairs: dict[str, dict[str, dict[str, float]]] = {}
+    for row in answer_lift.to_pylist():
+        if row["source"] == KEPT and row["band"] is None:
+            pair = f"{row['from_domain']} to {row['to_domain']}"
+            pairs.setdefault(row["truth"], {})[pair] = {name: row[name] for name in FIGURES}
+    return {"lift": pairs}
+
+
+FIGURES = ("users", "answers", "share", "low", "high", "chance")
 
 SCHEMA = {
     "truth": pl.String, "from_domain": pl.String, "to_domain": pl.String, "source": pl.String, "band": pl.Int32,
