@@ -144,6 +144,8 @@ ANSWER_LIFT = _one(
             _field("low", pa.float64()),  # 95 % interval over users
             _field("high", pa.float64()),
             _field("chance", pa.float64()),  # the share of a random item of the domain
+            _field("in_cluster", pa.float64()),  # share of answers in a cluster of items that the user chose one of
+            _field("in_cluster_by_chance", pa.float64()),
         ]
     ),
     "truth",

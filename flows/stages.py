@@ -4,6 +4,7 @@ A work imports what it needs when it starts: nothing heavy is loaded before.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from flows.stage_spec import StageRun, StageSpec, all_but
 from flows.text import log
 from flows.trainer import run_folder, run_model
 from model.config import MACHINE, EvaluateConfig, RecommendConfig, TrainConfig
+from pipeline.llm.generator import ItemsQuestion
 from pipeline.llm.prompts import load_prompt
 
 CANDIDATES_SEED = 0
@@ -163,11 +165,33 @@ def _ground(run: StageRun) -> None:
 
 
 def _measure_answers(run: StageRun) -> None:
-    from pipeline.augment.measure_answers import measure_answers, summary
+    from pipeline.augment.measure_answers import Baseline, measure_answers, summary
+    from pipeline.augment.truth import all_truth
+    from pipeline.llm.cooccurrence import Neighbours, titled
+    from pipeline.llm.retrieval import Retrieval
+    from pipeline.profile.clusters import assign_clusters, load_or_fit_centres
+    from pipeline.vectors.catalogue import Catalogue
 
+    cfg, items, vectors = run.settings.enrich, run.io.read("items"), run.io.read("item_embeddings")
     sequences, probes = run.io.read("sequences"), run.io.read("probes")
-    grounded, items = run.io.read("grounded_items"), run.io.read("items")
-    table = measure_answers(sequences, probes, grounded, items, run.settings.enrich)
+    catalogue = Catalogue.of(vectors)
+    centres = load_or_fit_centres(catalogue, run.settings.profile, run.domains, run.io.keyed_cache("clusters"))
+    retrieval, neighbours = Retrieval(cfg.exact_up_to), Neighbours(sequences, probes, cfg.prompt_share, titled(items))
+    retrieval.read({"items": items, "item_embeddings": vectors})
+
+    def near(questions: Sequence[ItemsQuestion], by_neighbours: bool = True) -> list[list[str]]:
+        items = neighbours.items(questions, by_neighbours)
+        return [items[each.user_id, each.to_domain][: each.answers] for each in questions]
+
+    baselines: dict[str, Baseline] = {
+        "cooccurrence": near,
+        "retrieval": retrieval.items,
+        "popular": partial(near, by_neighbours=False),
+    }
+    table = measure_answers(
+        all_truth(sequences, probes, cfg), run.io.read("representatives"), run.io.read("grounded_items"), items,
+        assign_clusters(catalogue, centres), baselines,
+    )  # fmt: skip
     run.io.write("answer_lift", table)
     run.io.count(**summary(table))
 
@@ -377,11 +401,12 @@ SPECS: tuple[StageSpec, ...] = (
     StageSpec(
         name="measure_answers",
         version=2,
-        reads=("sequences", "probes", "items", "grounded_items"),
+        reads=("sequences", "probes", "items", "item_embeddings", "representatives", "grounded_items"),
         makes=("answer_lift",),
-        settings=("enrich.prompt_share",),
+        settings=("enrich.prompt_share", "enrich.exact_up_to", "profile.clusters", "profile.seed"),
         work=_measure_answers,
         enriches=True,
+        by_domain=True,
     ),
     StageSpec(
         name="insert",

@@ -4,16 +4,15 @@ Truth are training actions that no prompt showed: the later part of a user's tra
 probes. A share is that of answers whose item the user chose; its interval resamples users.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from data_lake.schemas import ANSWER_LIFT
-from pipeline.augment.truth import all_truth, shares
-from pipeline.config import EnrichConfig
+from pipeline.augment.truth import same_item, shares
 from pipeline.frames import frame_of, to_arrow
-from pipeline.llm.cooccurrence import Neighbours, titled
 from pipeline.llm.generator import ItemsQuestion
 
 BANDS = (0, 2, 5)
@@ -25,33 +24,38 @@ RANKED = (ANSWERS, KEPT)
 KEYS = ["truth", "from_domain", "to_domain"]
 
 
+Baseline = Callable[[Sequence[ItemsQuestion]], Sequence[Sequence[str]]]
+"""Gives item ids for each question, the best first, as many as it asks for or fewer."""
+
+
 def measure_answers(
-    sequences: pa.Table, probes: pa.Table, grounded: pa.Table, items: pa.Table, cfg: EnrichConfig
-) -> pa.Table:
-    """Return ANSWER_LIFT: a row per kind of truth, pair of domains, source of items and band of ranks.
+    truth: pl.DataFrame, representatives: pa.Table, grounded: pa.Table, items: pa.Table, clusters: pa.Table,
+    baselines: Mapping[str, Baseline],
+) -> pa.Table:  # fmt: skip
+    """Return ANSWER_LIFT: a row per kind of truth (see `truth.all_truth`), pair of domains, source of items and ranks.
 
     Sources: `answers`, all that were grounded; `kept`, those that are inserted; `another user`, the answers given to
-    another user of the pair; `cooccurrence` and `popular`, as many items for the same users. `chance` is what a random
-    item of the domain would reach. A band is the rank at which it begins; null: all ranks.
+    another user of the pair; and by each of the `baselines` as many items for the same users. `chance` is what a random
+    item of the domain would reach. An item is `in_cluster` where the user chose one of its cluster; `clusters` has
+    (item_id, cluster). A band is the rank at which it begins; null: all ranks.
     """
-    truth = all_truth(sequences, probes, cfg)
     judged = truth.select("truth", "user_id", to_domain="domain").unique()
     asked = frame_of(grounded).filter(pl.col("item_id").is_not_null()).join(judged, on=["user_id", "to_domain"])
     answers = asked.select(*KEYS, "user_id", "item_id", "kept", rank="answer_index")
-    kept = answers.filter("kept")
-    baseline = Neighbours(sequences, probes, cfg.prompt_share, titled(items))
-    sources = {
-        ANSWERS: answers,
-        KEPT: kept,
-        "another user": _of_another_user(answers),
-        "cooccurrence": _instead(answers, baseline, by_neighbours=True),
-        "popular": _instead(answers, baseline, by_neighbours=False),
-    }
+    sources = {ANSWERS: answers, KEPT: answers.filter("kept"), "another user": _of_another_user(answers)}
+    known = frame_of(representatives).select("user_id", "domain", "item_ids")
+    shown = {(user, domain): item_ids for user, domain, item_ids in known.iter_rows()}
+    sources |= {name: _instead(answers, baseline, shown) for name, baseline in baselines.items()}
+    alone = same_item(items)
+    unit = frame_of(clusters).select("item_id", unit=pl.col("cluster").cast(pl.String))
+    alike = alone.drop("unit").join(unit, on="item_id", how="left")
     rows = [
-        row | {"source": source, "band": band}
+        row | {"source": source, "band": band, "in_cluster": near["share"], "in_cluster_by_chance": near["chance"]}
         for source, table in sources.items()
         for band in ((None, *BANDS) if source in RANKED else (None,))
-        for row in shares(_in_band(table, band), truth, items, KEYS)
+        for row, near in zip(
+            *(shares(_in_band(table, band), truth, units, KEYS) for units in (alone, alike)), strict=True
+        )
     ]
     return to_arrow(pl.DataFrame(rows, schema=SCHEMA), ANSWER_LIFT)
 
@@ -66,12 +70,12 @@ def summary(answer_lift: pa.Table) -> dict[str, Any]:
     return {"lift": pairs}
 
 
-FIGURES = ("users", "answers", "share", "low", "high", "chance")
+FIGURES = ("users", "answers", "share", "low", "high", "chance", "in_cluster", "in_cluster_by_chance")
 
 SCHEMA = {
     "truth": pl.String, "from_domain": pl.String, "to_domain": pl.String, "source": pl.String, "band": pl.Int32,
     "users": pl.Int64, "answers": pl.Int64, "share": pl.Float64, "low": pl.Float64, "high": pl.Float64,
-    "chance": pl.Float64,
+    "chance": pl.Float64, "in_cluster": pl.Float64, "in_cluster_by_chance": pl.Float64,
 }  # fmt: skip
 
 
@@ -85,15 +89,14 @@ def _of_another_user(kept: pl.DataFrame) -> pl.DataFrame:
     return given.with_columns(user_id="other").drop("other")
 
 
-def _instead(kept: pl.DataFrame, baseline: Neighbours, by_neighbours: bool) -> pl.DataFrame:
-    """Return, for each user and pair, as many items of the baseline as answers were kept."""
-    counts = kept.group_by(*KEYS, "user_id", maintain_order=True).agg(answers=pl.len())
+def _instead(answers: pl.DataFrame, baseline: Baseline, shown: Mapping[tuple[str, str], Sequence[str]]) -> pl.DataFrame:
+    """Return, for each user and pair, as many items of the baseline as answers."""
+    counts = answers.group_by(*KEYS, "user_id", maintain_order=True).agg(answers=pl.len())
     questions = [
-        ItemsQuestion(row["user_id"], row["from_domain"], row["to_domain"], (), (), row["answers"])
-        for row in counts.to_dicts()
+        ItemsQuestion(user, source, target, tuple(shown.get((user, source), ())), (), count)
+        for user, source, target, count in counts.select("user_id", "from_domain", "to_domain", "answers").iter_rows()
     ]
-    items = baseline.items(questions, by_neighbours) if questions else {}
-    found = [items[question.user_id, question.to_domain][: question.answers] for question in questions]
+    found = baseline(questions) if questions else []
     given = counts.with_columns(item_id=pl.Series("item_id", found, pl.List(pl.String)))
     ranked = given.with_columns(rank=pl.int_ranges(pl.col("item_id").list.len()))
     return ranked.filter(pl.col("item_id").list.len() > 0).explode("item_id", "rank")

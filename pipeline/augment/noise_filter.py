@@ -9,6 +9,7 @@ second is fitted to and the third is counted. What is learnt is kept in a lake f
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,7 +21,7 @@ import pyarrow as pa
 from data_lake.keyed_cache import KeyedCache
 from data_lake.schemas import SEQUENCES
 from pipeline.augment.signals import Signals
-from pipeline.augment.truth import PARTS, hidden_truth, parts_of, shares
+from pipeline.augment.truth import PARTS, hidden_truth, parts_of, same_item, shares
 from pipeline.frames import frame_of
 from pipeline.vectors.catalogue import Catalogue
 
@@ -33,7 +34,11 @@ RANDOM_ITEMS = 10
 BANDS = 3
 """Bands of relevance, equal in answers. As many follow for answers that are not faithful to their item."""
 MOST_WEIGHT = 0.3
-"""Weight of an inserted item as a training target, where a real one has 1, if its band beats chance beyond doubt."""
+"""Weight of an inserted item as a training target, where a real one has 1, if its band beats chance FULL_LIFT times."""
+FULL_LIFT = 100
+
+SCALE = (BANDS, MOST_WEIGHT, FULL_LIFT)
+"""What another value of makes what is kept void."""
 
 PAIR = ["from_domain", "to_domain"]
 
@@ -211,13 +216,18 @@ def measure_worth(answers: pl.DataFrame, probes: pa.Table, items: pa.Table) -> W
     edges = tuple(float(answers["relevance"].quantile(cut, "higher") or 0) for cut in cuts)
     banded = with_bands(answers, edges).with_columns(truth=pl.lit("hidden"))
     bands = [each | {"weight": weight_of(each["low"], each["chance"])} for each in
-             shares(banded, hidden_truth(probes), items, ["band"])]  # fmt: skip
+             shares(banded, hidden_truth(probes), same_item(items), ["band"])]  # fmt: skip
     return Worth(edges, tuple(bands), answers["user_id"].n_unique())
 
 
 def weight_of(low: float, chance: float) -> float:
-    """Return the weight of items of which at least a share `low` is chosen, where of random ones `chance` is."""
-    return round(MOST_WEIGHT * (1 - chance / low), 4) if low > chance else 0.0
+    """Return the weight of items of which at least a share `low` is chosen, where of random ones `chance` is.
+
+    It grows with the logarithm of the lift low / chance, from 0 where that is 1 to MOST_WEIGHT at FULL_LIFT.
+    """
+    if low <= chance:
+        return 0.0
+    return round(MOST_WEIGHT * min(1.0, math.log(low / chance) / math.log(FULL_LIFT)), 4)
 
 
 @dataclass(frozen=True)
@@ -252,7 +262,7 @@ def load_or_learn(
     learnt = []
     for number in range(PARTS):
         relevances = _load_or_fit_relevances(evidence, number, sorted({target for _, target in pairs}), seed, cache)
-        keys = {pair: _key("worth", number, pair, asked_how, asdict(relevances[pair[1]])) for pair in pairs}
+        keys = {pair: _key("worth", SCALE, number, pair, asked_how, asdict(relevances[pair[1]])) for pair in pairs}
         worths = _load_or_measure_worths(evidence, number, relevances, keys, seed, cache)
         learnt.append(Learnt(relevances, worths))
     names = (evidence.probes[column].to_pylist() for column in ("user_id", "real_user_id"))

@@ -37,36 +37,50 @@ def parts_of(users: Sequence[str], seed: int) -> list[int]:
     return [hashlib.sha256(f"{seed}\0part\0{user}".encode()).digest()[0] % PARTS for user in users]
 
 
-def shares(answers: pl.DataFrame, truth: pl.DataFrame, items: pa.Table, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Return, per group of `keys`, users, answers, the share whose item the user chose, `low`, `high` and `chance`.
+def shares(
+    answers: pl.DataFrame, truth: pl.DataFrame, units: pl.DataFrame, keys: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return, per group of `keys`, users, answers, the share that the user chose, `low`, `high` and `chance`.
 
-    `answers` has the columns `keys`, `truth`, `user_id`, `to_domain` and `item_id`. `low` and `high` are the 95 %
-    interval over users; `chance` is the share that random items of the domain would reach.
+    `answers` has the columns `keys`, `truth`, `user_id`, `to_domain` and `item_id`. An answer is chosen if its unit is
+    that of a true item of the user; `units` has (item_id, domain, unit), and an item without one is never chosen. `low`
+    and `high` are the 95 % interval over users; `chance` is the share that random items of the domain would reach.
     """
-    right = truth.rename({"domain": "to_domain"}).unique().with_columns(chosen=pl.lit(1))
-    judged = answers.join(right, on=["truth", "user_id", "to_domain", "item_id"], how="left").join(
-        _chance(truth, items), on=["truth", "user_id", "to_domain"]
+    chosen = truth.join(units, on=["item_id", "domain"]).select("truth", "user_id", "unit", to_domain="domain").unique()
+    of_items = units.select("item_id", "unit", to_domain="domain")
+    right = chosen.with_columns(chosen=pl.lit(1))
+    judged = (
+        answers.join(of_items, on=["item_id", "to_domain"], how="left")
+        .join(right, on=["truth", "user_id", "to_domain", "unit"], how="left")
+        .join(_chance(truth, chosen, of_items), on=["truth", "user_id", "to_domain"])
     )
     users = judged.group_by(*keys, "user_id").agg(
         pl.col("chosen").fill_null(0).sum(), answers=pl.len(), chance=pl.col("chance").sum()
     )
     rows = []
     for key, theirs in users.sort(*keys, "user_id").group_by(keys, maintain_order=True):
-        chosen, count = theirs["chosen"].to_numpy(), theirs["answers"].to_numpy()
-        low, high = _interval(chosen, count)
-        figures = {"share": chosen.sum() / count.sum(), "low": low, "high": high}
+        hits, count = theirs["chosen"].to_numpy(), theirs["answers"].to_numpy()
+        low, high = _interval(hits, count)
+        figures = {"share": hits.sum() / count.sum(), "low": low, "high": high}
         chance = theirs["chance"].sum() / count.sum()
         group = dict(zip(keys, key, strict=True))
         rows.append({**group, "users": len(theirs), "answers": int(count.sum()), **figures, "chance": chance})
     return rows
 
 
-def _chance(truth: pl.DataFrame, items: pa.Table) -> pl.DataFrame:
-    """Return (truth, user_id, to_domain, chance): how often a random item of the domain is one that the user chose."""
-    sizes = frame_of(items).group_by("domain").agg(size=pl.len())
-    chosen = truth.group_by("truth", "user_id", "domain").agg(chosen=pl.col("item_id").n_unique())
-    chances = chosen.join(sizes, on="domain").with_columns(chance=pl.col("chosen") / pl.col("size"))
-    return chances.select("truth", "user_id", "chance", to_domain="domain")
+def same_item(items: pa.Table) -> pl.DataFrame:
+    """Return (item_id, domain, unit): every item is a unit of its own."""
+    return frame_of(items).select("item_id", "domain", unit="item_id")
+
+
+def _chance(truth: pl.DataFrame, chosen: pl.DataFrame, of_items: pl.DataFrame) -> pl.DataFrame:
+    """Return (truth, user_id, to_domain, chance): the share of the domain's items whose unit was chosen."""
+    size = of_items.group_by("to_domain").agg(size=pl.len())
+    within = of_items.group_by("to_domain", "unit").agg(within=pl.len())
+    hit = chosen.join(within, on=["to_domain", "unit"]).group_by("truth", "user_id", "to_domain").agg(pl.sum("within"))
+    asked = truth.select("truth", "user_id", to_domain="domain").unique().join(size, on="to_domain")
+    chances = asked.join(hit, on=["truth", "user_id", "to_domain"], how="left")
+    return chances.select("truth", "user_id", "to_domain", chance=pl.col("within").fill_null(0) / pl.col("size"))
 
 
 def _interval(chosen: np.ndarray, answers: np.ndarray) -> tuple[float, float]:

@@ -53,39 +53,55 @@ class Retrieval(TemplateGenerator):
         """Return how often the indexes found the truly nearest since the last call (see `neighbours.recall`)."""
         return recall(index for _, _, index in self._domains.values())
 
+    def items(self, questions: Sequence[ItemsQuestion]) -> list[list[str]]:
+        """Return for each question at most as many item ids as it asks for: the nearest, in turns."""
+        turns = self._turns(questions)
+        return [item_ids[: each.answers] for each, item_ids in zip(questions, turns, strict=True)]
+
     def _items(self, questions: Sequence[ItemsQuestion], longest: Sequence[int]) -> list[Reply]:
-        nearest = self._nearest(questions)
         replies = []
-        for question, length in zip(questions, longest, strict=True):
-            lists = [nearest.get((question.to_domain, item_id), []) for item_id in question.item_ids]
-            turns = (text for text in chain.from_iterable(zip_longest(*lists)) if text is not None)
-            texts = list(dict.fromkeys(text[:length].strip() for text in turns))[: question.answers]
+        for question, ids, length in zip(questions, self._turns(questions), longest, strict=True):
+            cut = (self._titles[item_id][:length].strip() for item_id in ids)
+            texts = list(dict.fromkeys(cut))[: question.answers]
             replies.append(items_reply(texts) if texts else Reply(None, error="no representative item has a text"))
         return replies
 
+    def _turns(self, questions: Sequence[ItemsQuestion]) -> list[list[str]]:
+        nearest = self._nearest(questions)
+        found = []
+        for question in questions:
+            lists = [nearest.get((question.to_domain, item_id), []) for item_id in question.item_ids]
+            turns = (item_id for item_id in chain.from_iterable(zip_longest(*lists)) if item_id is not None)
+            found.append(list(dict.fromkeys(turns)))
+        return found
+
     def _nearest(self, questions: Sequence[ItemsQuestion]) -> dict[tuple[str, str], list[str]]:
-        """Return for each (target domain, representative item) the nearest texts of the domain, nearest first."""
+        """Return for each (target domain, representative item) the nearest items of the domain, nearest first."""
         found: dict[tuple[str, str], list[str]] = {}
         for domain in sorted({question.to_domain for question in questions}):
             here = [question for question in questions if question.to_domain == domain]
             ids = sorted({item_id for question in here for item_id in question.item_ids})
             rows = self._catalogue.rows(pa.array(ids, pa.string()))
             known = [i for i, row in enumerate(rows) if row >= 0 and self._catalogue.has_text[row]]
-            texts, vectors, index = self._texts(domain)
+            item_ids, vectors, index = self._texts(domain)
             queries, k = self._catalogue.vectors[rows[known]], max(question.answers for question in here)
             best = nearest_rows(queries, vectors, k) if index is None else index.search(queries, k)[0]
             for i, nearest in zip(known, best, strict=True):
-                found[domain, ids[i]] = [texts[row] for row in nearest if row >= 0]
+                found[domain, ids[i]] = [item_ids[row] for row in nearest if row >= 0]
         return found
 
     def _texts(self, domain: str) -> tuple[list[str], np.ndarray, Index | None]:
-        """Return the domain's different titles, a vector for each (its first item's), and an index of many."""
+        """Return the first item of each of the domain's titles, their vectors, and an index of many."""
         if domain not in self._domains:
             rows: dict[str, int] = {}
             for row in self._catalogue.texts_of(domain):
                 rows.setdefault(self._titles[self._catalogue.item_ids[row].as_py()], row)
-            vectors = self._catalogue.vectors[list(rows.values())]
-            self._domains[domain] = list(rows), vectors, build(vectors, self._exact_up_to)
+            first = list(rows.values())
+            item_ids, vectors = (
+                self._catalogue.item_ids.take(pa.array(first)).to_pylist(),
+                self._catalogue.vectors[first],
+            )
+            self._domains[domain] = item_ids, vectors, build(vectors, self._exact_up_to)
         return self._domains[domain]
 
 

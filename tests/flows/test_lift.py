@@ -7,7 +7,14 @@ from flows.show import describe, format_artifact
 def test_grounded_items_are_shown_with_how_often_users_chose_such(finished):
     shown = describe(finished.lake, "grounded_items")
     rows = [row for row in finished.lake.read("answer_lift").to_pylist() if row["band"] is None]
-    assert {row["source"] for row in rows} == {"answers", "kept", "another user", "cooccurrence", "popular"}
+    assert {row["source"] for row in rows} == {
+        "answers",
+        "kept",
+        "another user",
+        "cooccurrence",
+        "popular",
+        "retrieval",
+    }
     assert [row["share"] for row in shown["lift"]] == [row["share"] for row in rows]
     assert "times_chance" in format_artifact(shown)
 

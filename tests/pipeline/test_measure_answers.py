@@ -1,8 +1,8 @@
 """Answers against what users really chose: probes, truth, shares and chance by hand."""
 
 from datetime import UTC, datetime
+from functools import partial
 
-import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -10,8 +10,11 @@ from data_lake.schemas import ANSWER_LIFT, GROUNDED_ITEMS, ITEMS, PROBES, SEQUEN
 from data_lake.tables import check
 from pipeline.augment.measure_answers import measure_answers
 from pipeline.augment.probe import probe
+from pipeline.augment.truth import all_truth
 from pipeline.config import EnrichConfig
 from pipeline.histories import with_probes
+from pipeline.llm.cooccurrence import Neighbours, titled
+from tests.pipeline.worlds import NO_PROBES
 
 CFG = EnrichConfig(prompt_share=0.75, probes=10)
 
@@ -100,8 +103,20 @@ def test_a_user_who_is_called_as_a_probe_is_an_error():
         with_probes(clash, probes)
 
 
-def lift(users, probes, answers, **catalogue):
-    table = measure_answers(users, probes, answers, items(**catalogue), CFG)
+def lift(users, probes, answers, clusters=None, **catalogue):
+    known, neighbours = items(**catalogue), Neighbours(users, probes, CFG.prompt_share, titled(items(**catalogue)))
+
+    def near(questions, by_neighbours=True):
+        found = neighbours.items(questions, by_neighbours)
+        return [found[each.user_id, each.to_domain] for each in questions]
+
+    baselines = {"cooccurrence": near, "popular": partial(near, by_neighbours=False)}
+    nobody = pa.table({"user_id": pa.array([], pa.string()), "domain": pa.array([], pa.string()),
+                       "item_ids": pa.array([], pa.list_(pa.string()))})  # fmt: skip
+    clustered = pa.table(
+        {"item_id": pa.array(clusters or {}, pa.string()), "cluster": pa.array((clusters or {}).values(), pa.int32())}
+    )
+    table = measure_answers(all_truth(users, probes, CFG), nobody, answers, known, clustered, baselines)
     return {(row["truth"], row["source"], row["band"]): row for row in check(table, ANSWER_LIFT).to_pylist()}
 
 
@@ -113,6 +128,16 @@ def test_the_later_part_of_a_training_prefix_is_truth():
     kept = rows["unshown", "kept", None]
     assert (kept["users"], kept["answers"], kept["share"], kept["chance"]) == (1, 2, 0.5, 0.1)
     assert rows["unshown", "kept", 0]["answers"] == 2
+
+
+def test_an_item_of_a_cluster_that_the_user_chose_of_is_counted_apart():
+    # the user chose kitchen_1; kitchen_1 to 3 are one cluster, kitchen_4 another, and kitchen_5 has none
+    users = sequences(u="food_1 food_2 food_3 kitchen_1 kitchen_8 kitchen_9")
+    clusters = {"kitchen_1": 7, "kitchen_2": 7, "kitchen_3": 7, "kitchen_4": 1}
+    answers = grounded(*(("u", "kitchen", f"kitchen_{number}", True) for number in (1, 2, 4, 5)))
+    kept = lift(users, NO_PROBES, answers, clusters, food=3, kitchen=10)["unshown", "kept", None]
+    assert (kept["share"], kept["chance"]) == (0.25, 0.1)
+    assert (kept["in_cluster"], kept["in_cluster_by_chance"]) == (0.5, pytest.approx(0.3))
 
 
 def test_the_hidden_domain_of_a_probe_is_truth_and_a_band_holds_its_ranks():
@@ -158,14 +183,10 @@ def test_no_validation_or_test_action_is_read():
     other = sequences(
         two=TWO.replace("kitchen_9 food_9", "food_7 kitchen_7"), u="food_1 food_2 food_3 kitchen_1 food_9 food_8"
     )
-    catalogue = items(food=10, kitchen=10)
     assert probe(other, CFG) == probes
-    assert measure_answers(other, probes, answers, catalogue, CFG) == measure_answers(
-        users, probes, answers, catalogue, CFG
-    )
+    assert lift(other, probes, answers, food=10, kitchen=10) == lift(users, probes, answers, food=10, kitchen=10)
 
 
 def test_without_answers_there_are_no_rows():
     users = sequences(two=TWO)
-    table = measure_answers(users, probe(users, CFG), grounded(), items(food=3, kitchen=3), CFG)
-    assert pl.DataFrame(check(table, ANSWER_LIFT)).is_empty()
+    assert lift(users, probe(users, CFG), grounded(), food=3, kitchen=3) == {}
