@@ -2,7 +2,7 @@
 
     python -m benchmarks.augmentation --on thinned --copies 0 1 2 3 4
     python -m benchmarks.augmentation --on imbalanced --arms cooccurrence --seeds 0 1
-    python -m benchmarks.augmentation --on food-kitchen --set train.pretrain.epochs=3
+    python -m benchmarks.augmentation --copies 0 --arms vllm --set llm.model=smollm2    # of benchmarks.real_llm
 
 The data is read from $EDT_DATA. `thinned` are copies of food-kitchen in which a --share of the users keep one training
 action in one of their domains. A user is averaged over seeds and copies, then users are resampled. Nothing of the test
@@ -34,6 +34,7 @@ ARMS = {
     NONE: ("enrich.generator=none",),
     "retrieval": ("enrich.generator=retrieval",),
     "cooccurrence": ("enrich.generator=cooccurrence",),
+    "vllm": ("enrich.generator=vllm",),
     RANDOM: ("enrich.generator=cooccurrence",),
     "retrieval, no filter": (
         "enrich.generator=retrieval",

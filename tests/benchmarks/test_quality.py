@@ -122,22 +122,22 @@ def test_the_ablation_compares_each_variant_with_the_whole_method(
         assert abs(difference) > 1e-3
 
 
-def test_two_runs_are_compared_on_the_targets_in_thinned_domains(
-    quality: Measured, ablation: subprocess.CompletedProcess[str], tmp_path: Path
-) -> None:
-    lines_of("thin", "--out", tmp_path, data=quality.data)
-    first, second = sorted(quality.out.glob("runs/*/seed-0/figures/ranks"))
-    line = lines_of("thinned", "--thin", tmp_path, "--without", first, "--with", second)[6]
-    thinned = pl.read_parquet(tmp_path / "thinned.parquet")
-    without, with_ = (
-        pl.DataFrame(read_tables(folder, RANKS))
-        .filter(phase="finetune", split="test", protocol="full")
-        .join(thinned, on=["user_id", "domain"], how="semi")
-        for folder in (first, second)
-    )
-    figures = [(ranks["rank"] <= 10).mean() for ranks in (with_, without)]
-    assert line.startswith("finetune  full         HR@10    with {:.4f}  without {:.4f}  difference ".format(*figures))
-    assert line.endswith(f"  ({len(with_)} users)")
+def test_augmentation_is_compared_with_none_on_a_thinned_copy(quality: Measured, tmp_path: Path) -> None:
+    settings = overrides(*SMALL, "enrich.noise_filter=false", "enrich.probes=10", "train.loss.synthetic_weight=1")
+    options = ("--copies", "0", "--arms", "cooccurrence", "--out", tmp_path, *settings)
+    lines = lines_of("augmentation", *options, data=quality.data)
+    assert lines[2].startswith("thinned, validation, finetune, 1 training seeds")
+    [line] = [line for line in lines if line.split()[1:4] == ["all", "full", "HR@10"]]
+    hits = {
+        float((ranks.filter(phase="finetune", split="validation", protocol="full")["rank"] <= 10).mean())
+        for ranks in (
+            pl.DataFrame(read_tables(folder, RANKS)) for folder in tmp_path.glob("runs/*/seed-0/figures/ranks")
+        )
+    }
+    assert len(hits) == 2
+    none, augmented = (float(line.split()[at]) for at in (4, 6))
+    assert {none, augmented} == {round(hit, 4) for hit in hits}
+    assert line.endswith("(60 users)")
 
 
 def test_every_variant_changes_the_settings_of_the_sample_world_as_it_is_set_up(tmp_path: Path) -> None:
