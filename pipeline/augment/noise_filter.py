@@ -290,7 +290,8 @@ def _load_or_fit_relevances(
     evidence: Evidence, number: int, domains: Sequence[str], seed: int, cache: KeyedCache
 ) -> dict[str, Relevance]:
     """Return how relevance follows for the users of a part: learnt from the next one, measured on the one after."""
-    keys = {domain: _key("relevance", number, domain, seed) for domain in domains}
+    encoder = (evidence.catalogue.model, evidence.catalogue.revision)
+    keys = {domain: _key("relevance", number, domain, encoder, seed) for domain in domains}
     held = _held(cache, keys.values())
     found = {domain: _relevance(held[key]) for domain, key in keys.items() if key in held}
     fitted, others = evidence.part(number + 1, seed), evidence.part(number + 2, seed)
