@@ -80,7 +80,7 @@ class LossConfig(Config):
 
     synthetic_weight: NonNegativeFloat | Literal["measured"] = "measured"
     """Weight of a synthetic item as a target of the last real item before it; a real target's is at most 1. `measured`:
-    the more, the surer answers of its kind beat random items."""
+    by how much more often than random items answers of its kind are chosen."""
 
     half_after_actions: NonNegativeFloat = 8.0
     """A target counts half after so many newer training actions of its user; 0: all count alike."""

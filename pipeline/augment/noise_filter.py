@@ -2,14 +2,13 @@
 
 To real choices of some users, beside random items, a logistic regression of the signals is fitted: how relevant an item
 is to a user. The answers given to others are cut into bands of relevance, and it is counted how often those users chose
-them. A band that beats chance is worth a weight, the more the surer it does; other answers are dropped. Nobody is
+them. A band that beats chance is worth as much weight as it surely does; other answers are dropped. Nobody is
 judged by what their own choices taught: users are dealt into three parts by a hash, and for those of one part the
 second is fitted to and the third is counted. What is learnt is kept in a lake from run to run.
 """
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -33,13 +32,6 @@ RANDOM_ITEMS = 10
 """Items of the domain that stand beside each real choice."""
 BANDS = 3
 """Bands of relevance, equal in answers. As many follow for answers that are not faithful to their item."""
-MOST_WEIGHT = 0.3
-"""Weight of an inserted item as a training target, where a real one has 1, if its band beats chance FULL_LIFT times."""
-FULL_LIFT = 100
-
-SCALE = (BANDS, MOST_WEIGHT, FULL_LIFT)
-"""What another value of makes what is kept void."""
-
 PAIR = ["from_domain", "to_domain"]
 
 
@@ -223,11 +215,9 @@ def measure_worth(answers: pl.DataFrame, probes: pa.Table, items: pa.Table) -> W
 def weight_of(low: float, chance: float) -> float:
     """Return the weight of items of which at least a share `low` is chosen, where of random ones `chance` is.
 
-    It grows with the logarithm of the lift low / chance, from 0 where that is 1 to MOST_WEIGHT at FULL_LIFT.
+    It is by how much the share surely exceeds chance: a training target that is right with probability p counts p.
     """
-    if low <= chance:
-        return 0.0
-    return round(MOST_WEIGHT * min(1.0, math.log(low / chance) / math.log(FULL_LIFT)), 4)
+    return round(max(0.0, low - chance), 5)
 
 
 @dataclass(frozen=True)
@@ -262,7 +252,7 @@ def load_or_learn(
     learnt = []
     for number in range(PARTS):
         relevances = _load_or_fit_relevances(evidence, number, sorted({target for _, target in pairs}), seed, cache)
-        keys = {pair: _key("worth", SCALE, number, pair, asked_how, asdict(relevances[pair[1]])) for pair in pairs}
+        keys = {pair: _key("worth", BANDS, number, pair, asked_how, asdict(relevances[pair[1]])) for pair in pairs}
         worths = _load_or_measure_worths(evidence, number, relevances, keys, seed, cache)
         learnt.append(Learnt(relevances, worths))
     names = (evidence.probes[column].to_pylist() for column in ("user_id", "real_user_id"))

@@ -33,8 +33,8 @@ from tests.pipeline.worlds import DictCache
 PAIR = ("food", "kitchen")
 
 
-def test_a_weight_is_none_where_chance_is_reached_and_grows_with_the_logarithm_of_the_lift():
-    assert [weight_of(low, 0.001) for low in (0.0, 0.001, 0.01, 0.1, 1.0)] == [0, 0, 0.15, 0.3, 0.3]
+def test_a_weight_is_what_the_share_surely_exceeds_chance_by():
+    assert [weight_of(low, 0.01) for low in (0.0, 0.01, 0.015, 1.0)] == [0, 0, 0.005, 0.99]
 
 
 def test_bands_are_cut_by_relevance_and_what_is_unfaithful_is_banded_apart():
@@ -123,7 +123,7 @@ def test_each_band_is_worth_what_its_users_chose():
     found = measure_worth(answered(*rows), probes, items(100))
     assert found.edges == (3.0, 2.0)
     assert [(each["band"], each["answers"], each["share"], each["weight"]) for each in found.bands] == [
-        (0, 60, 1.0, 0.3), (1, 60, 0.0, 0.0), (2, 60, 0.0, 0.0),
+        (0, 60, 1.0, 0.99), (1, 60, 0.0, 0.0), (2, 60, 0.0, 0.0),
     ]  # fmt: skip
     assert pays([found])
 
@@ -174,7 +174,7 @@ def test_no_user_is_judged_by_the_own_choices():
     judge = load_or_learn(evidence, [PAIR], {"model": "m"}, 0, DictCache("fitted"))
     of_part_0 = next(user for user in users if parts[user] == 0)
     answers = answered((f"p{of_part_0[1:]}", "kitchen_0", 0), (f"p{of_part_0[1:]}", "kitchen_40", 0)).drop("relevance")
-    assert judge.judge(answers.with_columns(from_domain=pl.lit("food")))["weight"].to_list() == [0, 0.2548]
+    assert judge.judge(answers.with_columns(from_domain=pl.lit("food")))["weight"].to_list() == [0, 0.98]
     assert all(len({parts[f"u{name[1:]}"] for name in asked}) == 1 for asked in found.asked)
 
 
