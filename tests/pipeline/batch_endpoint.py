@@ -15,7 +15,7 @@ from tests.pipeline.stub_endpoint import completion
 
 
 class BatchEndpoint(ThreadingHTTPServer):
-    """Answers each prompt of a batch with one item of that name, in reverse order, or as a test says.
+    """Answers each prompt of a batch with one item, its `answer`, in reverse order, or as a test says.
 
     A batch goes through `statuses`, one each time it is asked for, and stays at the last. `unanswered` are prompts that
     have no line in the output, `errors` those whose line stands in the error file: (status, body) or a code.
@@ -29,7 +29,7 @@ class BatchEndpoint(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.statuses, self.unanswered, self.errors, self.refusals = ["in_progress", "completed"], set(), {}, {}
         self.calls, self.keys, self.uploaded, self.batches, self.answers = [], [], {}, {}, {}
-        self.finish, self.problem = "stop", None
+        self.answer, self.finish, self.problem = str, "stop", None
 
     @property
     def url(self):
@@ -83,7 +83,7 @@ class BatchEndpoint(ThreadingHTTPServer):
             if isinstance(error, str):
                 line["error"] = {"code": error, "message": f"{error} of {prompt}"}
             else:
-                said = completion(json.dumps({"items": [prompt]}), self.finish)
+                said = completion(json.dumps({"items": [self.answer(prompt)]}), self.finish)
                 status, body = error or (200, json.loads(said))
                 line["response"] = {"status_code": status, "request_id": "r", "body": body}
             lines.append(json.dumps(line))

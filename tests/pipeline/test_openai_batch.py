@@ -4,13 +4,14 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import pipeline.llm.openai as openai_module
 import pipeline.llm.openai_batch as module
 from data_lake.errors import UserError
-from pipeline.config import LLMConfig, OpenAIConfig
+from pipeline.config import EnrichConfig, LLMConfig, OpenAIConfig
 from pipeline.llm.backends import open_generator
 from pipeline.llm.generator import Reply, prompt_hash
 from pipeline.llm.openai import OpenAI
@@ -68,17 +69,14 @@ def test_a_call_is_one_file_and_one_batch_and_its_answers_come_in_the_order_of_t
 
 
 def test_the_settings_choose_batches_and_a_reply_is_the_same_with_and_without_them(endpoint):
-    class Settings:
-        llm, enrich = LLMConfig(model="m"), None
+    def opened(is_batch):
+        openai = OpenAIConfig(base_url=endpoint.url, batch=is_batch)
+        settings = SimpleNamespace(enrich=EnrichConfig(generator="openai"), llm=LLMConfig(model="m"), openai=openai)
+        return open_generator(settings, lambda: None)
 
-    opened = []
-    for is_batch in (False, True):
-        Settings.openai = OpenAIConfig(base_url=endpoint.url, batch=is_batch)
-        Settings.enrich = type("Enrich", (), {"generator": "openai"})
-        opened.append(open_generator(Settings, lambda: None))
-    assert [type(each) for each in opened] == [OpenAI, OpenAIBatch]
-    assert opened[0].identity == opened[1].identity
-    assert opened[0].fingerprint == opened[1].fingerprint
+    alone, batched = opened(False), opened(True)
+    assert (type(alone), type(batched)) == (OpenAI, OpenAIBatch)
+    assert (alone.identity, alone.fingerprint) == (batched.identity, batched.fingerprint)
 
 
 ASK = """
