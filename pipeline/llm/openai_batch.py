@@ -20,7 +20,7 @@ from pipeline.llm.openai import FIRST_RETRIES, NO_COMPLETION, TRY_AGAIN, OpenAI,
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
 """What one file may hold."""
 FIRST_POLL, LONGEST_POLL = 1.0, 60.0  # seconds
-ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+ENDED = ("completed", "failed", "expired", "cancelled")
 PATH = "/v1/chat/completions"
 
 
@@ -133,7 +133,7 @@ class OpenAIBatch(OpenAI):
         """Return key and reply of a line of an output or error file; the key is empty where it has none."""
         try:
             result = json.loads(line)
-            key, response, error = result["custom_id"], result.get("response"), result.get("error")
+            key, response, error = str(result["custom_id"]), result.get("response"), result.get("error")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return "", Reply(None, NO_COMPLETION)
         if isinstance(response, dict) and response.get("status_code") == 200:
@@ -163,9 +163,9 @@ class OpenAIBatch(OpenAI):
         )
 
     def _request(self, method: str, path: str, **content: Any) -> httpx.Response:
-        """Return the endpoint's answer, which is asked again while it is busy or away.
+        """Return the endpoint's answer; it is asked again while it is busy or away, and then UserError is raised.
 
-        A batch is not asked for again where it may have been started: raises UserError.
+        A connection that breaks while a batch is started is not tried again: the batch may have been started.
         """
         client, problem = self._open(), ""
         for attempt in range(self.cfg.retries + 1):
@@ -179,6 +179,7 @@ class OpenAIBatch(OpenAI):
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 problem = f"broke off {method} {path} ({type(error).__name__})"
                 if (method, path) == ("POST", "batches"):
+                    problem += ", and may have started a batch that is not known here: look for it at the provider"
                     break
             else:
                 self._count_answer()
@@ -190,8 +191,8 @@ class OpenAIBatch(OpenAI):
             if attempt < self.cfg.retries:
                 time.sleep(pause(attempt, asked_to_wait))
         raise UserError(
-            f"[openai] base_url {self.cfg.base_url} {problem}. Run again once it answers: batches that were started "
-            "are waited for, and not paid for twice."
+            f"[openai] base_url {self.cfg.base_url} {problem}. Run again once it answers: the batches that are "
+            "known here are waited for, and not paid for twice."
         )
 
     def _remembered_as(self, key: str) -> str:

@@ -20,7 +20,7 @@ class BatchEndpoint(ThreadingHTTPServer):
     A batch goes through `statuses`, one each time it is asked for, and stays at the last. `unanswered` are prompts that
     have no line in the output, `errors` those whose line stands in the error file: (status, body) or a code.
     `calls` are the requests received, as (method, path); `uploaded` the lines of each file, `keys` the keys sent.
-    `refusals` are (status, body) that answer the next requests of a (method, path) instead.
+    `refusals` are (status, body) that answer the next requests of a (method, path) instead; `silent` ones break off.
     """
 
     daemon_threads = True
@@ -29,7 +29,7 @@ class BatchEndpoint(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.statuses, self.unanswered, self.errors, self.refusals = ["in_progress", "completed"], set(), {}, {}
         self.calls, self.keys, self.uploaded, self.batches, self.answers = [], [], {}, {}, {}
-        self.answer, self.finish, self.problem = str, "stop", None
+        self.answer, self.finish, self.problem, self.silent = str, "stop", None, set()
 
     @property
     def url(self):
@@ -126,6 +126,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _refused(self, method, path):
         self.server.calls.append((method, path))
         self.server.keys.append(self.headers.get("Authorization"))
+        if (method, path) in self.server.silent:
+            self.close_connection = True
+            return True
         refusals = self.server.refusals.get((method, path), [])
         if refusals:
             self._say(*refusals.pop(0))

@@ -18,7 +18,7 @@ from pipeline.llm.openai import OpenAI
 from pipeline.llm.openai_batch import OpenAIBatch
 from pipeline.llm.prompts import items_schema
 from tests.pipeline.batch_endpoint import BatchEndpoint, batch
-from tests.pipeline.stub_endpoint import ask
+from tests.pipeline.stub_endpoint import ask, completion
 
 HOME = Path(__file__).resolve().parents[2]
 
@@ -209,6 +209,31 @@ def test_what_stops_a_batch_stops_the_run_without_the_key(endpoint, tmp_path, mo
         batch(endpoint.url, tmp_path)(ask("rice"))
     assert "s3cret" not in str(raised.value)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
+
+
+def test_a_batch_whose_start_broke_off_is_not_started_twice(endpoint, tmp_path):
+    endpoint.silent = {("POST", "batches")}
+    with pytest.raises(UserError, match="may have started a batch that is not known here"):
+        batch(endpoint.url, tmp_path)(ask("rice"))
+    assert endpoint.sent == (1, 1)
+
+
+def test_odd_lines_of_an_output_file_fail_their_own_rows_alone(endpoint, tmp_path):
+    requests = ask("rice", "tea", "wok")
+    keys = [prompt_hash(request, batch(endpoint.url, tmp_path).identity) for request in requests]
+    body = json.loads(completion('{"items": ["rice"]}'))
+    lines = [
+        {"custom_id": keys[0], "response": {"status_code": 200, "body": body}},
+        {"custom_id": keys[1], "response": {"status_code": 200, "body": [1]}},
+        {"custom_id": keys[2], "response": "none", "error": "none"},
+        {"custom_id": ["a list"], "response": {"status_code": 200}},
+        {"custom_id": "of nobody", "response": None},
+        [1],
+        3,
+    ]
+    content = b"\n".join([b"no json", b"\xff", *(json.dumps(line).encode() for line in lines)])
+    endpoint.refusals = {("GET", "files/batch_0-output/content"): [(200, content)]}
+    assert named(batch(endpoint.url, tmp_path)(requests)) == ["rice", "no_completion", "batch_error"]
 
 
 def test_an_endpoint_that_is_not_there_stops_the_run(tmp_path):
