@@ -84,6 +84,8 @@ def _representatives(food: Any, users: int) -> pa.Table:
         "actions": pa.array([SHOWN_ITEMS, 0] * users, pa.int32()),
         "budget": pa.array([0, 10] * users, pa.int32()),
         "shown": pa.array([SHOWN_ITEMS] * (2 * users), pa.int32()),
+        "seen": pa.array([SHOWN_ITEMS - 1] * (2 * users), pa.int32()),
+        "forbidden": pa.array([SHOWN_ITEMS] * (2 * users), pa.int32()),
     })  # fmt: skip
 
 

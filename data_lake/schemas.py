@@ -155,6 +155,11 @@ ANSWER_LIFT = _one(
     "band",
 )
 
+_POSITIONS = [  # from 0, in the user's row of `sequences` or, of a probe, of `probes`
+    _field("seen", pa.int32(), null=True),  # of the last action that the row rests on; null: it rests on none
+    _field("forbidden", pa.int32(), null=True),  # of the first one that it must not rest on; null: there is none
+]
+
 REPRESENTATIVES = _one(
     "representatives",
     pa.schema(
@@ -165,6 +170,7 @@ REPRESENTATIVES = _one(
             _field("actions", pa.int32()),  # n_d: real actions of the domain in the shown part
             _field("budget", pa.int32()),  # items to insert into this domain
             _field("shown", pa.int32()),  # length of the shown part of the training prefix, all domains: n
+            *_POSITIONS,
         ]
     ),
     "user_id",
@@ -189,6 +195,7 @@ GENERATED_ITEMS = _one(
             _field("user_id", pa.string()),
             _field("from_domain", pa.string()),
             _field("to_domain", pa.string()),
+            *_POSITIONS,
             *_REPLY,
             _field("answers", _texts()),  # parsed item descriptions, empty if the reply failed
             _field("item_ids", _texts()),  # the catalogue item of each answer where the generator names it, else empty
@@ -249,6 +256,7 @@ DOMAIN_PROFILES = _one(
             _field("text", pa.string(), null=True),
             _field("evidence", pa.int32()),  # real training actions of the user in the domain
             _field("inferred", pa.bool_()),  # no real item: weighs nothing in the merge
+            *_POSITIONS,
             *_REPLY,
         ]
     ),
@@ -263,6 +271,7 @@ USER_PROFILES = _one(
             _field("user_id", pa.string()),
             _field("text", pa.string(), null=True),
             _field("evidence", pa.int32()),
+            *_POSITIONS,
             *_REPLY,
         ]
     ),

@@ -131,12 +131,25 @@ def show_status(
     config: Config = DEFAULT_FILE,
     set_: Set = None,
     as_json: Json = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Hash every file.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash every file, check that no row saw too much.")] = False,
 ) -> None:
-    """Say how each stage stands: fresh, stale and because of what, missing, or off."""
+    """Say how each stage stands: fresh, stale and because of what, missing, or off.
+
+    With --verify --json: `positions` says of a stage whose rows tell what they saw whether any saw too much, else null.
+    """
+    from flows.positions import check_stages
+
     with open_run(_request(config, set_)) as run:
         steps = status(run, verify)
-    _print_steps(steps, as_json, ("stage", "state", "rows", "seconds", "why"))
+        checks = check_stages(run) if verify else {}
+    found = {"positions": {stage: str(check) for stage, check in checks.items()}} if verify else {}
+    _print_steps(steps, as_json, ("stage", "state", "rows", "seconds", "why"), found)
+    if checks and not as_json:
+        print("\n" + "\n".join(f"{check.artifact}: {check}." for check in checks.values()))
+    if leaked := [stage for stage, check in checks.items() if check.leaked]:
+        names = ", ".join(leaked)
+        text.log(f"error: {names}: rows saw what they must not see. Rebuild with --rerun {leaked[0]}, or report a bug.")
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -62,6 +62,7 @@ by = "leave-one-out"       # or "time", with validation_days and test_days; or "
 [openai]                   # read where generator = "openai"
 # base_url = "http://127.0.0.1:8000/v1"
 # key_variable = "OPENAI_API_KEY"  # the environment variable that holds the key
+# batch = true                     # send files to the batch interface: half the price, an answer within a day
 # tokenizer = "models/my-model"    # a folder; else four characters count as a token
 
 {described}

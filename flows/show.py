@@ -15,6 +15,7 @@ from data_lake.lake import Lake
 from data_lake.schemas import ARTIFACTS
 from flows import text
 from flows.lift import lift
+from flows.positions import check_positions
 
 SAMPLE = 5
 DEEP = 2
@@ -39,6 +40,7 @@ def describe(
     if name not in tables:
         raise UserError(f"{artifact} has no table {name!r}. It has {', '.join(filter(None, tables)) or 'only one'}.")
     assert manifest is not None  # `verified_path` found one
+    positions = None if failed else check_positions(lake, artifact)
     data = _dataset(folder / name)
     try:
         if user is not None:
@@ -56,6 +58,7 @@ def describe(
         "folder": str(folder),
         "count": data.count_rows(),
         "schema": {field.name: str(field.type) for field in data.schema},
+        **({"positions": str(positions)} if positions else {}),
         "figures": _with_recall(manifest.figures),
         **({"lift": lift(lake)} if artifact == "grounded_items" and not failed else {}),
         "seconds": manifest.seconds,
@@ -67,8 +70,9 @@ def format_artifact(shown: Mapping[str, Any]) -> str:
     """Return what `describe` found as text for a person."""
     head = shown["artifact"] + (f", table {shown['table']} of {', '.join(shown['tables'])}" if "table" in shown else "")
     failed = f"\nof a run that failed: {text.escape_control(shown['error'])}" if "error" in shown else ""
+    positions = f"\n{shown['positions']}." if "positions" in shown else ""
     parts = [
-        f"{head}: {shown['count']:,} rows, made in {shown['seconds']:.1f} s{failed}\n{shown['folder']}",
+        f"{head}: {shown['count']:,} rows, made in {shown['seconds']:.1f} s{failed}\n{shown['folder']}{positions}",
         text.table([{"column": name, "type": kind} for name, kind in shown["schema"].items()]),
         text.table([{"figure": name, "value": value} for name, value in _flat(shown["figures"])], WIDE),
         text.table(shown.get("lift", [])),

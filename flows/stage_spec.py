@@ -97,6 +97,7 @@ class StageRun:
     @cached_property
     def generator(self) -> Generator:
         """The generator, with the artifacts that it answers from."""
+        self.models.generator.remember_in(self.io.keyed_cache("batches"))
         generator = self.models.generator_with_cache(self.io.keyed_cache("replies"))
         generator.read({artifact: self.io.read(artifact) for artifact in generator.reads})
         return generator

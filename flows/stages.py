@@ -362,7 +362,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="represent",
-        version=2,
+        version=3,
         reads=("sequences", "probes", "item_embeddings"),
         makes=("representatives",),
         settings=("enrich.representatives", "enrich.prompt_share", "enrich.budget"),
@@ -372,7 +372,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="generate_items",
-        version=5,
+        version=6,
         reads=lambda settings: ("items", "representatives", *(("sequences",) if _with_examples(settings) else ())),
         makes=("generated_items",),
         settings=("enrich.noise_filter", "enrich.seed", "enrich.pairs", "enrich.max_tokens", *ASKED_HOW),
@@ -420,7 +420,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="profile_domains",
-        version=6,
+        version=7,
         reads=("items", "item_embeddings", "augmented_sequences"),
         makes=("domain_profiles",),
         settings=(
@@ -435,7 +435,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="profile_users",
-        version=5,
+        version=6,
         reads=("domain_profiles",),
         makes=("user_profiles",),
         settings=("profile.words", "profile.user_words", "profile.max_tokens", "profile.user_prompt"),

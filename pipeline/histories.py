@@ -35,6 +35,25 @@ def prompt_visible(sequences: pa.Table, prompt_share: float) -> pl.DataFrame:
     return training_prefix(sequences).filter(pl.int_range(pl.len()).over("row") < shown)
 
 
+def last_seen(known: pl.DataFrame, users: int) -> pl.Series:
+    """Return per user, of `users`, the position of the last of the actions `known`; null where there is none."""
+    last = known.group_by("row").agg(pl.col("position").max())
+    rows = pl.DataFrame({"row": range(users)}, schema={"row": pl.Int64})
+    return rows.join(last, on="row", how="left", maintain_order="left")["position"].cast(pl.Int32)
+
+
+def prompt_forbidden(sequences: pa.Table, prompt_share: float) -> pl.Series:
+    """Return per user the position of the first action that no prompt may show; null for a user without actions.
+
+    It is told by how many training actions there are, not by `prompt_visible`: each is a check of the other.
+    """
+    length = pl.col("splits").list.count_matches(TRAIN).cast(pl.Int32)
+    shown = (length * prompt_share + 1e-9).floor().cast(pl.Int32).clip(upper_bound=length - 1).clip(lower_bound=0)
+    return (
+        frame_of(sequences).select(pl.when(pl.col("splits").list.len() > 0).then(shown).alias("forbidden")).to_series()
+    )
+
+
 def of_users(table: pa.Table, user_ids: pa.ChunkedArray) -> pl.DataFrame:
     """Return the rows of these users, in the order of `table`, with `row`: the user's index in `user_ids`."""
     users = pl.DataFrame({"user_id": pl.from_arrow(user_ids)}).with_row_index("row")

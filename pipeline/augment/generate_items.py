@@ -29,9 +29,10 @@ def pairs_of(cfg: EnrichConfig, domains: Sequence[str]) -> tuple[tuple[str, str]
 
 
 def generation_rows(representatives: pa.Table, pairs: Sequence[tuple[str, str]], domains: Sequence[str]) -> pa.Table:
-    """Return a row (user_id, from_domain, to_domain, item_ids) per question to ask, in order of users, then `pairs`.
+    """Return a row per question to ask, in order of users, then `pairs`.
 
-    A user is asked about a pair with a representative in `from` and a budget in `to`.
+    Its columns are user_id, from_domain, to_domain, item_ids, and `seen` and `forbidden` as the representatives have
+    them. A user is asked about a pair with a representative in `from` and a budget in `to`.
     """
     names = pa.array(domains)
     order = pl.DataFrame({
@@ -51,8 +52,8 @@ def generation_rows(representatives: pa.Table, pairs: Sequence[tuple[str, str]],
     rows = have.join(order, on="from").join(lack, on=["user", "to"])
     first = pl.col("row").min().over("user")  # a user's rows stand together
     rows = rows.sort(first, "pair")
-    asked = representatives.select(["user_id", "domain", "item_ids"]).take(rows["row"].to_arrow())
-    asked = asked.rename_columns(["user_id", "from_domain", "item_ids"])
+    asked = representatives.select(["user_id", "domain", "item_ids", "seen", "forbidden"]).take(rows["row"].to_arrow())
+    asked = asked.rename_columns({"domain": "from_domain"})
     return asked.add_column(2, "to_domain", names.take(rows["to"].to_arrow()))
 
 
@@ -66,9 +67,10 @@ def generate_items(
 ) -> pa.Table:
     """Return GENERATED_ITEMS, one row per row of `rows` (see `generation_rows`), in the same order.
 
-    A reply that cannot be used, even when asked for again with fewer and shorter answers, keeps its row: no answers,
-    and the reason. `about` describes domains; one that it lacks goes by its name. Where a prompt is too long for the
-    model the oldest items are dropped. `examples` (see `augment.examples`) stand in every prompt of their pair.
+    All columns of `rows` but `item_ids` are handed on. A reply that cannot be used, even when asked for again with
+    fewer and shorter answers, keeps its row: no answers, and the reason. `about` describes domains; one that it lacks
+    goes by its name. Where a prompt is too long for the model the oldest items are dropped. `examples` (see
+    `augment.examples`) stand in every prompt of their pair.
     """
     asked = rows.to_pylist()
     shown = {item for row in asked for item in row["item_ids"]}
@@ -80,7 +82,7 @@ def generate_items(
         return prompts.request(asked[index], is_retry, dropped)
 
     answers = ask(generator, len(asked), request)
-    table = rows.select(["user_id", "from_domain", "to_domain"])
+    table = rows.drop_columns("item_ids")
     for name, column in reply_columns(answers, generator.identity).items():
         table = table.append_column(name, column)
     texts = pa.array([answer.value for answer in answers], pa.list_(pa.string()))

@@ -9,7 +9,7 @@ import pyarrow as pa
 from data_lake.schemas import REPRESENTATIVES
 from pipeline.config import EnrichConfig
 from pipeline.frames import lists
-from pipeline.histories import prompt_visible
+from pipeline.histories import last_seen, prompt_forbidden, prompt_visible
 from pipeline.vectors.catalogue import Catalogue
 from pipeline.vectors.kmeans import kmeans, nearest_points, spread_starts
 
@@ -20,7 +20,8 @@ def represent(sequences: pa.Table, catalogue: Catalogue, cfg: EnrichConfig, doma
     """Return REPRESENTATIVES: a row per user and domain, users as in `sequences`, domains as in `domains`.
 
     Only the shown part of the training prefix is read. A user's different items with text in a domain are clustered
-    into K groups, and the real item nearest each centre is taken; up to K items are taken whole.
+    into K groups, and the real item nearest each centre is taken; up to K items are taken whole. A row rests on the
+    shown actions of all domains: its budget counts them.
     """
     shown = prompt_visible(sequences, cfg.prompt_share)
     index = {domain: number for number, domain in enumerate(domains)}
@@ -49,6 +50,8 @@ def represent(sequences: pa.Table, catalogue: Catalogue, cfg: EnrichConfig, doma
             pa.array(counts.reshape(-1).astype(np.int32)),
             pa.array(budget.reshape(-1).astype(np.int32)),
             pa.array(counts.sum(axis=1)[users].astype(np.int32)),
+            last_seen(shown, sequences.num_rows)[users].to_arrow(),
+            prompt_forbidden(sequences, cfg.prompt_share)[users].to_arrow(),
         ],
         schema=REPRESENTATIVES.tables[""],
     )

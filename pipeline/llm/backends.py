@@ -46,8 +46,9 @@ def _vllm(settings: GeneratorSettings, before_start: BeforeStart) -> "Generator"
 
 def _openai(settings: GeneratorSettings, before_start: BeforeStart) -> "Generator":
     from pipeline.llm.openai import OpenAI
+    from pipeline.llm.openai_batch import OpenAIBatch
 
-    return OpenAI(settings.llm, settings.openai)
+    return (OpenAIBatch if settings.openai.batch else OpenAI)(settings.llm, settings.openai)
 
 
 BACKENDS: dict[str, Callable[[GeneratorSettings, BeforeStart], "Generator"]] = {

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal, Protocol, Self, TypedDict, TypeGuard
 
 import pyarrow as pa
 
+from data_lake.keyed_cache import KeyedCache
+
 TOO_LONG = "too_long"
 """The error of a reply to a prompt that does not fit into the model's context."""
 
@@ -186,6 +188,9 @@ class Generator(Protocol):
 
     def read(self, tables: Mapping[str, pa.Table]) -> None:
         """Take the artifacts to answer from, by name."""
+
+    def remember_in(self, cache: KeyedCache) -> None:
+        """Take the cache in which to keep what was sent and is not answered yet, for the run after a killed one."""
 
     def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
         """Return one reply per request, in the same order; `on_reply` gets each one as soon as it is there."""

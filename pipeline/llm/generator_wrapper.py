@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_lake.keyed_cache import KeyedCache
 from pipeline.llm.generator import Generator, Tokens
 
 
@@ -39,6 +40,10 @@ class GeneratorWrapper:
 
     def read(self, tables: Mapping[str, pa.Table]) -> None:
         """Do nothing: a language model answers from no artifacts."""
+
+    def remember_in(self, cache: KeyedCache) -> None:
+        """Hand the cache on."""
+        self._generator.remember_in(cache)
 
     def counts(self) -> dict[str, Any]:
         """Return what the generator counted since the last call."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_lake.keyed_cache import KeyedCache
 from pipeline.config import LLMConfig
 from pipeline.llm.generator import Request
 from pipeline.llm.prompts import load_prompt
@@ -40,6 +41,9 @@ class LanguageModel:
 
     def read(self, tables: Mapping[str, pa.Table]) -> None:
         """Do nothing: a language model knows its items by itself."""
+
+    def remember_in(self, cache: KeyedCache) -> None:
+        """Do nothing: what is sent is answered within the call."""
 
     def counts(self) -> dict[str, Any]:
         """Count nothing: `CachedGenerator` does."""

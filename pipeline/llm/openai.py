@@ -133,14 +133,14 @@ class OpenAI(LanguageModel):
                 if response.status_code not in TRY_AGAIN and response.status_code < 500:
                     self._count_answer()
                     return self._read(response)
-                reason, words = f"http_{response.status_code}", _words(response)
+                reason, words = f"http_{response.status_code}", self._words(response.content)
                 asked_to_wait = response.headers.get("retry-after")
             if used_up and self._answered == answered_before:
                 self._down_since = answered_before
             if last:
                 self.last_words = words or self.last_words
                 return Reply(None, reason)
-            if stopping.wait(_pause(attempt, asked_to_wait)):
+            if stopping.wait(pause(attempt, asked_to_wait)):
                 break
         raise CancelledError
 
@@ -179,33 +179,58 @@ class OpenAI(LanguageModel):
             **self.cfg.extra_body,
         }
 
-    def _read(self, response: httpx.Response) -> Reply:
-        status, url = response.status_code, self.cfg.base_url
-        if status in (401, 403):
+    def _check_key(self, response: httpx.Response) -> None:
+        if response.status_code in (401, 403):
             named = self.cfg.key_variable  # not shown where it is none: it may be the key itself
             raise UserError(
-                f"[openai] base_url {url} refuses the key ({status}). Put a valid one into the environment variable "
+                f"[openai] base_url {self.cfg.base_url} refuses the key ({response.status_code}). Put a valid one into "
+                "the environment variable "
                 + (f"{named}." if named in os.environ else "that key_variable names: it is not set.")
             )
+
+    def _read(self, response: httpx.Response) -> Reply:
+        status, url = response.status_code, self.cfg.base_url
+        self._check_key(response)
         if status == 404:
             raise UserError(
                 f"[openai] base_url {url} has no model {self.llm.model!r} or no chat/completions (404). Correct "
                 "[llm] model or the URL."
             )
         if status != 200:
-            if "context length" in _text(response):
-                return Reply(None, TOO_LONG)
-            self.last_words = _words(response)
-            return Reply(None, f"http_{status}")
+            return self._refused(status, response.content)
         try:
-            answer = json.loads(response.content)
-            choice, usage = answer["choices"][0], answer.get("usage")
-            text, finished = choice["message"]["content"], choice["finish_reason"]
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return read_completion(json.loads(response.content))
+        except (ValueError, RecursionError):
             return Reply(None, NO_COMPLETION)
-        tokens_in, tokens_out = _entry(usage, "prompt_tokens"), _entry(usage, "completion_tokens")
-        tokens_cached = _entry(_entry(usage, "prompt_tokens_details"), "cached_tokens")
-        return Reply.read(text, _reason(finished), tokens_in, tokens_out, tokens_cached)
+
+    def _refused(self, status: int, body: bytes) -> Reply:
+        """Return the reply to a request that was answered with another status than 200."""
+        if "context length" in _text(body):
+            return Reply(None, TOO_LONG)
+        self.last_words = self._words(body)
+        return Reply(None, f"http_{status}")
+
+    def _words(self, body: bytes) -> str:
+        """Return why a request failed: the message of OpenAI's error, else the body; in one line, without the key."""
+        try:
+            said = str(json.loads(body)["error"]["message"])
+        except (ValueError, LookupError, TypeError, RecursionError):
+            said = _text(body)
+        text = " ".join(said.encode(errors="replace").decode().split())
+        key = self._open().headers.get("Authorization", "").removeprefix("Bearer ")
+        return (text.replace(key, "[key]") if key else text)[:WORDS]
+
+
+def read_completion(answer: Any) -> Reply:
+    """Return what a chat completion says, whatever an endpoint sent as one."""
+    try:
+        choice, usage = answer["choices"][0], answer.get("usage")
+        text, finished = choice["message"]["content"], choice["finish_reason"]
+    except (LookupError, TypeError, AttributeError):
+        return Reply(None, NO_COMPLETION)
+    tokens_in, tokens_out = _entry(usage, "prompt_tokens"), _entry(usage, "completion_tokens")
+    tokens_cached = _entry(_entry(usage, "prompt_tokens_details"), "cached_tokens")
+    return Reply.read(text, _reason(finished), tokens_in, tokens_out, tokens_cached)
 
 
 def _reason(finished: Any) -> str | None:
@@ -223,7 +248,7 @@ def _entry(value: Any, name: str) -> Any:
     return value.get(name) if isinstance(value, dict) else None
 
 
-def _pause(attempt: int, asked_to_wait: str | None) -> float:
+def pause(attempt: int, asked_to_wait: str | None) -> float:
     """Return seconds to wait: what the server asks for, else twice as long each time; both spread."""
     wait = _seconds(asked_to_wait or "")
     if wait is None:
@@ -244,20 +269,9 @@ def _seconds(retry_after: str) -> float | None:
     return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
-def _words(response: httpx.Response) -> str:
-    """Return why a request failed: the message of OpenAI's error, else the body; without the key."""
-    try:
-        said = str(json.loads(response.content)["error"]["message"])
-    except (ValueError, LookupError, TypeError, RecursionError):
-        said = _text(response)
-    text = " ".join(said.encode(errors="replace").decode().split())
-    key = response.request.headers.get("Authorization", "").removeprefix("Bearer ")
-    return (text.replace(key, "[key]") if key else text)[:WORDS]
-
-
-def _text(response: httpx.Response) -> str:
-    """Return the body as UTF-8, whatever charset it claims: not all that Python knows decode to text."""
-    return response.content.decode(errors="replace")
+def _text(body: bytes) -> str:
+    """Return a body as UTF-8, whatever charset it claims: not all that Python knows decode to text."""
+    return body.decode(errors="replace")
 
 
 def _check_url(url: str) -> None:

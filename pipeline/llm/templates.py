@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from data_lake.keyed_cache import KeyedCache
 from pipeline.llm.generator import (
     DomainProfileQuestion,
     DomainSummary,
@@ -41,6 +42,9 @@ class TemplateGenerator:
         for index, reply in enumerate(replies):
             on_reply(index, reply)
         return replies
+
+    def remember_in(self, cache: KeyedCache) -> None:
+        """Do nothing: nothing is sent."""
 
     def counts(self) -> dict[str, Any]:
         """Count nothing."""

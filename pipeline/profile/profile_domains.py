@@ -6,9 +6,10 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from data_lake.schemas import TRAIN
 from pipeline.config import DomainConfig, ProfileConfig
 from pipeline.frames import frame_of
-from pipeline.histories import training_prefix
+from pipeline.histories import actions
 from pipeline.llm.answers import ask, reply_columns
 from pipeline.llm.generator import DomainProfileQuestion, Generator, Request
 from pipeline.llm.prompts import named, profile_schema, render, titles_of
@@ -19,12 +20,18 @@ def profile_rows(augmented: pa.Table, clusters: pa.Table, last_items: int, domai
 
     Listed are the `last_items` last different items of the domain in the augmented training prefix, cluster by cluster;
     `age` counts from the last one, 0. Items that belong to no cluster, for want of a text, are not listed. `evidence`
-    counts the real actions, listed or not; `inferred` says that no real item is listed. Users stand as in `augmented`,
-    domains as in `domains`.
+    counts the real actions, listed or not; `inferred` says that no real item is listed. `seen` is the position of the
+    last one counted, `forbidden` that of the user's first action that is not for training, both among the real actions.
+    Users stand as in `augmented`, domains as in `domains`.
     """
-    known = training_prefix(augmented).with_columns(real=~pl.col("synthetic"))
+    every = actions(augmented).with_columns(real=~pl.col("synthetic"))
+    every = every.with_columns(real_position=pl.col("real").cast(pl.Int32).cum_sum().over("row") - 1)
+    known = every.filter(pl.col("split") == TRAIN)
+    forbidden = every.filter(pl.col("split") != TRAIN).group_by("row").agg(forbidden=pl.col("real_position").min())
     cell = ["row", "domain"]
-    evidence = known.group_by(cell).agg(evidence=pl.col("real").sum())
+    evidence = known.group_by(cell).agg(
+        evidence=pl.col("real").sum(), seen=pl.col("real_position").filter(pl.col("real")).max()
+    )
     with_text = (
         known.join(frame_of(clusters), on="item_id", maintain_order="left")
         .group_by([*cell, "item_id"])
@@ -44,6 +51,7 @@ def profile_rows(augmented: pa.Table, clusters: pa.Table, last_items: int, domai
     grid = users.join(pl.DataFrame({"domain": list(domains)}, schema={"domain": pl.String}), how="cross")
     for part in (evidence, inferred, shown):
         grid = grid.join(part, on=cell, how="left", maintain_order="left")
+    grid = grid.join(forbidden, on="row", how="left", maintain_order="left")
     return grid.with_columns(pl.col("evidence").fill_null(0).cast(pl.Int32), pl.col("inferred").fill_null(True))
 
 
@@ -66,7 +74,7 @@ def profile_domains(
     answers = ask(generator, len(asked), request, reason="no_items")
     columns: dict[str, Any] = {
         name: rows[name].to_arrow(compat_level=pl.CompatLevel.oldest())
-        for name in ("user_id", "domain", "evidence", "inferred")
+        for name in ("user_id", "domain", "evidence", "inferred", "seen", "forbidden")
     }
     columns["text"] = pa.array([answer.value[0] if answer.value else None for answer in answers], pa.string())
     return pa.table({**columns, **reply_columns(answers, generator.identity)})

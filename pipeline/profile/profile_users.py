@@ -15,7 +15,8 @@ TOKENS_PER_WORD = 3
 def users_to_profile(domain_profiles: pa.Table) -> pa.Table:
     """Return one row per user, in order: user_id and the lists domains, texts, evidences of what is merged.
 
-    An inferred profile weighs nothing and is left out, as is one that failed.
+    An inferred profile weighs nothing and is left out, as is one that failed. `seen` is the last position that what is
+    merged rests on, `forbidden` the first that it must not.
     """
     counts = pl.col("text").is_not_null() & ~pl.col("inferred")
     users = (
@@ -25,6 +26,8 @@ def users_to_profile(domain_profiles: pa.Table) -> pa.Table:
             domains=pl.col("domain").filter(counts),
             texts=pl.col("text").filter(counts),
             evidences=pl.col("evidence").filter(counts),
+            seen=pl.col("seen").filter(counts).max(),
+            forbidden=pl.col("forbidden").min(),
         )
     )
     return users.to_arrow(compat_level=pl.CompatLevel.oldest())
@@ -33,9 +36,9 @@ def users_to_profile(domain_profiles: pa.Table) -> pa.Table:
 def profile_users(rows: pa.Table, generator: Generator, cfg: ProfileConfig) -> pa.Table:
     """Return USER_PROFILES, one row per row of `rows` (see `users_to_profile`), in the same order.
 
-    `evidence` is the number of real items that the merged summaries rest on. Where there is nothing to merge, nothing
-    is asked and the reason is `no_profiles`. Where a prompt is too long for the model, the summaries that rest on the
-    fewest items are dropped.
+    All columns of `rows` but the lists are handed on. `evidence` is the number of real items that the merged summaries
+    rest on. Where there is nothing to merge, nothing is asked and the reason is `no_profiles`. Where a prompt is too
+    long for the model, the summaries that rest on the fewest items are dropped.
     """
     users = rows.to_pylist()
     texts = [text for row in users for text in (*row["domains"], *row["texts"])]
@@ -62,8 +65,11 @@ def profile_users(rows: pa.Table, generator: Generator, cfg: ProfileConfig) -> p
 
     answers = ask(generator, len(users), request, reason="no_profiles")
     columns = {
-        "user_id": rows["user_id"],
+        **reply_columns(answers, generator.identity),
         "text": pa.array([answer.value[0] if answer.value else None for answer in answers], pa.string()),
         "evidence": pa.array([sum(row["evidences"]) for row in users], pa.int32()),
     }
-    return pa.table({**columns, **reply_columns(answers, generator.identity)})
+    table = rows.drop_columns(["domains", "texts", "evidences"])
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return table

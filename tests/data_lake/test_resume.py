@@ -28,7 +28,8 @@ def profiles(asked: list[str], die_at: str | None = None, rows: pa.Table = USERS
         count = len(users)
         current_io[0].count(tokens=10 * count, failed={"cut off": count - 1})
         values = {"user_id": users, "domain": ["food"] * count, "text": [f"likes {user}" for user in users],
-                  "evidence": [3] * count, "inferred": [False] * count, "prompt_hash": users, "reply": users,
+                  "evidence": [3] * count, "inferred": [False] * count, "seen": [2] * count, "forbidden": [3] * count,
+                  "prompt_hash": users, "reply": users,
                   "status": ["ok"] * count, "reason": pa.nulls(count), "tokens_in": [1] * count,
                   "tokens_out": [1] * count, "tokens_cached": [0] * count, "dropped": [[]] * count}  # fmt: skip
         return pa.table(values)

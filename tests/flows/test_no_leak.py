@@ -1,63 +1,137 @@
 """Poisoning: with other validation and test items, nothing that enrichment or training reads may change."""
 
+import hashlib
+import json
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import polars as pl
 import pytest
 
-from data_lake.schemas import SPLITS
+from data_lake.schemas import SPLITS, TRAIN
+from pipeline.sample_world.simulate import SimulateConfig
 
-GENERATORS = ("retrieval", "cooccurrence")
 ENRICHED = (
     "probes", "representatives", "generated_items", "grounded_items", "answer_lift", "domain_profiles", "user_profiles",
     "profile_embeddings",
 )  # fmt: skip
+FITS = ("clusters", "examples", "fitted")
+BY_TIME = ("split.by=time", "split.validation_days=60", "split.test_days=60")
 
 
-def poison(place):
-    """Permute the items of all validation and test actions within their domain."""
+class Listening(BaseHTTPRequestHandler):
+    """Keeps the bytes of each request, and answers it in the words of their hash."""
+
+    def do_POST(self):
+        asked = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked.append(asked)
+        words = hashlib.sha256(asked).hexdigest()
+        is_about_items = json.loads(asked)["response_format"]["json_schema"]["name"] == "generate_items"
+        answer = {"items": [words[:8], words[8:16]]} if is_about_items else {"profile": f"likes {words}"}
+        choice = {"message": {"content": json.dumps(answer)}, "finish_reason": "stop"}
+        said = json.dumps({"choices": [choice]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def log_message(self, *_):
+        """Be quiet."""
+
+
+@pytest.fixture
+def endpoint():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Listening)
+    server.daemon_threads, server.asked = True, []
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def poison(place, sequences):
+    """Permute the items of all actions that are not for training within their domain: each item keeps its count."""
     path = place.folder / "interactions.csv"
     table = pl.read_csv(path).with_row_index("row")
-    from_end = pl.len().over("user_id") - 1 - pl.int_range(pl.len()).over("user_id")
-    last_two = table.sort("user_id", "timestamp", maintain_order=True).filter(from_end < 2)
+    ordered = table.sort("user_id", "timestamp", maintain_order=True)
+    splits = sequences.select("user_id", split="splits").explode("split").sort("user_id", maintain_order=True)
+    assert ordered["user_id"].to_list() == splits["user_id"].to_list()
+    hidden = ordered.with_columns(splits["split"]).filter(pl.col("split") != TRAIN)
     rng = np.random.default_rng(0)
     parts = [
         part.with_columns(item_id=pl.Series(rng.permutation(part["item_id"].to_numpy())))
-        for _, part in last_two.group_by("domain", maintain_order=True)
+        for _, part in hidden.group_by("domain", maintain_order=True)
     ]
     poisoned = table.update(pl.concat(parts).select("row", "item_id"), on="row")
-    assert (poisoned["item_id"] != table["item_id"]).sum() > len(last_two) / 2
+    assert (poisoned["item_id"] != table["item_id"]).sum() > len(hidden) / 2
     poisoned.drop("row").write_csv(path)
 
 
-def enriched(place, generator):
-    """Make everything up to the training set; return the content hash of each artifact, and the training set."""
-    with place.open(f"enrich.generator={generator}", "enrich.examples=1", to="assemble") as run:
-        made = [run.lake.run(stage) for stage in run.selection.apply(run.stages)]
-        content = {name: output.content for manifest in made for name, output in manifest.outputs.items()}
-        tables = {name: pl.DataFrame(run.lake.read("training_set", name)) for name in ("sequences", "items")}
-    return content, tables
+def made(place, endpoint, *overrides):
+    """Make everything up to the training set; return what must not change, and the sequences."""
+    endpoint.asked.clear()
+    asking = (
+        "enrich.examples=1", "llm.model=m", "llm.max_alike=1", "llm.max_useless=1",
+        f"openai.base_url=http://127.0.0.1:{endpoint.server_address[1]}/v1",
+    )  # fmt: skip
+    with place.open(*asking, *overrides, to="assemble") as run:
+        outputs = [run.lake.run(stage).outputs for stage in run.selection.apply(run.stages)]
+        content = {name: output.content for each in outputs for name, output in each.items()}
+        names = ("users", "items", "item_vectors", "profile_vectors", "info")
+        training_set = {name: run.lake.read("training_set", name) for name in names}
+        lists = ["items", "times", "splits", "synthetic", "weights"]
+        actions = pl.DataFrame(run.lake.read("training_set", "sequences")).explode(lists)
+    unchanged = {
+        **{name: content[name] for name in ENRICHED},
+        "prompts": sorted(endpoint.asked),
+        **{name: rows_of(place.lake.home / "memory" / name) for name in FITS},
+        **training_set,
+        "targets": actions.filter(pl.col("splits") == SPLITS.index(TRAIN)).rows(),
+    }
+    return unchanged, pl.DataFrame(place.lake.read("sequences"))
 
 
-def trained_on(sequences):
-    """Return the training part of each sequence."""
-    is_train = pl.col("splits") == SPLITS.index("train")
-    lists = ["items", "times", "splits", "synthetic"]
-    return sequences.explode(lists).filter(is_train).select("user", *lists)
+def rows_of(folder):
+    """Return all rows of a cache."""
+    parts = sorted(folder.glob("*.parquet"))
+    return sorted(str(row) for part in parts for row in pl.read_parquet(part).rows())
 
 
-@pytest.mark.parametrize("generator", GENERATORS)
-def test_no_validation_or_test_item_reaches_prompts_answers_profiles_or_training_targets(
-    fresh_place, tmp_path, generator
-):
-    clean, (clean_content, clean_tables) = fresh_place, enriched(fresh_place, generator)
-    folder = tmp_path / "poisoned"
-    shutil.copytree(clean.folder, folder, symlinks=True)
-    poisoned = type(clean)(folder)
-    poison(poisoned)
-    content, tables = enriched(poisoned, generator)
-    assert content["sequences"] != clean_content["sequences"]
-    assert {name: content[name] for name in ENRICHED} == {name: clean_content[name] for name in ENRICHED}
-    assert tables["items"].equals(clean_tables["items"])
-    assert trained_on(tables["sequences"]).equals(trained_on(clean_tables["sequences"]))
+def poisoned_and_clean(place, endpoint, *overrides):
+    """Return what must not change, as made of a poisoned copy and as made of the place itself."""
+    folder = place.folder.with_name("poisoned")
+    shutil.copytree(place.folder, folder, symlinks=True)
+    clean, sequences = made(place, endpoint, *overrides)
+    poisoned = type(place)(folder)
+    poison(poisoned, sequences)
+    found, poisoned_sequences = made(poisoned, endpoint, *overrides)
+    assert not poisoned_sequences.equals(sequences)
+    return found, clean
+
+
+def differing(found, clean):
+    return [name for name in clean if found[name] != clean[name]]
+
+
+@pytest.mark.parametrize("overrides", [("enrich.generator=openai",), ("enrich.generator=retrieval", *BY_TIME)])
+def test_no_validation_or_test_item_reaches_prompts_fits_profiles_or_training_targets(fresh_place, endpoint, overrides):
+    found, clean = poisoned_and_clean(fresh_place, endpoint, *overrides)
+    assert differing(found, clean) == []
+    assert clean["clusters"]
+    assert clean["examples"]
+    assert any(synthetic for *_, synthetic, _ in clean["targets"])
+    assert (len(clean["prompts"]) > 0) == ("enrich.generator=openai" in overrides)
+
+
+def test_no_validation_or_test_item_reaches_the_noise_filter(new_place, finished, tmp_path, endpoint):
+    place = new_place(tmp_path / "many", SimulateConfig(users=300, items=60))
+    shutil.copytree(finished.lake.home / "memory" / "vectors", place.lake.home / "memory" / "vectors")
+    many = ("enrich.probes=300", "enrich.rows_per_shard=1000", "profile.rows_per_shard=1000")
+    found, clean = poisoned_and_clean(
+        place, endpoint, "enrich.generator=cooccurrence", "enrich.noise_filter=true", *many
+    )
+    assert differing(found, clean) == []
+    assert clean["fitted"]
+    assert any(synthetic for *_, synthetic, _ in clean["targets"])

@@ -21,7 +21,16 @@ def cache(tmp_path):
 def tables(world, shown_more=""):
     """Representatives as given; sequences in which each user's shown part holds exactly them, and more behind it."""
     rows = [
-        {"user_id": user, "domain": domain, "item_ids": ids, "actions": len(ids), "budget": 0, "shown": 4}
+        {
+            "user_id": user,
+            "domain": domain,
+            "item_ids": ids,
+            "actions": len(ids),
+            "budget": 0,
+            "shown": 4,
+            "seen": 3,
+            "forbidden": 4,
+        }
         for user, both in world.items()
         for domain, ids in zip(PAIR, both, strict=True)
     ]

@@ -18,7 +18,10 @@ def test_only_pairs_with_a_budget_and_a_representative_are_asked():
     )
     representatives = represent(sequences, embedded(items), EnrichConfig(), DOMAINS)  # u shows 3 food; v one of each
     rows = generation_rows(representatives, pairs_of(EnrichConfig(), DOMAINS), DOMAINS)
-    assert rows_of(rows, "user_id", "from_domain", "to_domain") == [("u", "food", "kitchen"), ("u", "food", "garden")]
+    assert rows_of(rows, "user_id", "from_domain", "to_domain", "seen", "forbidden") == [
+        ("u", "food", "kitchen", 2, 3),
+        ("u", "food", "garden", 2, 3),
+    ]
     named = EnrichConfig(pairs=(("food", "garden"), ("garden", "food")))
     assert rows_of(generation_rows(representatives, pairs_of(named, DOMAINS), DOMAINS), "from_domain", "to_domain") == [
         ("food", "garden")
@@ -29,9 +32,10 @@ def test_only_pairs_with_a_budget_and_a_representative_are_asked():
 
 def test_a_failed_reply_keeps_its_row_and_is_asked_again_for_fewer():
     items = items_table(food=[0], kitchen=[0])
-    rows = pa.table(
-        {"user_id": ["u", "v"], "from_domain": ["food"] * 2, "to_domain": ["kitchen"] * 2, "item_ids": [["food_0"]] * 2}
-    )
+    rows = pa.table({
+        "user_id": ["u", "v"], "from_domain": ["food"] * 2, "to_domain": ["kitchen"] * 2, "item_ids": [["food_0"]] * 2,
+        "seen": [0, 0], "forbidden": [1, 1],
+    })  # fmt: skip
     generator = Answering(lambda question: ["wok"] if question.user_id == "u" else ["Food 0", "food  0"])
     about = {"kitchen": DomainConfig(describe="pots and pans")}
     table = check(generate_items(rows, items, generator, EnrichConfig(answers=4), about), GENERATED_ITEMS)

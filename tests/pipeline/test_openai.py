@@ -145,11 +145,11 @@ def test_the_endpoint_says_how_long_to_wait(endpoint):
 
 
 def test_pauses_double_up_to_a_minute_and_are_spread():
-    pauses = [[module._pause(attempt, None) for _ in range(50)] for attempt in (0, 1, 20)]
+    pauses = [[module.pause(attempt, None) for _ in range(50)] for attempt in (0, 1, 20)]
     for low, high, some in ((0.25, 0.5, pauses[0]), (0.5, 1.0, pauses[1]), (30, 60, pauses[2])):
         assert low <= min(some) < max(some) <= high
     for odd in ("", "soon", "Wed, 99 Oct 2026 07:28:00 GMT"):
-        assert 0.25 <= module._pause(0, odd) <= 0.5
+        assert 0.25 <= module.pause(0, odd) <= 0.5
 
 
 @pytest.mark.parametrize(
@@ -157,14 +157,14 @@ def test_pauses_double_up_to_a_minute_and_are_spread():
 )
 def test_the_endpoint_may_say_how_long_to_wait_by_a_date(ahead, low, high):
     for retry_after in (formatdate(time.time() + ahead, usegmt=True), formatdate(time.time() + ahead)):  # GMT, -0000
-        assert low <= module._pause(0, retry_after) <= high
+        assert low <= module.pause(0, retry_after) <= high
 
 
 @pytest.mark.parametrize(
     ("retry_after", "low", "high"), [("-5", 0, 0), ("nan", 0, 0), ("10", 10, 12), ("100000", 60, 72), ("inf", 60, 72)]
 )
 def test_what_the_endpoint_asks_for_is_waited_up_to_a_minute(retry_after, low, high):
-    assert low <= module._pause(0, retry_after) <= high
+    assert low <= module.pause(0, retry_after) <= high
 
 
 def test_by_default_a_request_outlasts_a_restart_of_three_minutes(monkeypatch):
@@ -174,7 +174,7 @@ def test_by_default_a_request_outlasts_a_restart_of_three_minutes(monkeypatch):
 
 def _pauses(monkeypatch, share):
     monkeypatch.setattr(module.random, "uniform", lambda low, high: share)
-    return [module._pause(attempt, None) for attempt in range(OpenAIConfig().retries)]
+    return [module.pause(attempt, None) for attempt in range(OpenAIConfig().retries)]
 
 
 def test_an_endpoint_that_is_down_costs_one_request_its_tries_and_all_others_one(endpoint):
@@ -289,7 +289,7 @@ def test_a_key_in_the_place_of_its_variable_is_not_shown(endpoint, key):
 
 def test_an_endpoint_that_never_answered_is_given_up_sooner(monkeypatch):
     waits = []
-    monkeypatch.setattr(module, "_pause", lambda attempt, asked: waits.append(attempt) or 0)
+    monkeypatch.setattr(module, "pause", lambda attempt, asked: waits.append(attempt) or 0)
     with pytest.raises(UserError, match="cannot be reached"):
         openai("http://127.0.0.1:9/v1")(ask("rice"))
     assert waits == [0, 1, 2, 3, 4, 5]
@@ -301,7 +301,7 @@ def test_an_endpoint_that_answered_before_is_waited_for_with_every_try(endpoint,
     generator.close()
     endpoint.shutdown()
     endpoint.server_close()
-    monkeypatch.setattr(module, "_pause", lambda attempt, asked: waits.append(attempt) or 0)
+    monkeypatch.setattr(module, "pause", lambda attempt, asked: waits.append(attempt) or 0)
     with pytest.raises(UserError, match="cannot be reached"):
         generator(ask("tea"))
     assert waits == list(range(9))

@@ -35,6 +35,7 @@ def test_profiles_list_items_by_cluster_and_mark_the_real_ones():
         ("kitchen", 0, True, "ok", None),
         ("garden", 0, True, "failed", "no_items"),
     ]
+    assert rows_of(table, "domain", "seen", "forbidden") == [("food", 3, 4), ("kitchen", None, 4), ("garden", None, 4)]
     prompts = {request.question.domain: request.messages[1]["content"] for request in generator.requests}
     assert prompts["food"] == 'Group 1\nchosen "food 90"\nGroup 2\nchosen "food 1"\nchosen "food 0"'
     assert prompts["kitchen"] == 'Group 1\nguessed "kitchen 5"'
@@ -48,6 +49,7 @@ def test_the_merge_is_told_the_evidence_and_an_inferred_profile_weighs_nothing()
         "user_id": ["u", "u", "u", "v", "v", "v"], "domain": list(DOMAINS) * 2,
         "text": ["likes tea", "likes pans", None, "guess", None, None], "evidence": [4, 0, 2, 0, 0, 0],
         "inferred": [False, True, False, True, True, True],
+        "seen": [4, None, 2, None, None, None], "forbidden": [6, 6, 6, None, None, None],
     })  # fmt: skip
     generator = Answering()
     table = profile_users(users_to_profile(profiles), generator, ProfileConfig())
@@ -55,6 +57,7 @@ def test_the_merge_is_told_the_evidence_and_an_inferred_profile_weighs_nothing()
         ("u", 4, "ok", None),
         ("v", 0, "failed", "no_profiles"),
     ]
+    assert rows_of(table, "seen", "forbidden") == [(4, 6), (None, None)]
     [request] = generator.requests
     assert request.messages[1]["content"] == '{"part": "food", "evidence": 4, "description": "likes tea"}'
     vectors = embed_profiles(profiles_to_embed(profiles, table), Angles())

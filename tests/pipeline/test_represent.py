@@ -1,6 +1,7 @@
 import numpy as np
+import pyarrow as pa
 
-from data_lake.schemas import REPRESENTATIVES
+from data_lake.schemas import REPRESENTATIVES, SEQUENCES
 from data_lake.tables import check
 from pipeline.augment.represent import budgets, represent
 from pipeline.config import EnrichConfig
@@ -28,6 +29,15 @@ def test_representatives_come_from_the_shown_part_and_stand_for_its_groups():
         ("v", "food", ["food_0"], 1, 0, 1),
         ("v", "kitchen", [], 0, 10, 1),
     ]
+    assert rows_of(table, "seen", "forbidden") == [(5, 6), (5, 6), (0, 1), (0, 1)]
+
+
+def test_a_query_shows_nothing_and_forbids_all():
+    items = items_table(food=[0, 1], kitchen=[5])
+    [row] = sequences_table(q="food_0 food_1 kitchen_5").to_pylist()
+    query = pa.Table.from_pylist([row | {"splits": ["context", "context", "test"]}], schema=SEQUENCES.tables[""])
+    table = represent(query, embedded(items), EnrichConfig(), ("food", "kitchen"))
+    assert rows_of(table, "item_ids", "seen", "forbidden") == [([], None, 0), ([], None, 0)]
 
 
 def test_a_users_representatives_do_not_depend_on_other_users():

@@ -17,7 +17,7 @@ def items(*rows, start=0):
         "status": ["ok" if each else "failed" for each in ok],
         "reason": pa.array([None if each else "echo" for each in ok], pa.string()),
         **{name: [0] * count for name in ("tokens_in", "tokens_out", "tokens_cached")}, "dropped": dropped,
-        "answers": answers, "item_ids": [[]] * count,
+        "answers": answers, "item_ids": [[]] * count, "seen": [0] * count, "forbidden": [1] * count,
     }  # fmt: skip
     return check(pa.table(table), GENERATED_ITEMS)
 
@@ -27,7 +27,8 @@ def profiles(*texts, domains=None):
     names = [f"u{number}" for number in range(count)]
     table = {
         "user_id": names, "domain": domains or ["food"] * count, "text": pa.array(texts, pa.string()),
-        "evidence": [1] * count, "inferred": [False] * count, "prompt_hash": names, "reply": names,
+        "evidence": [1] * count, "inferred": [False] * count, "seen": [0] * count,
+        "forbidden": [1] * count, "prompt_hash": names, "reply": names,
         "status": ["ok"] * count, "reason": pa.nulls(count), "dropped": [[]] * count,
         **{name: [0] * count for name in ("tokens_in", "tokens_out", "tokens_cached")},
     }  # fmt: skip

@@ -74,6 +74,9 @@ class FakeGenerator:
     def read(self, tables):
         """Need no catalogue."""
 
+    def remember_in(self, cache):
+        """Send nothing."""
+
     def counts(self):
         """Count nothing."""
         return {}

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from data_lake.keyed_cache import KeyedCache
 from data_lake.schemas import TRAIN
 from pipeline.augment.generate_items import generate_items
 from pipeline.config import DomainConfig, EnrichConfig, ProfileConfig
@@ -168,6 +169,9 @@ class Teacher:
 
     def read(self, tables: Mapping[str, pa.Table]) -> None:
         """Need nothing."""
+
+    def remember_in(self, cache: KeyedCache) -> None:
+        """Do nothing: nothing is sent."""
 
     def counts(self) -> dict[str, Any]:
         """Count nothing."""
