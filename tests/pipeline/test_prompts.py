@@ -9,7 +9,7 @@ from pipeline.config import DomainConfig, EnrichConfig, ProfileConfig
 from pipeline.llm.answers import ask, figures, reply_columns, worth_keeping
 from pipeline.llm.cached_generator import CachedGenerator
 from pipeline.llm.generator import Reply, Request
-from pipeline.llm.prompts import items_schema, load_prompt, named, quoted, render
+from pipeline.llm.prompts import SLOTS, items_schema, load_prompt, named, quoted, render
 from tests.pipeline.worlds import Scripted, items_question
 
 
@@ -179,6 +179,11 @@ def test_a_prompt_with_a_slot_we_do_not_know_is_refused():
     assert ProfileConfig(domain_prompt="About $domain\n---\n$items").domain_prompt
     with pytest.raises(ValidationError):
         DomainConfig(profile_prompt="About\n---\n$titles")
+
+
+@pytest.mark.parametrize("name", sorted(SLOTS))
+def test_no_prompt_shows_an_answer_that_a_model_could_repeat(name):
+    assert not set("{}[]") & set(load_prompt(name))
 
 
 def test_the_settings_hold_the_text_of_the_prompts():
