@@ -18,7 +18,7 @@ LEAST_SHOWN = 3
 
 @dataclass(frozen=True)
 class Trial:
-    """Interactions (user_id, item_id, domain, timestamp, position) and the domain that is hidden for each trial user."""
+    """Interactions (user_id, item_id, domain, timestamp, position), and the hidden domain of each trial user."""
 
     interactions: pa.Table
     hidden: dict[str, str]
@@ -39,13 +39,13 @@ def make_trial(sequences: pa.Table, users: int, seed: int) -> Trial:
     nth = pl.int_range(pl.len()).over("user_id", "is_hidden")
     left = pl.len().over("user_id", "is_hidden") - nth
     is_target = pl.col("is_hidden") & (left <= 2)
-    stays = marked.with_columns(is_target=is_target, stays=~pl.col("is_hidden") | (nth == 0) | is_target).filter("stays")
+    stays = marked.with_columns(is_target=is_target, stays=~pl.col("is_hidden") | (nth == 0) | is_target).filter(
+        "stays"
+    )
     last = pl.col("timestamp").max().over("user_id") + timedelta(seconds=1)
     moved = stays.with_columns(timestamp=pl.when("is_target").then(last).otherwise("timestamp"))
     ordered = moved.sort("is_target", "position").sort("user_id", maintain_order=True)
-    table = ordered.select(
-        "user_id", "item_id", "domain", "timestamp", position=pl.int_range(pl.len()).over("user_id")
-    )
+    table = ordered.select("user_id", "item_id", "domain", "timestamp", position=pl.int_range(pl.len()).over("user_id"))
     return Trial(table.to_arrow(), dict(hidden.select("user_id", "hidden").iter_rows()))
 
 
@@ -56,8 +56,8 @@ def _hidden(known: pl.DataFrame, users: int, seed: int) -> pl.DataFrame:
     able = can_hide.sort("user_id", "domain").group_by("user_id", maintain_order=True).agg("domain")
     if len(able) < users:
         raise UserError(
-            f"{len(able)} users have {LEAST_HIDDEN} training actions in one domain and {LEAST_SHOWN} in others; a trial "
-            f"of {users} is not possible. Ask for fewer with --users."
+            f"{len(able)} users have {LEAST_HIDDEN} training actions in one domain and {LEAST_SHOWN} in others; a "
+            f"trial of {users} is not possible. Ask for fewer with --users."
         )
     marks = pl.Series("mark", [_mark(seed, user) for user in able["user_id"].to_list()], pl.UInt64)
     at = (pl.col("mark") % pl.col("domain").list.len()).cast(pl.Int64)
