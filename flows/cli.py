@@ -173,6 +173,22 @@ def show(
 
 
 @app.command()
+def trial(
+    config: Config = DEFAULT_FILE,
+    users: Annotated[int, typer.Option(min=1, help="Users of two domains to hide one domain of.")] = 1000,
+    seeds: Annotated[int, typer.Option(min=1, help="Of the training, with and without each.")] = 2,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Would the generator pay on this data? Ask about a few users only, train with and without, and compare."""
+    from flows.trial import told
+    from flows.trial import trial as run_trial
+
+    outcome = run_trial(_request(config, set_), users, seeds)
+    print(json.dumps(asdict(outcome), indent=2) if as_json else told(outcome))
+
+
+@app.command()
 def path(artifact: str, config: Config = DEFAULT_FILE, set_: Set = None) -> None:
     """Print the folder of an artifact."""
     print(open_lake(load_settings(config, set_ or ())).path(artifact))

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_lake.config import Config
 from data_lake.lake import Lake, Stage
@@ -95,6 +96,9 @@ def _generate_items(run: StageRun) -> None:
     def answers(rows: pa.Table) -> pa.Table:
         return generate_items(rows, items, run.generator, cfg, run.settings.domains, examples)
 
+    if cfg.users:
+        about = [*cfg.users, *run.io.read("probes")["user_id"].to_pylist()]
+        representatives = representatives.filter(pc.is_in(representatives["user_id"], value_set=pa.array(about)))
     rows = generation_rows(representatives, pairs, run.domains)
     keys = ("user_id", "from_domain", "to_domain")
     _ask(run, "generate_items", "generated_items", rows, keys, answers, cfg.rows_per_shard)
@@ -213,6 +217,8 @@ def _profile_domains(run: StageRun) -> None:
 
     cfg, items = run.settings.profile, run.io.read("items")
     users = trained_users(run.io.read("augmented_sequences"))
+    if run.settings.enrich.users:
+        users = users.filter(pc.is_in(users["user_id"], value_set=pa.array(run.settings.enrich.users)))
     catalogue = Catalogue.of(run.io.read("item_embeddings"))
     centres = load_or_fit_centres(catalogue, cfg, run.domains, run.io.keyed_cache("clusters"))
     clusters = assign_clusters(catalogue, centres)
@@ -373,9 +379,14 @@ SPECS: tuple[StageSpec, ...] = (
     StageSpec(
         name="generate_items",
         version=6,
-        reads=lambda settings: ("items", "representatives", *(("sequences",) if _with_examples(settings) else ())),
+        reads=lambda settings: (
+            "items", "representatives", *(("sequences",) if _with_examples(settings) else ()),
+            *(("probes",) if settings.enrich.users else ()),
+        ),
         makes=("generated_items",),
-        settings=("enrich.noise_filter", "enrich.seed", "enrich.pairs", "enrich.max_tokens", *ASKED_HOW),
+        settings=(
+            "enrich.users", "enrich.noise_filter", "enrich.seed", "enrich.pairs", "enrich.max_tokens", *ASKED_HOW,
+        ),
         constants=lambda settings: {"example": load_prompt("example")} if _with_examples(settings) else {},
         machine=("enrich.rows_per_shard", *LIMITS),
         work=_generate_items,
@@ -424,8 +435,9 @@ SPECS: tuple[StageSpec, ...] = (
         reads=("items", "item_embeddings", "augmented_sequences"),
         makes=("domain_profiles",),
         settings=(
-            "profile.clusters", "profile.seed", "profile.last_items", "profile.words", "profile.title_tokens",
-            "profile.max_tokens", "profile.domain_prompt", "domains.describe", "domains.profile_prompt",
+            "enrich.users", "profile.clusters", "profile.seed", "profile.last_items", "profile.words",
+            "profile.title_tokens", "profile.max_tokens", "profile.domain_prompt", "domains.describe",
+            "domains.profile_prompt",
         ),
         machine=("profile.rows_per_shard", *LIMITS),
         work=_profile_domains,

@@ -219,6 +219,8 @@ class EnrichConfig(Config):
     """B: items inserted into a domain where the user has none; a domain with its fair share gets 0."""
     pairs: tuple[tuple[str, str], ...] = ()
     """The (from, to) domains to ask for; empty: every ordered pair."""
+    users: tuple[str, ...] = ()
+    """Ids of the users to ask about, besides probes; empty: all."""
     answers: PositiveInt = 10
     """k: items that one prompt asks for."""
     probes: NonNegativeInt = 2000

@@ -1,0 +1,166 @@
+"""Would it pay on my data? A few users who act in two domains, one of them hidden, trained on with and without."""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_lake.errors import UserError
+from data_lake.lake import Lake
+from data_lake.schemas import TEST
+from flows.lift import lift_lines
+from flows.models import Models
+from flows.run import RunRequest, open_run
+from flows.settings import LakeConfig, Settings
+from flows.stages import ASKING, open_lake, stages
+from flows.summary import stage_line
+from flows.text import log
+from model.evaluation.compare import Difference, paired
+from pipeline.config import ColumnsConfig, DataConfig, SplitConfig
+from pipeline.llm.backends import NONE
+from pipeline.trial import make_trial
+
+WORTH = 0.01
+"""Gain, relative to the value without, below which nobody would pay."""
+METRICS = ("HR@10", "NDCG@10")
+MORE = "more"
+"""Column of the trial's items: what is embedded after the title."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial found. `costs` are for everybody: prompts, tokens and hours of asking, null where none is asked."""
+
+    users: int
+    seeds: int
+    verdict: str
+    lift: list[str]
+    differences: list[Difference]
+    costs: dict[str, Any]
+    seconds: float
+
+
+def trial(request: RunRequest, users: int, seeds: int) -> Outcome:
+    """Run a trial in the folder `trial` beside the settings file, whose lake is not touched, and write result.json.
+
+    Raises UserError where no generator is set, or where not so many users act in two domains.
+    """
+    started, folder = time.monotonic(), request.config.resolve().parent / "trial"
+    with open_run(request) as run:
+        settings = run.settings
+        if not settings.enrich.is_on:
+            raise UserError('[enrich] generator is "none": a trial compares a generator with none. Name one.')
+        _make(settings, "split")
+        sequences, items = run.lake.read("sequences"), run.lake.read("items")
+    made = make_trial(sequences, users, settings.seed)
+    with_ = _settings(settings, made.interactions, items, folder, tuple(sorted(made.hidden)))
+    without = with_.model_copy(update={"enrich": with_.enrich.model_copy(update={"generator": NONE})})
+    ranks = {name: _ranks(each, range(seeds)) for name, each in (("with", with_), ("without", without))}
+    lake = _make(with_, "measure_answers")
+    protocol = with_.evaluate.protocols[-1]
+    found = paired(ranks["with"], ranks["without"], split=TEST, protocol=protocol, users=list(made.hidden))
+    differences = [found[metric] for metric in METRICS]
+    costs = _costs(lake, users, sequences.num_rows)
+    outcome = Outcome(
+        users, seeds, verdict(differences[0]), lift_lines(lake), differences, costs, time.monotonic() - started
+    )
+    (folder / "result.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n", encoding="utf-8")
+    return outcome
+
+
+def verdict(it: Difference) -> str:
+    """Say whether a gain pays: "yes", "no", or that the trial was too small, with the users that it would take."""
+    if it.low > 0:
+        return "yes"
+    least = WORTH * it.b
+    if it.high < least:
+        return "no"
+    half = (it.high - it.low) / 2
+    needed = math.ceil(it.users * (half / max(abs(it.difference), least)) ** 2) if it.b else 10 * it.users
+    return f"{it.users} users are too few to tell; about {max(needed, 2 * it.users):,} would do"
+
+
+def told(outcome: Outcome) -> str:
+    """Return what a person reads."""
+    lines = [f"Trial of {outcome.users:,} users, {outcome.seeds} training seeds, {outcome.seconds / 60:.0f} min.", ""]
+    lines += outcome.lift or ["No answer could be held against a choice."]
+    for it in outcome.differences:
+        lines.append(
+            f"{it.metric} in the hidden domain: {it.b:.4f} without, {it.a:.4f} with, {it.difference:+.4f} "
+            f"[{it.low:+.4f}, {it.high:+.4f}]"
+        )
+    costs = outcome.costs
+    if costs:
+        lines.append(
+            f"For everybody: about {costs['prompts']:,} prompts, {costs['tokens']:,} tokens, {costs['hours']:.1f} h."
+        )
+    else:
+        lines.append("No language model is asked.")
+    return "\n".join([*lines, "", f"Does it pay? {outcome.verdict.capitalize()}."])
+
+
+def _settings(
+    settings: Settings, interactions: pa.Table, items: pa.Table, folder: Path, users: tuple[str, ...]
+) -> Settings:
+    """Write the trial's files, and return settings for it: those of the dataset, but for data, split and lake."""
+    folder.mkdir(exist_ok=True)
+    files = {"interactions": folder / "interactions.parquet", "items": folder / "items.parquet"}
+    pq.write_table(interactions, files["interactions"])
+    titles, texts = ([each or "" for each in items[name].to_pylist()] for name in ("title", "text"))
+    more = pa.array([text.removeprefix(title).strip() for title, text in zip(titles, texts, strict=True)])
+    pq.write_table(items.select(["item_id", "domain", "title"]).append_column(MORE, more), files["items"])
+    data = DataConfig(
+        **{name: (str(file),) for name, file in files.items()},
+        columns=ColumnsConfig(text=(MORE,)),
+        times=settings.data.times,
+    )
+    changed = {
+        "data": data,
+        "split": SplitConfig(),
+        "lake": LakeConfig(root=str(folder / "lake")),
+        "enrich": settings.enrich.model_copy(update={"users": users}),
+    }
+    return settings.model_copy(update=changed)
+
+
+def _ranks(settings: Settings, seeds: Sequence[int]) -> list[pa.Table]:
+    ranks = []
+    for seed in seeds:
+        train = settings.train.model_copy(update={"seed": seed})
+        log(f'trial: generator "{settings.enrich.generator}", training seed {seed}')
+        ranks.append(_make(settings.model_copy(update={"train": train}), "evaluate").read("ranks"))
+    return ranks
+
+
+def _make(settings: Settings, last: str) -> Lake:
+    """Make what is missing up to a stage; return the lake."""
+    lake = open_lake(settings)
+    with lake.lock(), Models(settings) as models:
+        for stage in stages(settings, models):
+            made = lake.run(stage)
+            if not made.skipped:
+                log(stage_line(made))
+            if stage.name == last:
+                break
+    return lake
+
+
+def _costs(lake: Lake, users: int, everybody: int) -> dict[str, Any]:
+    """Return prompts, tokens and hours for everybody by what the trial's users took; empty where nobody was asked."""
+    prompts = tokens = hours = 0.0
+    for artifact in ASKING.values():
+        manifest = lake.manifest(artifact)
+        if manifest is None or not manifest.figures.get("tokens_in"):
+            continue
+        asked = len(lake.read(artifact)["user_id"].unique())
+        share = everybody / max(asked, users)
+        prompts += share * manifest.outputs[artifact].rows
+        tokens += share * (manifest.figures["tokens_in"] + manifest.figures["tokens_out"])
+        hours += share * manifest.figures.get("seconds_asking", 0.0) / 3600
+    return {"prompts": round(prompts), "tokens": round(tokens), "hours": hours} if tokens else {}
