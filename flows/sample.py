@@ -15,6 +15,7 @@ generator = "vllm"         # an LLM; or "retrieval", neighbours and templates; o
     "llm": f"""\
 model = "edt-tiny"         # comes with the package: it knows this simulated world and nothing else
 max_model_len = {POSITIONS}""",
+    "loss": "synthetic_weight = 0.3     # of an inserted item as a target: edt-tiny knows what is chosen here",
 }
 SMALL = {"pretrain": "batch_size = 32            # users: few, so that a small world is learnt in few epochs"}
 

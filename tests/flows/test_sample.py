@@ -35,7 +35,7 @@ def test_with_vllm_the_sample_s_settings_name_edt_tiny(tmp_path, installed):
     settings, said = written(tmp_path)
     assert settings.enrich.generator == "vllm"
     assert (settings.llm.model, settings.llm.max_model_len) == ("edt-tiny", 2048)
-    assert settings.train.pretrain.batch_size == 32
+    assert (settings.train.loss.synthetic_weight, settings.train.pretrain.batch_size) == (0.3, 32)
     assert said.endswith("settings for them, generator `vllm` with edt-tiny")
 
 
@@ -43,7 +43,7 @@ def test_without_vllm_they_name_retrieval_and_say_so(tmp_path, installed):
     installed(False)
     settings, said = written(tmp_path)
     assert (settings.enrich.generator, settings.llm.model) == ("retrieval", "")
-    assert settings.train.pretrain.batch_size == 32
+    assert (settings.train.loss.synthetic_weight, settings.train.pretrain.batch_size) == ("measured", 32)
     assert said.endswith("generator `retrieval`, for vLLM is not installed")
 
 
