@@ -20,7 +20,7 @@ from pipeline.sample_world.edt_tiny.lessons import Lesson, lessons
 from pipeline.sample_world.words import TASTES, taste_of
 
 SEED = 7
-"""No seed of the training, which starts from [0, 0], [0, 1] and [0, 2]."""
+"""No seed of the training, which starts from [1, 0], [1, 1] and [1, 2]."""
 
 
 @dataclass

@@ -182,10 +182,10 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Train edt-tiny again, for example after a change of the prompts.")
     parser.add_argument("--out", type=Path, default=get_model_path(), help="by default the package's own model")
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     given = parser.parse_args()
     gpu = torch.cuda.is_available()
