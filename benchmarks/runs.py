@@ -12,9 +12,8 @@ import torch
 from data_lake.lake import Lake
 from data_lake.schemas import METRICS, RANKS
 from data_lake.tables import read_tables
-from flows.models import Models
+from flows.run import make_until
 from flows.settings import Settings
-from flows.stages import open_lake, stages
 from flows.summary import stage_line
 from flows.text import log
 from flows.trainer import run_model
@@ -34,13 +33,7 @@ class Run:
 
 def run_until(settings: Settings, last_stage: str) -> Lake:
     """Make what is missing up to a stage, without Prefect; return the lake."""
-    lake = open_lake(settings)
-    with lake.lock(), Models(settings) as models:
-        for stage in stages(settings, models):
-            log(stage_line(lake.run(stage)))
-            if stage.name == last_stage:
-                break
-    return lake
+    return make_until(settings, last_stage, lambda made: log(stage_line(made)))
 
 
 def training_set(settings: Settings) -> Path:

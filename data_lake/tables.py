@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from data_lake.errors import UserError
@@ -50,6 +51,11 @@ def read_tables(folder: Path, artifact: Artifact, name: str = "", columns: Seque
         except (pa.ArrowInvalid, OSError) as error:
             raise SchemaError(f"{_title(artifact, name)}: {path} cannot be read as Parquet ({error}).") from error
     return _check(pa.concat_tables(parts, promote_options="permissive"), artifact, name, schema)
+
+
+def open_parts(folder: Path) -> ds.Dataset:
+    """Return the Parquet parts of a table, in order, without reading them."""
+    return ds.dataset([str(part) for part in sorted(folder.glob("*.parquet"))], format="parquet")
 
 
 def write_parts(table: pa.Table, folder: Path, rows_per_part: int = ROWS_PER_PART) -> list[Path]:

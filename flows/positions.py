@@ -6,6 +6,7 @@ import pyarrow.dataset as ds
 
 from data_lake.lake import Lake
 from data_lake.schemas import ARTIFACTS
+from data_lake.tables import open_parts
 from flows.run import Run
 from flows.text import escape_control
 
@@ -39,7 +40,7 @@ def check_positions(lake: Lake, artifact: str) -> PositionCheck | None:
     if artifact not in POSITIONED:
         return None
     folder = lake.verified_path(artifact, full=False)
-    data = ds.dataset([str(part) for part in sorted(folder.glob("*.parquet"))], format="parquet")
+    data = open_parts(folder)
     if "forbidden" not in data.schema.names:
         return None
     leaked, first = data.count_rows(filter=LEAKED), ""

@@ -1,12 +1,12 @@
 """A run: what a person asked for, and the settings, lake, models and stages that it needs, made once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_lake.config import Config
-from data_lake.lake import Lake, Stage
+from data_lake.lake import Lake, Manifest, Stage
 from flows.models import Models
 from flows.selection import StageSelection
 from flows.settings import DEFAULT_FILE, Settings, load_settings
@@ -37,6 +37,17 @@ class Run:
     def selection(self) -> StageSelection:
         """The stages that were asked for."""
         return self.request.selection
+
+
+def make_until(settings: Settings, last: str, tell: Callable[[Manifest], None]) -> Lake:
+    """Make what is missing up to a stage, without Prefect, and return the lake; `tell` gets each stage's manifest."""
+    lake = open_lake(settings)
+    with lake.lock(), Models(settings) as models:
+        for stage in stages(settings, models):
+            tell(lake.run(stage))
+            if stage.name == last:
+                break
+    return lake
 
 
 @contextmanager

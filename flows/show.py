@@ -13,6 +13,7 @@ import pyarrow.dataset as ds
 from data_lake.errors import UserError
 from data_lake.lake import Lake
 from data_lake.schemas import ARTIFACTS
+from data_lake.tables import open_parts
 from flows import text
 from flows.lift import lift
 from flows.positions import check_positions
@@ -41,7 +42,7 @@ def describe(
         raise UserError(f"{artifact} has no table {name!r}. It has {', '.join(filter(None, tables)) or 'only one'}.")
     assert manifest is not None  # `verified_path` found one
     positions = None if failed else check_positions(lake, artifact)
-    data = _dataset(folder / name)
+    data = open_parts(folder / name)
     try:
         if user is not None:
             rows = data.to_table(filter=_of_user(folder, artifact, data, user))
@@ -104,18 +105,13 @@ def _with_recall(figures: dict[str, Any]) -> dict[str, Any]:
     return figures | {"neighbours": counts | {"recall": counts["found"] / counts["checked"]}}
 
 
-def _dataset(folder: Path) -> ds.Dataset:
-    parts = sorted(folder.glob("*.parquet"))
-    return ds.dataset([str(part) for part in parts], format="parquet")
-
-
 def _of_user(folder: Path, artifact: str, data: ds.Dataset, user: str) -> ds.Expression:
     """Return the filter for one user's rows, by the id in the data or by the number that the trainer knows it by."""
     names = data.schema.names
     if "user_id" in names:
         return ds.field("user_id") == user
     if "user" in names and "users" in ARTIFACTS[artifact].tables:
-        known = _dataset(folder / "users").to_table(filter=ds.field("user_id") == user)
+        known = open_parts(folder / "users").to_table(filter=ds.field("user_id") == user)
         return ds.field("user").isin(known["user"].combine_chunks() if known.num_rows else pa.array([], pa.int32()))
     raise UserError(f"{artifact} has no rows of users. Leave --user out.")
 

@@ -19,7 +19,6 @@ from flows.stage_spec import StageRun, StageSpec, all_but
 from flows.text import log
 from flows.trainer import run_folder, run_model
 from model.config import MACHINE, EvaluateConfig, RecommendConfig, TrainConfig
-from pipeline.llm.generator import ItemsQuestion
 from pipeline.llm.prompts import load_prompt
 
 CANDIDATES_SEED = 0
@@ -182,15 +181,10 @@ def _measure_answers(run: StageRun) -> None:
     centres = load_or_fit_centres(catalogue, run.settings.profile, run.domains, run.io.keyed_cache("clusters"))
     retrieval, neighbours = Retrieval(cfg.exact_up_to), Neighbours(sequences, probes, cfg.prompt_share, titled(items))
     retrieval.read({"items": items, "item_embeddings": vectors})
-
-    def near(questions: Sequence[ItemsQuestion], by_neighbours: bool = True) -> list[list[str]]:
-        items = neighbours.items(questions, by_neighbours)
-        return [items[each.user_id, each.to_domain][: each.answers] for each in questions]
-
     baselines: dict[str, Baseline] = {
-        "cooccurrence": near,
+        "cooccurrence": neighbours.items,
         "retrieval": retrieval.items,
-        "popular": partial(near, by_neighbours=False),
+        "popular": partial(neighbours.items, by_neighbours=False),
     }
     table = measure_answers(
         all_truth(sequences, probes, cfg), run.io.read("representatives"), run.io.read("grounded_items"), items,

@@ -15,10 +15,9 @@ from data_lake.errors import UserError
 from data_lake.lake import Lake
 from data_lake.schemas import TEST
 from flows.lift import lift_lines
-from flows.models import Models
-from flows.run import RunRequest, open_run
-from flows.settings import LakeConfig, Settings
-from flows.stages import ASKING, open_lake, stages
+from flows.run import RunRequest, make_until
+from flows.settings import LakeConfig, Settings, load_settings
+from flows.stages import ASKING, open_lake
 from flows.summary import stage_line
 from flows.text import log
 from model.evaluation.compare import Difference, paired
@@ -35,7 +34,7 @@ MORE = "more"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial found. `costs` are for everybody: prompts, tokens and hours of asking, null where none is asked."""
+    """What a trial found. `costs` are for everybody: prompts, tokens and hours; empty where no model is asked."""
 
     users: int
     seeds: int
@@ -47,22 +46,22 @@ class Outcome:
 
 
 def trial(request: RunRequest, users: int, seeds: int) -> Outcome:
-    """Run a trial in the folder `trial` beside the settings file, whose lake is not touched, and write result.json.
+    """Run a trial in the folder `trial` beside the settings file, and write its result.json.
 
+    The dataset's own lake is brought up to the stage `split`; all else lies in the trial's.
     Raises UserError where no generator is set, or where not so many users act in two domains.
     """
     started, folder = time.monotonic(), request.config.resolve().parent / "trial"
-    with open_run(request) as run:
-        settings = run.settings
-        if not settings.enrich.is_on:
-            raise UserError('[enrich] generator is "none": a trial compares a generator with none. Name one.')
-        _make(settings, "split")
-        sequences, items = run.lake.read("sequences"), run.lake.read("items")
+    settings = load_settings(request.config, request.overrides)
+    if not settings.enrich.is_on:
+        raise UserError('[enrich] generator is "none": a trial compares a generator with none. Name one.')
+    lake = _make(settings, "split")
+    sequences, items = lake.read("sequences"), lake.read("items")
     made = make_trial(sequences, users, settings.seed)
     with_ = _settings(settings, made.interactions, items, folder, tuple(sorted(made.hidden)))
     without = with_.model_copy(update={"enrich": with_.enrich.model_copy(update={"generator": NONE})})
     ranks = {name: _ranks(each, range(seeds)) for name, each in (("with", with_), ("without", without))}
-    lake = _make(with_, "measure_answers")
+    lake = open_lake(with_)
     protocol = with_.evaluate.protocols[-1]
     found = paired(ranks["with"], ranks["without"], split=TEST, protocol=protocol, users=list(made.hidden))
     differences = [found[metric] for metric in METRICS]
@@ -139,16 +138,8 @@ def _ranks(settings: Settings, seeds: Sequence[int]) -> list[pa.Table]:
 
 
 def _make(settings: Settings, last: str) -> Lake:
-    """Make what is missing up to a stage; return the lake."""
-    lake = open_lake(settings)
-    with lake.lock(), Models(settings) as models:
-        for stage in stages(settings, models):
-            made = lake.run(stage)
-            if not made.skipped:
-                log(stage_line(made))
-            if stage.name == last:
-                break
-    return lake
+    """Make what is missing up to a stage, with a line about each that was made; return the lake."""
+    return make_until(settings, last, lambda made: None if made.skipped else log(stage_line(made)))
 
 
 def _costs(lake: Lake, users: int, everybody: int) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The stored sequences as one row per action, and the part of them that prompts may show."""
 
+import hashlib
+
 import polars as pl
 import pyarrow as pa
 
@@ -51,6 +53,25 @@ def prompt_forbidden(sequences: pa.Table, prompt_share: float) -> pl.Series:
     shown = (length * prompt_share + 1e-9).floor().cast(pl.Int32).clip(upper_bound=length - 1).clip(lower_bound=0)
     return (
         frame_of(sequences).select(pl.when(pl.col("splits").list.len() > 0).then(shown).alias("forbidden")).to_series()
+    )
+
+
+def draw_hidden_domains(
+    known: pl.DataFrame, seed: int, purpose: str, least_hidden: int, least_shown: int
+) -> pl.DataFrame:
+    """Return (user_id, mark, hidden_domain, hidden) of the users who can be shown without one of their domains.
+
+    They have `least_hidden` of the actions `known` in it and `least_shown` in others. The domain, and `mark`, by which
+    users are to be drawn, follow from the hash of seed, purpose and user. `hidden` counts the actions in that domain.
+    """
+    counts = known.group_by("user_id", "domain").len().with_columns(total=pl.col("len").sum().over("user_id"))
+    can_hide = counts.filter(pl.col("len") >= least_hidden, pl.col("total") - pl.col("len") >= least_shown)
+    users = can_hide.sort("user_id", "domain").group_by("user_id", maintain_order=True).agg("domain", "len")
+    hashes = (hashlib.sha256(f"{seed}\0{purpose}\0{user}".encode()).digest() for user in users["user_id"])
+    marks = pl.Series("mark", [int.from_bytes(each[:8], "big") for each in hashes], pl.UInt64)
+    at = (pl.col("mark") % pl.col("domain").list.len()).cast(pl.Int64)
+    return users.with_columns(marks).select(
+        "user_id", "mark", hidden_domain=pl.col("domain").list.get(at), hidden=pl.col("len").list.get(at)
     )
 
 

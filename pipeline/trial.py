@@ -1,6 +1,5 @@
 """The data of a trial: users of two domains, of whom one domain is hidden but for one action."""
 
-import hashlib
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -8,7 +7,7 @@ import polars as pl
 import pyarrow as pa
 
 from data_lake.errors import UserError
-from pipeline.histories import training_prefix
+from pipeline.histories import draw_hidden_domains, training_prefix
 
 LEAST_HIDDEN = 3
 """Training actions in the hidden domain: one stays, and the last two become the targets."""
@@ -50,20 +49,11 @@ def make_trial(sequences: pa.Table, users: int, seed: int) -> Trial:
 
 
 def _hidden(known: pl.DataFrame, users: int, seed: int) -> pl.DataFrame:
-    """Return (user_id, hidden) of the trial users."""
-    counts = known.group_by("user_id", "domain").len().with_columns(total=pl.col("len").sum().over("user_id"))
-    can_hide = counts.filter(pl.col("len") >= LEAST_HIDDEN, pl.col("total") - pl.col("len") >= LEAST_SHOWN)
-    able = can_hide.sort("user_id", "domain").group_by("user_id", maintain_order=True).agg("domain")
+    """Return (user_id, hidden) of the trial users, the hidden domain of each."""
+    able = draw_hidden_domains(known, seed, "trial", LEAST_HIDDEN, LEAST_SHOWN)
     if len(able) < users:
         raise UserError(
             f"{len(able)} users have {LEAST_HIDDEN} training actions in one domain and {LEAST_SHOWN} in others; a "
             f"trial of {users} is not possible. Ask for fewer with --users."
         )
-    marks = pl.Series("mark", [_mark(seed, user) for user in able["user_id"].to_list()], pl.UInt64)
-    at = (pl.col("mark") % pl.col("domain").list.len()).cast(pl.Int64)
-    drawn = able.with_columns(marks).sort("mark").head(users)
-    return drawn.select("user_id", hidden=pl.col("domain").list.get(at))
-
-
-def _mark(seed: int, user: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}\0trial\0{user}".encode()).digest()[:8], "big")
+    return able.sort("mark").head(users).select("user_id", hidden="hidden_domain")

@@ -53,11 +53,10 @@ class Cooccurrence(TemplateGenerator):
         self._neighbours = Neighbours(tables["sequences"], tables["probes"], self._prompt_share, set(self._titles))
 
     def _items(self, questions: Sequence[ItemsQuestion], longest: Sequence[int]) -> list[Reply]:
-        found = self._neighbours.items(questions)
         replies = []
-        for question, length in zip(questions, longest, strict=True):
+        for item_ids, length in zip(self._neighbours.items(questions), longest, strict=True):
             named: dict[str, str] = {}  # of two items with one title the first
-            for item_id in found[question.user_id, question.to_domain][: question.answers]:
+            for item_id in item_ids:
                 named.setdefault(self._titles[item_id][:length].strip(), item_id)
             replies.append(items_reply(list(named), list(named.values())) if named else Reply(None, error="no_items"))
         return replies
@@ -76,6 +75,7 @@ class Neighbours:
         known = training_prefix(sequences)
         ids = sorted(set(known["item_id"]))
         self._item_ids = pl.Series("item_id", ids, dtype=pl.String)
+        self._numbers = {item_id: number for number, item_id in enumerate(ids)}
         number = pl.col("item_id").replace_strict(self._item_ids, range(len(ids)), return_dtype=pl.Int64)
         self._actions = known.select(
             "row", "domain", "timestamp", item=number, titled=pl.col("item_id").is_in(titled)
@@ -95,8 +95,8 @@ class Neighbours:
         self._visible = visible.select("row", item=number).unique(maintain_order=True)
         self._popular: dict[str, Popularity] = {}
 
-    def items(self, questions: Sequence[ItemsQuestion], by_neighbours: bool = True) -> dict[tuple[str, str], list[str]]:
-        """Return for each (user, target domain) asked the item ids, best first, none that prompts show.
+    def items(self, questions: Sequence[ItemsQuestion], by_neighbours: bool = True) -> list[list[str]]:
+        """Return for each question at most as many item ids as it asks for, best first, none that prompts show.
 
         Without `by_neighbours` they are the popular ones alone.
         """
@@ -109,7 +109,7 @@ class Neighbours:
             for first in range(0, len(rows), USERS_AT_ONCE):
                 best = self._best(rows[first : first + USERS_AT_ONCE], domain, most, by_neighbours)
                 found |= {(users[row], domain): [self._item_ids[item] for item in items] for row, items in best.items()}
-        return found
+        return [found[each.user_id, each.to_domain][: each.answers] for each in questions]
 
     def rate(self, pairs: pl.DataFrame) -> pl.DataFrame:
         """Add to pairs (user_id, domain, item_id), each once, the columns `shared` and `popularity`, in their order.
@@ -117,10 +117,9 @@ class Neighbours:
         `shared` is the item's score among what users who share items chose; `popularity` is how often it was chosen
         before the prompt, an action of HALF_LIFE_DAYS ago counting half. The user's own actions are left out of both.
         """
-        number = {item_id: index for index, item_id in enumerate(self._item_ids)}
         rated = pairs.with_columns(
             row=pl.col("user_id").replace_strict(self._rows, return_dtype=pl.Int64),
-            item=pl.col("item_id").replace_strict(number, default=-1, return_dtype=pl.Int64),
+            item=pl.col("item_id").replace_strict(self._numbers, default=-1, return_dtype=pl.Int64),
         ).join(self._asked, on="row", how="left", maintain_order="left")
         own = self._actions.select(pl.col("row").alias("owner"), "item", own="timestamp")
         rated = rated.join(own, on=["owner", "item"], how="left", maintain_order="left")

@@ -97,10 +97,8 @@ class Retrieval(TemplateGenerator):
             for row in self._catalogue.texts_of(domain):
                 rows.setdefault(self._titles[self._catalogue.item_ids[row].as_py()], row)
             first = list(rows.values())
-            item_ids, vectors = (
-                self._catalogue.item_ids.take(pa.array(first)).to_pylist(),
-                self._catalogue.vectors[first],
-            )
+            item_ids = self._catalogue.item_ids.take(pa.array(first, pa.int64())).to_pylist()
+            vectors = self._catalogue.vectors[first]
             self._domains[domain] = item_ids, vectors, build(vectors, self._exact_up_to)
         return self._domains[domain]
 

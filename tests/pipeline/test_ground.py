@@ -62,23 +62,22 @@ def test_the_budget_goes_to_the_answers_of_the_greatest_weight_then_relevance():
     ]  # fmt: skip
 
 
+def grounder_of(items, sequences, answers):
+    """The grounder of a small world, and what was generated: the same answers for everybody."""
+    cfg, catalogue = EnrichConfig(noise_filter=False), embedded(items)
+    representatives = represent(sequences, catalogue, cfg, ("food", "kitchen"))
+    generator = Answering(lambda question: answers)
+    generated = generate_items(rows_to_ask(representatives, cfg), items, generator, cfg, {})
+    return Grounder(known_of(items, sequences, representatives, catalogue), cfg, ("food", "kitchen")), generated
+
+
 def test_of_items_nearly_as_near_the_one_that_those_who_share_items_chose_is_meant():
     items = items_table(food=[0], kitchen=[10, 12, 90])
     sequences = sequences_table(
         u="food_0 food_0 food_0 food_0 food_0", other="food_0 kitchen_12 kitchen_90 food_0 food_0"
     )
-    cfg, catalogue = EnrichConfig(noise_filter=False), embedded(items)
-    representatives = represent(sequences, catalogue, cfg, ("food", "kitchen"))
-    generator = Answering(lambda question: ["x 10"])
-    generated = generate_items(
-        rows_to_ask(representatives, cfg),
-        items,
-        generator,
-        cfg,
-        {},
-    )
-    known = known_of(items, sequences, representatives, catalogue)
-    table = Grounder(known, cfg, ("food", "kitchen")).find(sequences, generated, Angles())
+    grounder, generated = grounder_of(items, sequences, ["x 10"])
+    table = grounder.find(sequences, generated, Angles())
     assert table["item_id"].to_list()[0] == "kitchen_12"
 
 
@@ -92,17 +91,7 @@ def test_an_item_of_the_shown_part_is_never_grounded_to():
     sequences = sequences_table(
         u="food_0 food_0 food_0 kitchen_0 food_0 food_0 food_0", v="food_0 food_0 food_0 food_0 food_0"
     )
-    cfg, catalogue = EnrichConfig(noise_filter=False), embedded(items)
-    representatives = represent(sequences, catalogue, cfg, ("food", "kitchen"))
-    generator = Answering(lambda question: ["x 1"])
-    generated = generate_items(
-        rows_to_ask(representatives, cfg),
-        items,
-        generator,
-        cfg,
-        {},
-    )
-    grounder = Grounder(known_of(items, sequences, representatives, catalogue), cfg, ("food", "kitchen"))
+    grounder, generated = grounder_of(items, sequences, ["x 1"])
 
     def found(sequences):
         table = grounder.find(sequences, generated, Angles())

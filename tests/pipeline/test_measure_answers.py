@@ -105,12 +105,7 @@ def test_a_user_who_is_called_as_a_probe_is_an_error():
 
 def lift(users, probes, answers, clusters=None, **catalogue):
     known, neighbours = items(**catalogue), Neighbours(users, probes, CFG.prompt_share, titled(items(**catalogue)))
-
-    def near(questions, by_neighbours=True):
-        found = neighbours.items(questions, by_neighbours)
-        return [found[each.user_id, each.to_domain] for each in questions]
-
-    baselines = {"cooccurrence": near, "popular": partial(near, by_neighbours=False)}
+    baselines = {"cooccurrence": neighbours.items, "popular": partial(neighbours.items, by_neighbours=False)}
     nobody = pa.table({"user_id": pa.array([], pa.string()), "domain": pa.array([], pa.string()),
                        "item_ids": pa.array([], pa.list_(pa.string()))})  # fmt: skip
     clustered = pa.table(
