@@ -52,17 +52,22 @@ def test_what_the_version_before_asked_is_answered_from_its_memory_but_for_profi
     shutil.copytree(BEFORE / "memory", tmp_path / "data_lake" / "store" / "shop" / "memory")
     url = f"openai.base_url=http://127.0.0.1:{endpoint.server_address[1]}/v1"
     overrides = (url, "enrich.probes=0", "llm.max_failed=1")  # what is asked is refused, and may be
-    to_profiles = StageSelection(to="profile_users")
-    request = RunRequest(config=tmp_path / "edt.toml", overrides=overrides, selection=to_profiles)
-    made = {}
-    with pytest.warns(RenamedSettingWarning, match="evidence is now called prompt_share"), open_run(request) as run:
+    config = tmp_path / "edt.toml"
+    with pytest.warns(RenamedSettingWarning, match="evidence is now called prompt_share"):
+        make(RunRequest(config=config, overrides=overrides, selection=StageSelection(to="ground")))
+    assert endpoint.asked == 0
+    with pytest.warns(RenamedSettingWarning, match="evidence is now called prompt_share"):
+        lake = make(RunRequest(config=config, overrides=overrides, selection=StageSelection(to="profile_users")))
+    figures = {stage: lake.manifest(artifact).figures for stage, artifact in ASKING.items()}
+    assert {stage: each["ok"] for stage, each in figures.items()} == OK
+    assert {stage: each["failed"].get("http_400", 0) for stage, each in figures.items()} == ASKED_AGAIN
+
+
+def make(request):
+    with open_run(request) as run:
         for stage in run.selection.apply(run.stages):
-            made[stage.name] = run.lake.run(stage)
-            if stage.name == "ground":
-                assert endpoint.asked == 0
-    figures = {name: made[name].figures for name in ASKING}
-    assert {name: each["ok"] for name, each in figures.items()} == OK
-    assert {name: each["failed"].get("http_400", 0) for name, each in figures.items()} == ASKED_AGAIN
+            run.lake.run(stage)
+        return run.lake
 
 
 OK = {"generate_items": 36, "profile_domains": 43, "profile_users": 28}
