@@ -173,7 +173,7 @@ class CountingGenerator(GeneratorWrapper):
         self.prompts += len(requests)
         self.new += len(new)
         self.tokens_in += sum(self.tokens.count(list(new.values())))
-        self.most_tokens_out += sum(request.max_tokens for request in new.values())
+        self.most_tokens_out += sum(request.max_tokens for request in new.values() if not request.choices)
         self.held += len(held)
         self.held_tokens_out += sum(reply.tokens_out for reply in held.values())
         return [held.get(key, Reply(None, "not_asked")) for key in keys]

@@ -35,5 +35,5 @@ def lift_lines(lake: Lake) -> list[str]:
 
 
 TRUTHS = {"hidden": "in the domain that was hidden from the prompt", "unshown": "after what the prompt showed"}
-BESIDE = ("another user", "popular", "retrieval", "cooccurrence")
+BESIDE = ("another user", "popular", "retrieval", "cooccurrence", "candidates")
 """Sources of `answer_lift` that stand beside what was inserted."""

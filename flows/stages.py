@@ -3,9 +3,10 @@
 A work imports what it needs when it starts: nothing heavy is loaded before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +21,10 @@ from flows.text import log
 from flows.trainer import run_folder, run_model
 from model.config import MACHINE, EvaluateConfig, RecommendConfig, TrainConfig
 from pipeline.llm.prompts import load_prompt
+
+if TYPE_CHECKING:
+    from pipeline.augment.candidates import Candidates
+    from pipeline.llm.generator import ItemSource
 
 CANDIDATES_SEED = 0
 """Of the evaluation's candidates: the same for every model and every run."""
@@ -80,6 +85,34 @@ def _with_examples(settings: Settings) -> bool:
     return settings.enrich.examples > 0
 
 
+def _with_candidates(settings: Settings) -> bool:
+    return settings.enrich.ask != "write"
+
+
+def _sources(run: StageRun) -> dict[str, "ItemSource"]:
+    """Return what gives items for questions without a language model, by name."""
+    from pipeline.llm.cooccurrence import Neighbours, titled
+    from pipeline.llm.retrieval import Retrieval
+
+    cfg, items, vectors = run.settings.enrich, run.io.read("items"), run.io.read("item_embeddings")
+    retrieval = Retrieval(cfg.exact_up_to)
+    retrieval.read({"items": items, "item_embeddings": vectors})
+    neighbours = Neighbours(run.io.read("sequences"), run.io.read("probes"), cfg.prompt_share, titled(items))
+    return {
+        "cooccurrence": neighbours.items,
+        "retrieval": retrieval.items,
+        "popular": partial(neighbours.items, by_neighbours=False),
+    }
+
+
+def _candidates(run: StageRun, sources: Mapping[str, "ItemSource"]) -> "Candidates":
+    from pipeline.augment.candidates import Candidates
+    from pipeline.llm.prompts import titles_of
+
+    cfg, items = run.settings.enrich, run.io.read("items")
+    return Candidates(list(sources.values()), titles_of(items, items["item_id"]), cfg.candidates, cfg.seed)
+
+
 def _generate_items(run: StageRun) -> None:
     from pipeline.augment.examples import load_or_choose_examples
     from pipeline.augment.generate_items import generate_items, generation_rows, pairs_of
@@ -91,9 +124,11 @@ def _generate_items(run: StageRun) -> None:
     if cfg.examples:
         cache = run.io.keyed_cache("examples")
         examples = load_or_choose_examples(representatives, run.io.read("sequences"), pairs, cfg, cache)
+    is_shown = run.generator.asks_model and _with_candidates(run.settings)
+    candidates = _candidates(run, _sources(run)) if is_shown else None
 
     def answers(rows: pa.Table) -> pa.Table:
-        return generate_items(rows, items, run.generator, cfg, run.settings.domains, examples)
+        return generate_items(rows, items, run.generator, cfg, run.settings.domains, examples, candidates)
 
     if cfg.users:
         about = [*cfg.users, *run.io.read("probes")["user_id"].to_pylist()]
@@ -105,7 +140,7 @@ def _generate_items(run: StageRun) -> None:
 
 ASKED_HOW = (
     "enrich.representatives", "enrich.prompt_share", "enrich.answers", "enrich.title_tokens", "enrich.prompt",
-    "enrich.examples", "domains.describe", "domains.generate_prompt",
+    "enrich.examples", "enrich.ask", "enrich.candidates", "domains.describe", "domains.generate_prompt",
 )  # fmt: skip
 """Settings of which another value has a generator give other answers."""
 
@@ -168,26 +203,19 @@ def _ground(run: StageRun) -> None:
 
 
 def _measure_answers(run: StageRun) -> None:
-    from pipeline.augment.measure_answers import Baseline, measure_answers, summary
+    from pipeline.augment.measure_answers import measure_answers, summary
     from pipeline.augment.truth import all_truth
-    from pipeline.llm.cooccurrence import Neighbours, titled
-    from pipeline.llm.retrieval import Retrieval
     from pipeline.profile.clusters import assign_clusters, load_or_fit_centres
     from pipeline.vectors.catalogue import Catalogue
 
-    cfg, items, vectors = run.settings.enrich, run.io.read("items"), run.io.read("item_embeddings")
-    sequences, probes = run.io.read("sequences"), run.io.read("probes")
-    catalogue = Catalogue.of(vectors)
+    catalogue = Catalogue.of(run.io.read("item_embeddings"))
     centres = load_or_fit_centres(catalogue, run.settings.profile, run.domains, run.io.keyed_cache("clusters"))
-    retrieval, neighbours = Retrieval(cfg.exact_up_to), Neighbours(sequences, probes, cfg.prompt_share, titled(items))
-    retrieval.read({"items": items, "item_embeddings": vectors})
-    baselines: dict[str, Baseline] = {
-        "cooccurrence": neighbours.items,
-        "retrieval": retrieval.items,
-        "popular": partial(neighbours.items, by_neighbours=False),
-    }
+    baselines = _sources(run)
+    if _with_candidates(run.settings):
+        baselines["candidates"] = _candidates(run, baselines).of
     table = measure_answers(
-        all_truth(sequences, probes, cfg), run.io.read("representatives"), run.io.read("grounded_items"), items,
+        all_truth(run.io.read("sequences"), run.io.read("probes"), run.settings.enrich),
+        run.io.read("representatives"), run.io.read("grounded_items"), run.io.read("items"),
         assign_clusters(catalogue, centres), baselines,
     )  # fmt: skip
     run.io.write("answer_lift", table)
@@ -374,12 +402,15 @@ SPECS: tuple[StageSpec, ...] = (
         name="generate_items",
         version=6,
         reads=lambda settings: (
-            "items", "representatives", *(("sequences",) if _with_examples(settings) else ()),
-            *(("probes",) if settings.enrich.users else ()),
+            "items", "representatives",
+            *(("sequences",) if _with_examples(settings) or _with_candidates(settings) else ()),
+            *(("probes",) if settings.enrich.users or _with_candidates(settings) else ()),
+            *(("item_embeddings",) if _with_candidates(settings) else ()),
         ),
         makes=("generated_items",),
         settings=(
-            "enrich.users", "enrich.noise_filter", "enrich.seed", "enrich.pairs", "enrich.max_tokens", *ASKED_HOW,
+            "enrich.users", "enrich.noise_filter", "enrich.seed", "enrich.pairs", "enrich.max_tokens",
+            "enrich.exact_up_to", *ASKED_HOW,
         ),
         constants=lambda settings: {"example": load_prompt("example")} if _with_examples(settings) else {},
         machine=("enrich.rows_per_shard", *LIMITS),
@@ -408,7 +439,10 @@ SPECS: tuple[StageSpec, ...] = (
         version=2,
         reads=("sequences", "probes", "items", "item_embeddings", "representatives", "grounded_items"),
         makes=("answer_lift",),
-        settings=("enrich.prompt_share", "enrich.exact_up_to", "profile.clusters", "profile.seed"),
+        settings=(
+            "enrich.prompt_share", "enrich.exact_up_to", "enrich.ask", "enrich.candidates", "enrich.seed",
+            "profile.clusters", "profile.seed",
+        ),
         work=_measure_answers,
         enriches=True,
         by_domain=True,

@@ -204,6 +204,10 @@ class EmbedConfig(Config):
     rows_per_shard: PositiveInt = 2_000
 
 
+PROMPTS = {"write": "generate_items", "choose": "choose_items", "score": "score_items"}
+"""The prompt of each way to ask for items."""
+
+
 class EnrichConfig(Config):
     """The transferable item augmenter: who is asked for which items, and which answers are inserted."""
 
@@ -221,6 +225,13 @@ class EnrichConfig(Config):
     """The (from, to) domains to ask for; empty: every ordered pair."""
     users: tuple[str, ...] = ()
     """Ids of the users to ask about, besides probes; empty: all."""
+    ask: Literal["write", "choose", "score"] = "write"
+    """How a language model is asked for items. `write`: it writes titles, and the nearest items are found. `choose`: it
+    is shown real `candidates` and names their numbers. `score`: it is shown none; the candidates are taken whose titles
+    it finds likeliest as an answer (of `vllm` alone)."""
+    candidates: PositiveInt = 40
+    """Items of the target domain to choose from: in turns those with the nearest texts, those that users who share
+    items chose, and recently popular ones."""
     answers: PositiveInt = 10
     """k: items that one prompt asks for."""
     probes: NonNegativeInt = 2000
@@ -242,8 +253,20 @@ class EnrichConfig(Config):
     """Tokens that a title may take in a prompt; four characters are one where the model's tokenizer is not known."""
     max_tokens: PositiveInt = 512
     prompt: str = load_prompt("generate_items")
-    """Its text; the settings file names a file that holds it. So for every prompt."""
+    """Its text, by default that of `ask`; the settings file names a file that holds it. So for every prompt."""
     rows_per_shard: PositiveInt = 2000
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_prompt(cls, given: Any) -> Any:
+        asked = given.get("ask") if isinstance(given, dict) else None
+        return {"prompt": load_prompt(PROMPTS[asked]), **given} if asked in PROMPTS else given
+
+    @model_validator(mode="after")
+    def _check_score(self) -> Self:
+        if self.ask == "score" and self.generator == "openai":
+            raise ValueError('ask = "score" needs the generator vllm: chat endpoints do not tell how likely a text is')
+        return self
 
     @property
     def is_on(self) -> bool:
@@ -257,8 +280,8 @@ class EnrichConfig(Config):
 
     @field_validator("prompt")
     @classmethod
-    def _check_prompt(cls, text: str) -> str:
-        return check_prompt("generate_items", text)
+    def _check_prompt(cls, text: str, info: ValidationInfo) -> str:
+        return check_prompt(PROMPTS[info.data.get("ask", "write")], text)
 
 
 class ProfileConfig(Config):
@@ -290,7 +313,8 @@ class DomainConfig(Config):
     describe: str = ""
     """Such as "groceries, snacks and drinks"."""
     generate_prompt: str | None = None
-    """Instead of `enrich.prompt` where items of this domain are asked for."""
+    """Instead of `enrich.prompt` where items of this domain are asked for. To choose from candidates it shows
+    `$candidates`."""
     profile_prompt: str | None = None
     """Instead of `profile.domain_prompt` for this domain."""
 

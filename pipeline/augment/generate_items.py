@@ -1,6 +1,7 @@
 """Ask which items of another domain a user would plausibly choose."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -9,11 +10,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_lake.errors import UserError
+from pipeline.augment.candidates import Candidates
 from pipeline.augment.examples import Examples, example_text
 from pipeline.config import DomainConfig, EnrichConfig
 from pipeline.llm.answers import ask, reply_columns
-from pipeline.llm.generator import Generator, ItemsQuestion, Request
-from pipeline.llm.prompts import ANSWER_CHARACTERS, items_schema, named, render, titles_of
+from pipeline.llm.generator import Candidate, Generator, ItemsQuestion, Request
+from pipeline.llm.prompts import (
+    ANSWER_CHARACTERS,
+    items_schema,
+    named,
+    numbers_schema,
+    render,
+    scores_schema,
+    slots_below,
+    titles_of,
+)
 
 
 def pairs_of(cfg: EnrichConfig, domains: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -64,24 +75,29 @@ def generate_items(
     cfg: EnrichConfig,
     about: Mapping[str, DomainConfig],
     examples: Examples = MappingProxyType({}),
+    candidates: Candidates | None = None,
 ) -> pa.Table:
     """Return GENERATED_ITEMS, one row per row of `rows` (see `generation_rows`), in the same order.
 
     All columns of `rows` but `item_ids` are handed on. A reply that cannot be used, even when asked for again with
     fewer and shorter answers, keeps its row: no answers, and the reason. `about` describes domains; one that it lacks
     goes by its name. Where a prompt is too long for the model the oldest items are dropped. `examples` (see
-    `augment.examples`) stand in every prompt of their pair.
+    `augment.examples`) stand in every prompt of their pair. With `candidates` items are chosen from these, or rated, as
+    `cfg.ask` says; without, titles are written. Where there is none to choose from the reason is `no_candidates`.
     """
     asked = rows.to_pylist()
-    shown = {item for row in asked for item in row["item_ids"]}
+    if candidates is not None:
+        for row, drawn in zip(asked, candidates.of([_question(row, cfg.answers) for row in asked]), strict=True):
+            row["candidates"] = drawn
+    shown = {item for row in asked for item in (*row["item_ids"], *row.get("candidates", ()))}
     shown |= {item for pair in examples.values() for example in pair for part in example for item in part}
     titles = titles_of(items, pa.array(shown, pa.string()))
     prompts = _Prompts(titles, generator.tokens.quoted(titles.values(), cfg.title_tokens), cfg, about, examples)
 
-    def request(index: int, is_retry: bool, dropped: int) -> Request:
+    def request(index: int, is_retry: bool, dropped: int) -> Request | None:
         return prompts.request(asked[index], is_retry, dropped)
 
-    answers = ask(generator, len(asked), request)
+    answers = ask(generator, len(asked), request, reason="no_candidates")
     table = rows.drop_columns("item_ids")
     for name, column in reply_columns(answers, generator.identity).items():
         table = table.append_column(name, column)
@@ -104,22 +120,45 @@ class _Prompts:
         self._titles, self._lines, self._cfg, self._about = titles, lines, cfg, about
         self._examples = {pair: example_text(each, pair, about, titles, lines) for pair, each in examples.items()}
 
-    def request(self, row: Mapping[str, Any], is_retry: bool, dropped: int) -> Request:
-        """Return the request of a row, without its `dropped` oldest items; a retry asks for fewer, shorter answers."""
+    def request(self, row: Mapping[str, Any], is_retry: bool, dropped: int) -> Request | None:
+        """Return the request of a row, without its `dropped` oldest items; a retry asks for fewer, shorter answers.
+
+        None where it has candidates and these are none.
+        """
         source, target = row["from_domain"], row["to_domain"]
         answers = max(1, self._cfg.answers // 2) if is_retry else self._cfg.answers
         shown = row["item_ids"][min(dropped, len(row["item_ids"]) - 1) :]
         titles = tuple(self._titles[item_id] for item_id in shown)
+        candidates = tuple(Candidate(item_id, self._titles[item_id]) for item_id in row.get("candidates", ()))
+        if "candidates" in row and not candidates:
+            return None
         slots = {
             "from_domain": named(source, self._about),
             "to_domain": named(target, self._about),
             "answers": answers,
             "titles": "\n".join(self._lines[title] for title in titles),
+            "candidates": "\n".join(
+                f"{number}. {self._lines[each.title]}" for number, each in enumerate(candidates, start=1)
+            ),
         }
-        prompt = self._about.get(target, DomainConfig()).generate_prompt or self._cfg.prompt
-        return Request(
-            question=ItemsQuestion(row["user_id"], source, target, tuple(shown), titles, answers),
-            messages=render(prompt, slots, is_retry, self._examples.get((source, target), "")),
-            schema=items_schema(answers, ANSWER_CHARACTERS // 2 if is_retry else ANSWER_CHARACTERS),
-            max_tokens=self._cfg.max_tokens,
-        )
+        question = replace(_question(row, answers), item_ids=tuple(shown), titles=titles, candidates=candidates)
+        messages = render(self._text(target), slots, is_retry, self._examples.get((source, target), ""))
+        longest = ANSWER_CHARACTERS // 2 if is_retry else ANSWER_CHARACTERS
+        if candidates and self._cfg.ask == "score":
+            choices = tuple(each.title[:ANSWER_CHARACTERS] for each in candidates)
+            return Request(question, messages, scores_schema(len(choices)), ANSWER_CHARACTERS, choices=choices)
+        schema = numbers_schema(answers, len(candidates)) if candidates else items_schema(answers, longest)
+        return Request(question, messages, schema, self._cfg.max_tokens)
+
+    def _text(self, domain: str) -> str:
+        text = self._about.get(domain, DomainConfig()).generate_prompt or self._cfg.prompt
+        if self._cfg.ask == "choose" and "candidates" not in slots_below(text):
+            raise UserError(
+                f'[domains.{domain}] generate_prompt shows no $candidates, which [enrich] ask = "choose" needs. Put it '
+                "below the line '---'."
+            )
+        return text
+
+
+def _question(row: Mapping[str, Any], answers: int) -> ItemsQuestion:
+    return ItemsQuestion(row["user_id"], row["from_domain"], row["to_domain"], tuple(row["item_ids"]), (), answers)

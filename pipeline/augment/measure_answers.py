@@ -4,7 +4,7 @@ Truth are training actions that no prompt showed: the later part of a user's tra
 probes. A share is that of answers whose item the user chose; its interval resamples users.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -13,7 +13,7 @@ import pyarrow as pa
 from data_lake.schemas import ANSWER_LIFT
 from pipeline.augment.truth import same_item, shares
 from pipeline.frames import frame_of, to_arrow
-from pipeline.llm.generator import ItemsQuestion
+from pipeline.llm.generator import ItemSource, ItemsQuestion
 
 BANDS = (0, 2, 5)
 """Ranks at which the bands of a generator's answers begin."""
@@ -24,13 +24,9 @@ RANKED = (ANSWERS, KEPT)
 KEYS = ["truth", "from_domain", "to_domain"]
 
 
-Baseline = Callable[[Sequence[ItemsQuestion]], Sequence[Sequence[str]]]
-"""Gives item ids for each question, the best first, as many as it asks for or fewer."""
-
-
 def measure_answers(
     truth: pl.DataFrame, representatives: pa.Table, grounded: pa.Table, items: pa.Table, clusters: pa.Table,
-    baselines: Mapping[str, Baseline],
+    baselines: Mapping[str, ItemSource],
 ) -> pa.Table:  # fmt: skip
     """Return ANSWER_LIFT: a row per kind of truth (see `truth.all_truth`), pair of domains, source of items and ranks.
 
@@ -89,14 +85,17 @@ def _of_another_user(kept: pl.DataFrame) -> pl.DataFrame:
     return given.with_columns(user_id="other").drop("other")
 
 
-def _instead(answers: pl.DataFrame, baseline: Baseline, shown: Mapping[tuple[str, str], Sequence[str]]) -> pl.DataFrame:
+def _instead(
+    answers: pl.DataFrame, baseline: ItemSource, shown: Mapping[tuple[str, str], Sequence[str]]
+) -> pl.DataFrame:
     """Return, for each user and pair, as many items of the baseline as answers."""
     counts = answers.group_by(*KEYS, "user_id", maintain_order=True).agg(answers=pl.len())
     questions = [
         ItemsQuestion(user, source, target, tuple(shown.get((user, source), ())), (), count)
         for user, source, target, count in counts.select("user_id", "from_domain", "to_domain", "answers").iter_rows()
     ]
-    found = baseline(questions) if questions else []
+    asked = baseline(questions) if questions else []
+    found = [item_ids[: question.answers] for item_ids, question in zip(asked, questions, strict=True)]
     given = counts.with_columns(item_id=pl.Series("item_id", found, pl.List(pl.String)))
     ranked = given.with_columns(rank=pl.int_ranges(pl.col("item_id").list.len()))
     return ranked.filter(pl.col("item_id").list.len() > 0).explode("item_id", "rank")

@@ -177,6 +177,6 @@ def _ask(generator: Generator, requests: Mapping[int, Request]) -> dict[int, Ans
         reading, reason = _read(reply, request, generator.asks_model)
         text = None if reply.text is None else reply.text.encode(errors="replace").decode()
         tokens = (reply.tokens_in, reply.tokens_out, reply.tokens_cached)
-        item_ids = reply.item_ids if reading.texts else ()
+        item_ids = (reading.item_ids or reply.item_ids) if reading.texts else ()
         answers[index] = Answer(request, text, reading.texts, reason, *tokens, reading.dropped, item_ids)
     return answers

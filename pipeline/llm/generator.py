@@ -31,6 +31,14 @@ class Message(TypedDict):
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """An item that may be an answer, and what a prompt calls it."""
+
+    item_id: str
+    title: str
+
+
+@dataclass(frozen=True)
 class ItemsQuestion:
     """Which items of `to_domain` would the user choose who chose `item_ids` in `from_domain`?"""
 
@@ -42,6 +50,12 @@ class ItemsQuestion:
     titles: tuple[str, ...]
     answers: int
     """Items to name."""
+    candidates: tuple[Candidate, ...] = ()
+    """Those to choose from; none where any item may be named."""
+
+
+ItemSource = Callable[[Sequence[ItemsQuestion]], list[list[str]]]
+"""Gives for each question at most as many item ids as it asks for, the best first."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +98,9 @@ Question = ItemsQuestion | DomainProfileQuestion | UserProfileQuestion
 class Request:
     """A question, and the chat that puts it to a language model, to be answered in JSON of `schema`.
 
-    `is_retry` marks the second request of a question whose first reply could not be used; the model does not see it.
+    With `choices` nothing is to be written: the reply has, per choice, its log-probability as the answer, the mean over
+    its tokens. `is_retry` marks the second request of a question whose first reply could not be used; the model does
+    not see it.
     """
 
     question: Question
@@ -92,6 +108,7 @@ class Request:
     schema: Mapping[str, Any]
     max_tokens: int
     is_retry: bool = False
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,7 +165,7 @@ class Tokens(Protocol):
         """Say of each request whether prompt and answer fit into the model's context."""
 
     def count(self, requests: Sequence[Request]) -> list[int]:
-        """Return the tokens of each request's prompt."""
+        """Return the tokens of each request's prompt, or prompts: there is one for each of its choices."""
 
 
 OnReply = Callable[[int, Reply], None]
@@ -207,7 +224,8 @@ def prompt_hash(request: Request, identity: Mapping[str, Any]) -> str:
 
     How long the answer may be is no part of it: a whole reply is the same whatever room was left.
     """
-    return _hash(request, identity)
+    choices = {"choices": list(request.choices)} if request.choices else {}
+    return _hash(request, identity, **choices)
 
 
 def prompt_hash_with_room(request: Request, identity: Mapping[str, Any]) -> str:
@@ -215,7 +233,7 @@ def prompt_hash_with_room(request: Request, identity: Mapping[str, Any]) -> str:
     return _hash(request, identity, max_tokens=request.max_tokens)
 
 
-def _hash(request: Request, identity: Mapping[str, Any], **more: int) -> str:
+def _hash(request: Request, identity: Mapping[str, Any], **more: Any) -> str:
     asked = {
         "identity": dict(identity),
         "schema": dict(request.schema),

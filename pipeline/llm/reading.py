@@ -1,6 +1,7 @@
 """Read what a model replied: whether it has the form that was asked for, and which of its answers say something."""
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -32,10 +33,14 @@ class BadReply(Exception):
 
 @dataclass(frozen=True)
 class Reading:
-    """The texts of a reply, and the reasons of the answers in it that were left out."""
+    """The texts of a reply, and the reasons of the answers in it that were left out.
+
+    `item_ids` are the catalogue items of the texts where candidates were chosen from; else empty.
+    """
 
     texts: tuple[str, ...]
     dropped: tuple[str, ...] = ()
+    item_ids: tuple[str, ...] = ()
 
 
 def read_reply(text: str, request: Request, is_judged: bool = True) -> Reading:
@@ -49,8 +54,13 @@ def read_reply(text: str, request: Request, is_judged: bool = True) -> Reading:
     that the prompt shows (`copied`) is left out. Texts are compared without case, white space and punctuation. A text
     that the schema ended loses its last word, which may be half of one; where it is a single word, it stays. What else
     answers is taken by its word, or fails where a text is blank or `repeated`.
+
+    Of candidates the titles are returned. Numbers that count up from 1 are no choice: `echo`.
     """
     [(name, schema)] = request.schema["properties"].items()
+    question = request.question
+    if isinstance(question, ItemsQuestion) and question.candidates:
+        return (_likeliest if request.choices else _chosen)(_field(text, name), question)
     if schema["type"] == "array":
         longest = schema["items"]["maxLength"]
         texts = _texts(_field(text, name), longest)
@@ -65,6 +75,37 @@ def read_reply(text: str, request: Request, is_judged: bool = True) -> Reading:
 def folded(text: str) -> str:
     """Return the words of a text in lower case, one space between them."""
     return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def _chosen(numbers: Any, question: ItemsQuestion) -> Reading:
+    """Return the candidates that a reply names by their numbers."""
+    known = range(1, len(question.candidates) + 1)
+    if not isinstance(numbers, list) or len(numbers) > question.answers:
+        raise BadReply("schema")
+    if not all(type(number) is int and number in known for number in numbers):
+        raise BadReply("schema")
+    if not numbers:
+        raise BadReply(EMPTY)
+    distinct = list(dict.fromkeys(numbers))
+    dropped = [REPEATED] * (len(numbers) - len(distinct))
+    if len(distinct) > 2 and distinct == list(known[: len(distinct)]):
+        raise BadReply(ECHO, [ECHO] * len(distinct) + dropped)
+    return _of_candidates(question, [number - 1 for number in distinct], dropped)
+
+
+def _likeliest(scores: Any, question: ItemsQuestion) -> Reading:
+    """Return as many candidates as are asked for, those with the highest scores, at equal ones the first."""
+    if not isinstance(scores, list) or len(scores) != len(question.candidates):
+        raise BadReply("schema")
+    if not all(type(score) in (int, float) and math.isfinite(score) for score in scores):
+        raise BadReply("schema")
+    best = sorted(range(len(scores)), key=lambda index: -scores[index])
+    return _of_candidates(question, best[: question.answers])
+
+
+def _of_candidates(question: ItemsQuestion, which: Sequence[int], dropped: Sequence[str] = ()) -> Reading:
+    chosen = [question.candidates[index] for index in which]
+    return Reading(tuple(each.title for each in chosen), tuple(dropped), tuple(each.item_id for each in chosen))
 
 
 def _items(texts: Sequence[str], longest: int, request: Request) -> Reading:

@@ -74,12 +74,19 @@ class ModelTokens:
         room = [self.max_model_len - MARGIN - request.max_tokens for request in requests]
         fits = [self._most(request) <= free for request, free in zip(requests, room, strict=True)]
         unsure = [index for index, sure in enumerate(fits) if not sure]
-        for index, size in zip(unsure, self.count([requests[index] for index in unsure]), strict=True):
+        for index, size in zip(unsure, self._chats([requests[index] for index in unsure]), strict=True):
             fits[index] = size <= room[index]
         return fits
 
     def count(self, requests: Sequence[Request]) -> list[int]:
-        """Return the tokens of each request's prompt, chat template included."""
+        """Return the tokens of each request's prompt, chat template included: with choices one prompt for each."""
+        choices = iter(self._sizes([choice for request in requests for choice in request.choices]))
+        return [
+            size * max(len(request.choices), 1) + sum(next(choices) for _ in request.choices)
+            for request, size in zip(requests, self._chats(requests), strict=True)
+        ]
+
+    def _chats(self, requests: Sequence[Request]) -> list[int]:
         sizes: list[int] = []
         for start in range(0, len(requests), BATCH):
             sizes += self._sizes([self._chat(each.messages) for each in requests[start : start + BATCH]])

@@ -126,4 +126,9 @@ def _check_length(cfg: LLMConfig, folder: Path) -> None:
 
 
 def _frame(request: Request) -> dict[str, Any]:
-    return {"messages": request.messages, "schema": request.schema, "max_tokens": request.max_tokens}
+    return {
+        "messages": request.messages,
+        "schema": request.schema,
+        "max_tokens": request.max_tokens,
+        "choices": request.choices,
+    }

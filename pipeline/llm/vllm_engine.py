@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 from pipeline.llm.generator import CUT, TOO_LONG
@@ -15,6 +16,8 @@ from pipeline.processes.worker import Link
 
 FRAME_SECONDS = 0.5
 """How often the parent gets the replies that are finished while others are not."""
+SCORED_AT_ONCE = 16
+"""Requests whose choices the engine reads at a time."""
 
 
 class Engine:
@@ -56,6 +59,15 @@ class Engine:
 
         `replies` are pairs of an index among the requests and {text, error, tokens_in, tokens_out, tokens_cached}.
         """
+        scored = [index for index, request in enumerate(requests) if request["choices"]]
+        for first in range(0, len(scored), SCORED_AT_ONCE):
+            part = scored[first : first + SCORED_AT_ONCE]
+            yield {"replies": list(zip(part, self._score([requests[index] for index in part]), strict=True))}
+        written = [index for index, request in enumerate(requests) if not request["choices"]]
+        for frame in self._write([requests[index] for index in written]):
+            yield {"replies": [(written[number], reply) for number, reply in frame["replies"]]}
+
+    def _write(self, requests: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         from vllm.exceptions import VLLMValidationError
 
         indices = list(range(len(requests)))
@@ -63,7 +75,7 @@ class Engine:
             first = self._enqueue(requests)
         except VLLMValidationError:
             # One prompt too long for the model fails the whole batch, so it is measured and taken out.
-            sizes = [self._prompt_tokens(request) for request in requests]
+            sizes = [len(self._tokens(request)) for request in requests]
             indices = [index for index, size in enumerate(sizes) if size < self.config["max_model_len"]]
             if len(indices) == len(sizes):
                 raise
@@ -71,7 +83,59 @@ class Engine:
             yield {"replies": [(index, _reply(error=TOO_LONG, tokens_in=sizes[index])) for index in long]}
             first = self._enqueue([requests[index] for index in indices])
         for outputs in self._finished():
-            yield {"replies": [(indices[int(output.request_id) - first], self._read(output)) for output in outputs]}
+            yield {"replies": [(indices[int(output.request_id) - first], self._written(output)) for output in outputs]}
+
+    def _score(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return a reply per request: {"scores": [...]}, the mean log-probability of the tokens of each choice."""
+        tokenizer = self.llm.get_tokenizer()
+        replies, asked = [_reply(error=TOO_LONG)] * len(requests), []
+        for index, request in enumerate(requests):
+            chat = self._tokens(request)
+            if len(chat) + request["max_tokens"] < self.config["max_model_len"]:
+                for choice in request["choices"]:
+                    tokens = tokenizer.encode(choice, add_special_tokens=False)[: request["max_tokens"]]
+                    asked.append((index, chat, tokens))
+        read = self._read_choices([(chat, tokens) for _, chat, tokens in asked])
+        for index, part in groupby(zip(asked, read, strict=True), key=lambda each: each[0][0]):
+            theirs = list(part)
+            replies[index] = _reply(
+                json.dumps({"scores": [round(score, 4) for _, (score, _) in theirs]}),
+                tokens_in=sum(len(chat) + len(tokens) for (_, chat, tokens), _ in theirs),
+                tokens_cached=sum(cached for _, (_, cached) in theirs),
+            )
+        return replies
+
+    def _read_choices(self, asked: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, int]]:
+        """Return, per chat and choice, the mean log-probability of the choice's tokens, and the tokens found cached.
+
+        vLLM tells nothing of the tokens that its prefix cache holds. So a choice is read again without the cache where
+        that held the whole chat.
+        """
+        outputs = self._read([chat + choice for chat, choice in asked], with_cache=True)
+        hidden = [i for i, (chat, _) in enumerate(asked) if (outputs[i].num_cached_tokens or 0) >= len(chat)]
+        again = self._read([asked[i][0] + asked[i][1] for i in hidden], with_cache=False)
+        for i, output in zip(hidden, again, strict=True):
+            outputs[i] = output
+        found = []
+        for (_, choice), output in zip(asked, outputs, strict=True):
+            told = zip(output.prompt_logprobs[-len(choice) :], choice, strict=True)
+            score = sum(each[token].logprob for each, token in told) / len(choice)
+            found.append((score, output.num_cached_tokens or 0))
+        return found
+
+    def _read(self, prompts: Sequence[list[int]], with_cache: bool) -> list[Any]:
+        """Return what vLLM tells of prompts, how likely each of their tokens was included."""
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(
+            temperature=0,
+            max_tokens=1,
+            prompt_logprobs=0,
+            detokenize=False,  # where the cache held tokens vLLM tells numbers that are none
+            skip_reading_prefix_cache=not with_cache,
+        )
+        given = [{"prompt_token_ids": tokens} for tokens in prompts]
+        return list(self.llm.generate(given, sampling, use_tqdm=False)) if given else []
 
     def _enqueue(self, requests: Sequence[dict[str, Any]]) -> int:
         """Hand the requests to the engine and return the id of the first; those of the others count up from there."""
@@ -113,15 +177,16 @@ class Engine:
             structured_outputs=StructuredOutputsParams(json=schema),
         )
 
-    def _prompt_tokens(self, request: dict[str, Any]) -> int:
+    def _tokens(self, request: dict[str, Any]) -> list[int]:
         tokenizer = self.llm.get_tokenizer()
         text = tokenizer.apply_chat_template(
             request["messages"], tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
-        return len(tokenizer.encode(text, add_special_tokens=False))
+        tokens: list[int] = tokenizer.encode(text, add_special_tokens=False)
+        return tokens
 
     @staticmethod
-    def _read(output: Any) -> dict[str, Any]:
+    def _written(output: Any) -> dict[str, Any]:
         answer = output.outputs[0]
         finished = answer.finish_reason == "stop"
         return _reply(

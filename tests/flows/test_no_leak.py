@@ -28,8 +28,11 @@ class Listening(BaseHTTPRequestHandler):
         asked = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.asked.append(asked)
         words = hashlib.sha256(asked).hexdigest()
-        is_about_items = json.loads(asked)["response_format"]["json_schema"]["name"] == "generate_items"
-        answer = {"items": [words[:8], words[8:16]]} if is_about_items else {"profile": f"likes {words}"}
+        [(name, schema)] = json.loads(asked)["response_format"]["json_schema"]["schema"]["properties"].items()
+        if name == "numbers":
+            answer = {name: [int(words[:8], 16) % schema["items"]["maximum"] + 1]}
+        else:
+            answer = {name: [words[:8], words[8:16]] if name == "items" else f"likes {words}"}
         choice = {"message": {"content": json.dumps(answer)}, "finish_reason": "stop"}
         said = json.dumps({"choices": [choice]}).encode()
         self.send_response(200)
@@ -115,7 +118,14 @@ def differing(found, clean):
     return [name for name in clean if found[name] != clean[name]]
 
 
-@pytest.mark.parametrize("overrides", [("enrich.generator=openai",), ("enrich.generator=retrieval", *BY_TIME)])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("enrich.generator=openai",),
+        ("enrich.generator=openai", "enrich.ask=choose"),
+        ("enrich.generator=retrieval", *BY_TIME),
+    ],
+)
 def test_no_validation_or_test_item_reaches_prompts_fits_profiles_or_training_targets(fresh_place, endpoint, overrides):
     found, clean = poisoned_and_clean(fresh_place, endpoint, *overrides)
     assert differing(found, clean) == []

@@ -7,6 +7,7 @@ from pipeline.config import EnrichConfig, LLMConfig, OpenAIConfig
 from pipeline.llm.backends import BACKENDS, open_generator
 from pipeline.llm.cooccurrence import Cooccurrence
 from pipeline.llm.openai import OpenAI
+from pipeline.llm.prompts import load_prompt
 from pipeline.llm.retrieval import Retrieval
 from pipeline.llm.vllm import VLLM
 
@@ -44,3 +45,25 @@ def test_the_settings_name_the_generator_that_is_opened():
     ]
     assert opened[0].fingerprint == {"exact_up_to": 7}
     assert [generator.identity["model"] for generator in opened[2:]] == ["edt-tiny"] * 2
+
+
+@pytest.mark.parametrize(
+    ("ask", "name"), [("write", "generate_items"), ("choose", "choose_items"), ("score", "score_items")]
+)
+def test_each_way_to_ask_has_a_prompt_of_its_own(ask, name):
+    assert EnrichConfig(ask=ask).prompt == load_prompt(name)
+
+
+def test_a_prompt_that_is_given_stands_whatever_the_way_to_ask():
+    own = "Pots.\n---\n$titles $candidates"
+    assert EnrichConfig(ask="choose", prompt=own).prompt == own
+
+
+def test_a_prompt_to_choose_by_shows_the_candidates():
+    with pytest.raises(ValidationError, match=r"\$candidates belongs into the part below"):
+        EnrichConfig(ask="choose", prompt="Pots.\n---\n$titles")
+
+
+def test_a_chat_endpoint_is_not_asked_to_rate():
+    with pytest.raises(ValidationError, match='ask = "score" needs the generator vllm'):
+        EnrichConfig(ask="score", generator="openai")

@@ -4,11 +4,13 @@ import pytest
 from data_lake.errors import UserError
 from data_lake.schemas import GENERATED_ITEMS, ITEMS
 from data_lake.tables import check
+from pipeline.augment.candidates import Candidates
 from pipeline.augment.generate_items import generate_items, generation_rows, pairs_of
 from pipeline.augment.represent import represent
 from pipeline.config import DomainConfig, EnrichConfig, ProfileConfig
+from pipeline.llm.generator import Reply
 from pipeline.profile.profile_domains import profile_domains, profile_rows
-from tests.pipeline.worlds import DOMAINS, Answering, embedded, items_table, rows_of, sequences_table
+from tests.pipeline.worlds import DOMAINS, Answering, FakeGenerator, embedded, items_table, rows_of, sequences_table
 
 
 def test_only_pairs_with_a_budget_and_a_representative_are_asked():
@@ -75,10 +77,59 @@ def test_what_an_example_shows_stands_in_the_users_message_and_nowhere_else():
         items_table(food=[0], kitchen=[0]),
         pa.table([["food_9"], ["food"], [planted], [planted]], schema=ITEMS.tables[""]),
     ])  # fmt: skip
-    rows = pa.table({"user_id": ["u"], "from_domain": ["food"], "to_domain": ["kitchen"], "item_ids": [["food_0"]]})
+    rows = pa.table({"user_id": ["w"], "from_domain": ["food"], "to_domain": ["kitchen"], "item_ids": [["food_0"]]})
     generator = Answering()
     examples = {("food", "kitchen"): [(["food_9"], ["kitchen_0"])]}
     generate_items(rows, items, generator, EnrichConfig(), {}, examples)
     system, user = (message["content"] for message in generator.requests[0].messages)
     assert planted not in system
     assert user.index(f'"{planted}"') < user.index('"food 0"')
+
+
+class Numbering(FakeGenerator):
+    """Answers each request with one text."""
+
+    def __init__(self, text):
+        super().__init__({"model": "numbering"})
+        self.text = text
+
+    def answer(self, request):
+        return Reply(self.text)
+
+
+def asked_of_candidates(ask, reply, candidates=("kitchen_0", "kitchen_1"), **settings):
+    items = items_table(food=[0], kitchen=[0, 1])
+    rows = pa.table({"user_id": ["w"], "from_domain": ["food"], "to_domain": ["kitchen"], "item_ids": [["food_0"]]})
+    rows = rows.append_column("seen", pa.array([0], pa.int32())).append_column("forbidden", pa.array([1], pa.int32()))
+    titles = {"kitchen_0": "kitchen 0", "kitchen_1": "kitchen 1"}
+    drawn = Candidates([lambda questions: [list(candidates)] * len(questions)], titles, 40, seed=0)
+    generator, about = Numbering(reply), settings.pop("about", {})
+    cfg = EnrichConfig(ask=ask, answers=1, **settings)
+    return check(generate_items(rows, items, generator, cfg, about, candidates=drawn), GENERATED_ITEMS), generator
+
+
+def test_a_model_that_chooses_is_shown_the_candidates_and_its_number_is_the_item():
+    table, generator = asked_of_candidates("choose", '{"numbers": [2]}')
+    [request] = generator.requests
+    assert request.messages[1]["content"].endswith('Items to choose from:\n1. "kitchen 1"\n2. "kitchen 0"')
+    assert rows_of(table, "status", "answers", "item_ids") == [("ok", ["kitchen 0"], ["kitchen_0"])]
+
+
+def test_a_model_that_rates_is_not_shown_the_candidates_and_the_likeliest_is_the_item():
+    table, generator = asked_of_candidates("score", '{"scores": [-1.25, -3.5]}')
+    [request] = generator.requests
+    assert request.choices == ("kitchen 1", "kitchen 0")
+    assert not any("kitchen 0" in message["content"] for message in request.messages)
+    assert rows_of(table, "status", "answers", "item_ids") == [("ok", ["kitchen 1"], ["kitchen_1"])]
+
+
+def test_a_user_without_candidates_is_not_asked():
+    table, generator = asked_of_candidates("choose", "", candidates=())
+    assert not generator.requests
+    assert rows_of(table, "status", "reason") == [("failed", "no_candidates")]
+
+
+def test_a_domains_own_prompt_must_show_the_candidates_to_choose_from():
+    about = {"kitchen": DomainConfig(generate_prompt="Pots only.\n---\n$titles")}
+    with pytest.raises(UserError, match=r"\[domains.kitchen\] generate_prompt shows no \$candidates"):
+        asked_of_candidates("choose", "", about=about)

@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.llm.generator import DomainProfileQuestion, DomainSummary, Request, UserProfileQuestion
-from pipeline.llm.prompts import items_schema, profile_schema
+from pipeline.llm.generator import Candidate, DomainProfileQuestion, DomainSummary, Request, UserProfileQuestion
+from pipeline.llm.prompts import items_schema, numbers_schema, profile_schema, scores_schema
 from pipeline.llm.reading import BadReply, Reading, read_reply
 from tests.pipeline.worlds import items_question
 
@@ -166,3 +166,40 @@ def test_an_answer_that_no_language_model_gave_is_not_judged():
 def test_a_generator_that_is_no_language_model_fails_where_it_breaks_its_word(texts, reason):
     with pytest.raises(BadReply, match=f"^{reason}$"):
         read_reply(json.dumps({"items": texts}), request(), is_judged=False)
+
+
+def of_candidates(text, answers=3, choices=()):
+    candidates = tuple(Candidate(f"k{number}", f"pot {number}") for number in range(1, 6))
+    question = replace(items_question(answers=answers), candidates=candidates)
+    schema = scores_schema(5) if choices else numbers_schema(answers, 5)
+    return read_reply(text, Request(question, request().messages, schema, 64, choices=choices))
+
+
+def test_numbers_are_the_candidates_in_the_order_chosen_each_once():
+    read = of_candidates('{"numbers": [4, 2, 4]}')
+    assert read == Reading(("pot 4", "pot 2"), ("repeated",), ("k4", "k2"))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "reason"),
+    [("[0]", "schema"), ("[6]", "schema"), ("[true]", "schema"), ("[1, 2, 3, 4]", "schema"), ("2", "schema"),
+     ("[]", "empty"), ("[1, 2, 3]", "echo")],
+)  # fmt: skip
+def test_numbers_that_choose_nothing_say_why(numbers, reason):
+    with pytest.raises(BadReply, match=reason):
+        of_candidates(f'{{"numbers": {numbers}}}')
+
+
+def test_the_first_two_candidates_may_be_the_choice():
+    assert of_candidates('{"numbers": [1, 2]}').item_ids == ("k1", "k2")
+
+
+def test_the_likeliest_candidates_are_the_answer_and_of_equal_ones_the_first():
+    read = of_candidates('{"scores": [-3, -1.5, -2, -1.5, -9]}', choices=tuple("abcde"))
+    assert read == Reading(("pot 2", "pot 4", "pot 3"), (), ("k2", "k4", "k3"))
+
+
+@pytest.mark.parametrize("scores", ["[-1]", "[-1, -1, -1, -1, NaN]", '[-1, -1, -1, -1, "a"]', "{}"])
+def test_scores_that_are_not_one_number_a_candidate_break_the_schema(scores):
+    with pytest.raises(BadReply, match="schema"):
+        of_candidates(f'{{"scores": {scores}}}', choices=tuple("abcde"))

@@ -4,11 +4,14 @@ import os
 import signal
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pyarrow as pa
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data_lake.errors import UserError
 from data_lake.schemas import ITEMS
@@ -270,6 +273,39 @@ def test_an_answer_that_does_not_end_in_time_is_an_error(vllm):
     whole, cut = vllm([ask("tea"), ask("tea", max_tokens=2)])
     assert whole.error is None
     assert (cut.text, cut.error, cut.tokens_out) == (None, "cut", 2)
+
+
+def rated(*choices, title="tea"):
+    return replace(ask(title), choices=choices)
+
+
+@needs_vllm
+def test_a_choice_is_rated_by_the_mean_log_probability_of_its_tokens_as_the_answer(vllm, tiny_llm):
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_llm), AutoModelForCausalLM.from_pretrained(tiny_llm)
+
+    def expected(request, choice):
+        chat = tokenizer.apply_chat_template(list(request.messages), tokenize=False, add_generation_prompt=True)
+        before, after = (tokenizer.encode(text, add_special_tokens=False) for text in (chat, choice))
+        with torch.no_grad():
+            told = model(torch.tensor([before + after])).logits[0].log_softmax(-1)
+        at = range(len(before) - 1, len(before) + len(after) - 1)
+        return sum(told[i, token].item() for i, token in zip(at, after, strict=True)) / len(after)
+
+    choices = ("basmati rice", "basmati rice 12", "copper pot", "basmati rice")
+    requests = [rated(*choices), rated("wok", title="rice")]
+    replies = vllm(requests)
+    for request, reply in zip(requests, replies, strict=True):
+        told = json.loads(reply.text)["scores"]
+        assert told == pytest.approx([expected(request, choice) for choice in request.choices], abs=2e-3)
+    assert replies[0].tokens_out == 0
+    assert replies[0].tokens_cached >= 3 * 128  # the chat was read once
+    assert replies[0].tokens_in == vllm.tokens.count(requests)[0]
+
+
+@needs_vllm
+def test_choices_after_a_chat_too_long_for_the_model_fail_alone(vllm):
+    replies = vllm([rated("wok", title="rice " * 2000), ask("rice"), rated("wok")])
+    assert [reply.error for reply in replies] == ["too_long", None, None]
 
 
 PLANTED = (

@@ -27,13 +27,18 @@ NAME_CHARACTERS = 60
 
 _WORD = re.compile(rf"[\w-]{{1,{NAME_CHARACTERS}}}")
 SLOTS: dict[str, frozenset[str]] = {
-    "generate_items": frozenset({"from_domain", "to_domain", "answers", "titles"}),
+    "generate_items": frozenset({"from_domain", "to_domain", "answers", "titles", "candidates"}),
+    "choose_items": frozenset({"from_domain", "to_domain", "answers", "titles", "candidates"}),
+    "score_items": frozenset({"from_domain", "to_domain", "titles"}),
     "profile_domain": frozenset({"domain", "words", "items"}),
     "profile_user": frozenset({"words", "profiles"}),
 }
-"""The slots of each prompt; a text must use the one for the user's part, and may use the others."""
+"""The slots of each prompt; a text must use those for the user's part, and may use the others."""
 
-_USERS_SLOT = {"generate_items": "titles", "profile_domain": "items", "profile_user": "profiles"}
+_USERS_SLOTS = {
+    "generate_items": ["titles"], "choose_items": ["titles", "candidates"], "score_items": ["titles"],
+    "profile_domain": ["items"], "profile_user": ["profiles"],
+}  # fmt: skip
 # What chat templates and tokenizers take for the end of a turn: <|im_end|>, </s>, <start_of_turn>, [INST], [gMASK], ...
 _CONTROL = re.compile(r"<|\[(?=/?[A-Za-z_]\w*\])")
 
@@ -54,10 +59,15 @@ def check_prompt(name: str, text: str) -> str:
     unknown = (fixed | own) - SLOTS[name]
     if unknown:
         raise ValueError(f"unknown slot ${min(unknown)}; this prompt knows {', '.join(sorted(SLOTS[name]))}")
-    users = _USERS_SLOT[name]
-    if users not in own or users in fixed:
-        raise ValueError(f"${users} belongs into the part below the line '---', and only there")
+    for users in _USERS_SLOTS[name]:
+        if users not in own or users in fixed:
+            raise ValueError(f"${users} belongs into the part below the line '---', and only there")
     return text
+
+
+def slots_below(text: str) -> set[str]:
+    """Return the slots of the user's part of a prompt."""
+    return set(Template(text.split(DIVIDER)[1]).get_identifiers())
 
 
 def render(text: str, slots: Mapping[str, Any], is_retry: bool = False, examples: str = "") -> tuple[Message, ...]:
@@ -113,6 +123,18 @@ def items_schema(answers: int, characters: int = ANSWER_CHARACTERS) -> dict[str,
         "minItems": 1,
         "maxItems": answers,
     })  # fmt: skip
+
+
+def numbers_schema(answers: int, candidates: int) -> dict[str, Any]:
+    """Return the JSON schema of a reply to `choose_items`: {"numbers": [...]}, of candidates counted from 1."""
+    number = {"type": "integer", "minimum": 1, "maximum": candidates}
+    return _object("numbers", {"type": "array", "items": number, "minItems": 1, "maxItems": min(answers, candidates)})
+
+
+def scores_schema(candidates: int) -> dict[str, Any]:
+    """Return the JSON schema of a reply to `score_items`: {"scores": [...]}, one per candidate."""
+    size = {"minItems": candidates, "maxItems": candidates}
+    return _object("scores", {"type": "array", "items": {"type": "number"}, **size})
 
 
 def profile_schema(words: int) -> dict[str, Any]:
