@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from data_lake.config import Config
 from data_lake.lake import Lake, Stage
+from data_lake.schemas import ALL
 from flows.counting import Make, with_counts
 from flows.models import Models
 from flows.settings import Settings, TrainSettings
@@ -264,11 +265,20 @@ def _profile_users(run: StageRun) -> None:
     _ask(run, "profile_users", "user_profiles", rows, ("user_id",), profiles, cfg.rows_per_shard)
 
 
+def _profile_scopes(settings: Settings, domains: Sequence[str]) -> list[str]:
+    """Return the scopes of the profile vectors that training reads."""
+    train = settings.train
+    if not (train.pretrain.align_weight or train.finetune.align_weight):
+        return []
+    return list(domains) if train.aggregate == "gate" else [ALL]
+
+
 def _embed_profiles(run: StageRun) -> None:
     from pipeline.profile.embed_profiles import embed_profiles, profiles_to_embed
 
     make = with_counts(run.io, lambda rows: embed_profiles(rows, run.embed), run.embed, lambda table: {})
-    rows = profiles_to_embed(run.io.read("domain_profiles"), run.io.read("user_profiles"))
+    scopes = _profile_scopes(run.settings, run.domains)
+    rows = profiles_to_embed(run.io.read("domain_profiles"), run.io.read("user_profiles"), scopes)
     run.io.sharded("profile_embeddings", rows, ("user_id", "scope"), make, run.settings.embed.rows_per_shard)
     run.models.close()
 
@@ -486,14 +496,18 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="embed_profiles",
-        version=1,
+        version=2,
         reads=("domain_profiles", "user_profiles"),
         makes=("profile_embeddings",),
         settings=(),
-        machine=("embed.rows_per_shard",),
+        constants=lambda settings: {"scopes": _profile_scopes(settings, ["each domain"])},
+        machine=(
+            "embed.rows_per_shard", "train.aggregate", "train.pretrain.align_weight", "train.finetune.align_weight",
+        ),
         work=_embed_profiles,
         enriches=True,
         encodes=True,
+        by_domain=True,
     ),
     StageSpec(
         name="assemble",

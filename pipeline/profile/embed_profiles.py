@@ -1,4 +1,6 @@
-"""Turn each profile, per domain and over all, into a vector."""
+"""Turn profiles, of domains or over all, into vectors."""
+
+from collections.abc import Collection
 
 import polars as pl
 import pyarrow as pa
@@ -9,12 +11,16 @@ from pipeline.vectors.catalogue import vector_column
 from pipeline.vectors.embedding import Embed, embed_texts, signed
 
 
-def profiles_to_embed(domain_profiles: pa.Table, user_profiles: pa.Table) -> pa.Table:
-    """Return (user_id, scope, text): per user each domain's profile, then the one over all domains."""
+def profiles_to_embed(domain_profiles: pa.Table, user_profiles: pa.Table, scopes: Collection[str]) -> pa.Table:
+    """Return (user_id, scope, text): per user each domain's profile, then the one over all domains.
+
+    Only those of `scopes`: names of domains, and "all".
+    """
     per_domain = frame_of(domain_profiles).select("user_id", scope="domain", text="text")
     overall = frame_of(user_profiles).select("user_id", scope=pl.lit(ALL), text="text")
     order = overall.select("user_id").with_row_index("row")
-    rows = pl.concat([per_domain, overall]).join(order, on="user_id", maintain_order="left")
+    both = pl.concat([per_domain, overall]).filter(pl.col("scope").is_in(list(scopes)))
+    rows = both.join(order, on="user_id", maintain_order="left")
     return rows.sort("row", maintain_order=True).drop("row").to_arrow(compat_level=pl.CompatLevel.oldest())
 
 

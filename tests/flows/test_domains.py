@@ -11,6 +11,6 @@ def test_three_domains_go_the_whole_way(new_place, tmp_path):
     assert set(place.lake.read("recommendations")["domain"].to_pylist()) == domains
     generated = place.lake.read("generated_items")
     assert len(set(zip(generated["from_domain"].to_pylist(), generated["to_domain"].to_pylist(), strict=True))) == 6
-    assert set(place.lake.read("profile_embeddings")["scope"].to_pylist()) == {*domains, "all"}
+    assert set(place.lake.read("domain_profiles")["domain"].to_pylist()) == domains
     tested = place.lake.read("metrics").filter(pc.field("split") == "test")
     assert set(tested["domain"].to_pylist()) == {*domains, None}

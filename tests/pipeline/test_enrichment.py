@@ -64,7 +64,7 @@ def enriched(sequences, items):
     listed = profile_rows(augmented, clusters, profile.last_items, DOMAINS)
     domain_profiles = profile_domains(listed, items, generator, profile, {})
     user_profiles = profile_users(users_to_profile(domain_profiles), generator, profile)
-    profiles = embed_profiles(profiles_to_embed(domain_profiles, user_profiles), embed)
+    profiles = embed_profiles(profiles_to_embed(domain_profiles, user_profiles, (*DOMAINS, "all")), embed)
     made = assemble(augmented, items, vectors, profiles, DOMAINS, 3)
     tables = [representatives, generated, grounded, domain_profiles, user_profiles, profiles]
     return tables, augmented, made, [request.messages for request in generator.requests]

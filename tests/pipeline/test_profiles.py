@@ -60,7 +60,7 @@ def test_the_merge_is_told_the_evidence_and_an_inferred_profile_weighs_nothing()
     assert rows_of(table, "seen", "forbidden") == [(4, 6), (None, None)]
     [request] = generator.requests
     assert request.messages[1]["content"] == '{"part": "food", "evidence": 4, "description": "likes tea"}'
-    vectors = embed_profiles(profiles_to_embed(profiles, table), Angles())
+    vectors = embed_profiles(profiles_to_embed(profiles, table, (*DOMAINS, "all")), Angles())
     assert rows_of(vectors, "user_id", "scope")[:4] == [("u", "food"), ("u", "kitchen"), ("u", "garden"), ("u", "all")]
     assert [vector is None for vector in vectors["vector"].to_pylist()] == [
         False,
