@@ -65,16 +65,22 @@ def trial(request: RunRequest, users: int, seeds: int) -> Outcome:
     protocol = with_.evaluate.protocols[-1]
     found = paired(ranks["with"], ranks["without"], split=TEST, protocol=protocol, users=list(made.hidden))
     differences = [found[metric] for metric in METRICS]
-    costs = _costs(lake, users, sequences.num_rows)
+    kept = sum(lake.read("grounded_items")["kept"].to_pylist())
     outcome = Outcome(
-        users, seeds, verdict(differences[0]), lift_lines(lake), differences, costs, time.monotonic() - started
-    )
+        users, seeds, verdict(differences[0], kept), lift_lines(lake), differences, _costs(lake, with_),
+        time.monotonic() - started,
+    )  # fmt: skip
     (folder / "result.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n", encoding="utf-8")
     return outcome
 
 
-def verdict(it: Difference) -> str:
-    """Say whether a gain pays: "yes", "no", or that the trial was too small, with the users that it would take."""
+def verdict(it: Difference, kept: int) -> str:
+    """Say whether a gain pays: "yes", "no", or that the trial was too small, with the users that it would take.
+
+    `kept` is the number of answers that beat chance and are inserted.
+    """
+    if not kept:
+        return "no: no kind of its answers was sure to beat chance, so none would be inserted"
     if it.low > 0:
         return "yes"
     least = WORTH * it.b
@@ -90,9 +96,10 @@ def told(outcome: Outcome) -> str:
     lines = [f"Trial of {outcome.users:,} users, {outcome.seeds} training seeds, {outcome.seconds / 60:.0f} min.", ""]
     lines += outcome.lift or ["No answer could be held against a choice."]
     for it in outcome.differences:
+        low, mean, high = (each / it.b if it.b else 0.0 for each in (it.low, it.difference, it.high))
         lines.append(
-            f"{it.metric} in the hidden domain: {it.b:.4f} without, {it.a:.4f} with, {it.difference:+.4f} "
-            f"[{it.low:+.4f}, {it.high:+.4f}]"
+            f"{it.metric} in the hidden domain: {it.b:.4f} without, {it.a:.4f} with, {mean:+.1%} "
+            f"[{low:+.1%}, {high:+.1%}]"
         )
     costs = outcome.costs
     if costs:
@@ -142,16 +149,28 @@ def _make(settings: Settings, last: str) -> Lake:
     return make_until(settings, last, lambda made: None if made.skipped else log(stage_line(made)))
 
 
-def _costs(lake: Lake, users: int, everybody: int) -> dict[str, Any]:
+def _costs(lake: Lake, settings: Settings) -> dict[str, Any]:
     """Return prompts, tokens and hours for everybody by what the trial's users took; empty where nobody was asked."""
+    everybody = {
+        "generated_items": _questions(lake, settings),
+        "domain_profiles": lake.read("sequences").num_rows * len(set(lake.read("items")["domain"].to_pylist())),
+        "user_profiles": lake.read("sequences").num_rows,
+    }
     prompts = tokens = hours = 0.0
     for artifact in ASKING.values():
         manifest = lake.manifest(artifact)
         if manifest is None or not manifest.figures.get("tokens_in"):
             continue
-        asked = len(lake.read(artifact)["user_id"].unique())
-        share = everybody / max(asked, users)
-        prompts += share * manifest.outputs[artifact].rows
+        share = everybody[artifact] / manifest.outputs[artifact].rows
+        prompts += everybody[artifact]
         tokens += share * (manifest.figures["tokens_in"] + manifest.figures["tokens_out"])
         hours += share * manifest.figures.get("seconds_asking", 0.0) / 3600
     return {"prompts": round(prompts), "tokens": round(tokens), "hours": hours} if tokens else {}
+
+
+def _questions(lake: Lake, settings: Settings) -> int:
+    """Return how many questions about items a run for everybody would ask."""
+    from pipeline.augment.generate_items import generation_rows, pairs_of
+
+    domains = sorted(set(lake.read("items")["domain"].to_pylist()))
+    return generation_rows(lake.read("representatives"), pairs_of(settings.enrich, domains), domains).num_rows

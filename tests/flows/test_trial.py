@@ -19,17 +19,23 @@ def difference(low, mean, high, without=0.2, users=400):
 
 
 def test_a_gain_whose_interval_lies_above_zero_pays():
-    assert verdict(difference(0.001, 0.01, 0.02)) == "yes"
+    assert verdict(difference(0.001, 0.01, 0.02), kept=9) == "yes"
 
 
 def test_a_gain_below_one_percent_at_best_does_not_pay():
-    assert verdict(difference(-0.01, -0.004, 0.0019)) == "no"
+    assert verdict(difference(-0.01, -0.004, 0.0019), kept=9) == "no"
+
+
+def test_where_nothing_is_inserted_nothing_pays_whatever_two_trainings_gave():
+    assert verdict(difference(0.001, 0.01, 0.02), kept=0).startswith(
+        "no: no kind of its answers was sure to beat chance"
+    )
 
 
 def test_a_wide_interval_says_how_many_users_would_tell():
     # half the interval is four times the difference: sixteen times the users
-    assert verdict(difference(-0.03, 0.01, 0.05)) == "400 users are too few to tell; about 6,400 would do"
-    assert verdict(difference(-0.001, 0.01, 0.021)) == "400 users are too few to tell; about 800 would do"
+    assert verdict(difference(-0.03, 0.01, 0.05), kept=9) == "400 users are too few to tell; about 6,400 would do"
+    assert verdict(difference(-0.001, 0.01, 0.021), kept=9) == "400 users are too few to tell; about 800 would do"
 
 
 @pytest.fixture(scope="module")

@@ -16,18 +16,30 @@ def by_user(trial):
     return found
 
 
-def test_of_a_trial_user_the_hidden_domain_keeps_its_first_action_and_its_last_two_are_the_targets():
+def test_of_a_trial_user_the_hidden_domain_keeps_its_first_action_and_its_last_one_is_the_target():
     trial = make_trial(sequences_table(two=TWO), 1, seed=0)
     hidden = trial.hidden["two"]
     shown = "food" if hidden == "kitchen" else "kitchen"
     rows = by_user(trial)["two"]
-    assert [row["item_id"] for row in rows][-2:] == [f"{hidden}_3", f"{hidden}_4"]
+    assert rows[-1]["item_id"] == f"{hidden}_4"
+    assert rows[-2]["item_id"] == f"{shown}_4"
     kept = {row["item_id"] for row in rows[:-2]}
-    assert kept == {f"{hidden}_1", *(f"{shown}_{number}" for number in (1, 2, 3, 4))}
-    assert [row["position"] for row in rows] == list(range(7))
+    assert kept == {f"{hidden}_1", *(f"{shown}_{number}" for number in (1, 2, 3))}
+    assert [row["position"] for row in rows] == list(range(6))
     times = [row["timestamp"] for row in rows]
     assert times == sorted(times)
-    assert (times[-1] - times[-3]).total_seconds() == (times[-2] - times[-3]).total_seconds() >= 1
+    assert (times[-1] - times[-2]).total_seconds() >= 1
+
+
+def test_a_user_whose_hidden_domain_begins_after_all_others_is_none_of_the_trial():
+    late = "food_1 food_2 food_3 kitchen_1 kitchen_2 kitchen_9 food_9"
+    with pytest.raises(UserError, match=r"^0 users have 2 training actions .* Nobody can be hidden a domain of\.$"):
+        make_trial(sequences_table(late=late), 1, seed=0)
+
+
+def test_data_of_one_domain_is_told_that_it_is():
+    with pytest.raises(UserError, match="All training actions lie in one domain"):
+        make_trial(sequences_table(one="food_1 food_2 food_3 food_4 food_5"), 1, seed=0)
 
 
 def test_everybody_else_keeps_all_training_actions_and_no_other():
@@ -51,5 +63,5 @@ def test_trial_users_are_drawn_by_the_seed_and_stay_when_others_come():
 
 def test_more_users_than_act_in_two_domains_are_refused_with_their_number():
     users = sequences_table(two=TWO, one="food_1 food_2 food_3 food_4 food_5")
-    with pytest.raises(UserError, match=r"^1 users have 3 training actions .* a trial of 2 is not possible"):
+    with pytest.raises(UserError, match=r"^1 users have 2 training actions .* a trial of 2 is not possible"):
         make_trial(users, 2, seed=0)
