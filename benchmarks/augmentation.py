@@ -11,6 +11,7 @@ split is shown without --test: choose settings on validation. An interrupted com
 
 import argparse
 import json
+import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import polars as pl
 import pyarrow as pa
 
 from benchmarks.food_kitchen import food_kitchen, write_settings
-from benchmarks.random_items import with_random_items
+from benchmarks.other_items import random_items, true_items, write_copy
 from benchmarks.runs import about, run_until, runs, train_config
 from benchmarks.thin import write_thinned
 from data_lake.schemas import TEST, VALIDATION
@@ -30,19 +31,21 @@ from model.evaluation.compare import Difference, paired
 from model.evaluation.groups import groups
 
 NONE, RANDOM = "none", "random items"
+TRUE = {"true items": 1.0, "30 % true": 0.3, "10 % true": 0.1}
 ARMS = {
     NONE: ("enrich.generator=none",),
     "retrieval": ("enrich.generator=retrieval",),
     "cooccurrence": ("enrich.generator=cooccurrence",),
     "vllm": ("enrich.generator=vllm",),
-    RANDOM: ("enrich.generator=cooccurrence",),
     "retrieval, no filter": (
         "enrich.generator=retrieval",
         "enrich.noise_filter=false",
         "train.loss.synthetic_weight=0.3",
     ),
+    **dict.fromkeys((RANDOM, *TRUE), ("enrich.generator=cooccurrence",)),
 }
-"""What each arm sets. `random items` are drawn in the place of those that co-occur; `all` inserts every answer."""
+"""What each arm sets. `random items` are drawn in the place of those that co-occur; of `true` ones (on thinned copies)
+a share of these is replaced by what thinning took from the user. `no filter` inserts every answer."""
 
 SCARCE, EVERY = "scarce-domain", "all"
 SHOWN = ("HR@10", "NDCG@10")
@@ -61,23 +64,20 @@ def data_sets(given: argparse.Namespace) -> Iterator[Path]:
         yield write_settings(folder, data=folder)
 
 
-def make(arm: str, settings: Settings, out: Path) -> Path:
+def make(arm: str, settings: Settings, data_folder: Path, out: Path) -> Path:
     """Make what is missing of an arm's training set; return its folder."""
     lake = run_until(settings, "assemble")
     folder = lake.path("training_set")
-    if arm == NONE:
+    if manifest := lake.manifest("grounded_items") if arm != NONE else None:
+        log(json.dumps({name: manifest.figures[name] for name in ("noise_filter", "kept")}))
+    if arm != RANDOM and arm not in TRUE:
         return folder
-    manifest = lake.manifest("grounded_items")
-    log(
-        json.dumps(
-            {"noise_filter": manifest.figures["noise_filter"], "kept": manifest.figures["kept"]} if manifest else {}
-        )
-    )
-    if arm != RANDOM:
-        return folder
-    copy = out / "random-items" / folder.name
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    with_random_items(folder, copy, seed=0)
+    copy = out / arm.replace(" ", "-") / folder.name
+    if not copy.exists():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        data = TrainingSet.load(folder)
+        items = random_items(data, seed=0) if arm == RANDOM else true_items(data, data_folder, TRUE[arm], seed=0)
+        write_copy(folder, data, items, copy)
     return copy
 
 
@@ -100,6 +100,20 @@ def percent(it: Difference) -> str:
     return f"{mean:+6.1f} % [{low:+5.1f}, {high:+5.1f}]  {verdict:<9}  ({it.users:,} users)"
 
 
+def over_runs(a: Sequence[pa.Table], b: Sequence[pa.Table], metric: str, split: str, protocol: str, phase: str) -> str:
+    """Say how far the pairs of runs lie apart: their mean difference and its standard error.
+
+    The interval over users holds for these trainings; other seeds move all users together.
+    """
+    found = [
+        paired([one], [other], split=split, protocol=protocol, phases=(phase, phase), resamples=1)[metric]
+        for one, other in zip(a, b, strict=True)
+    ]
+    each = [100 * it.difference / it.b for it in found]
+    error = statistics.stdev(each) / len(each) ** 0.5 if len(each) > 1 else float("nan")
+    return f"{len(each)} runs {statistics.mean(each):+.1f} ± {error:.1f}"
+
+
 def main() -> None:
     """Make what is missing, then print a line per arm, group, protocol and metric."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,7 +134,7 @@ def main() -> None:
     for config in data_sets(given):
         for arm in arms:
             settings = load_settings(config, [*ARMS[arm], *given.set])
-            folder = make(arm, settings, given.out)
+            folder = make(arm, settings, config.parent, given.out)
             data = TrainingSet.load(folder)
             log(f"{config.stem}, {arm}: {about(data)}")
             scarce = scarce_users(data, split)
@@ -135,7 +149,11 @@ def main() -> None:
                 phases = (given.phase, given.phase)
                 found = paired(ranks[arm, group], ranks[NONE, group], split=split, protocol=protocol, phases=phases)
                 for it in (found[metric] for metric in SHOWN):
-                    print(f"{arm:<22} {group:<14} {protocol:<12} {it.metric:<8} {it.b:.4f} to {it.a:.4f} {percent(it)}")
+                    each = over_runs(ranks[arm, group], ranks[NONE, group], it.metric, split, protocol, given.phase)
+                    print(
+                        f"{arm:<22} {group:<14} {protocol:<12} {it.metric:<8} {it.b:.4f} to {it.a:.4f} {percent(it)}; "
+                        f"{each}"
+                    )
 
 
 if __name__ == "__main__":

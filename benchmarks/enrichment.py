@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from benchmarks.random_items import with_random_items
+from benchmarks.other_items import random_items, write_copy
 from benchmarks.runs import about, runs, train_config, training_set
 from benchmarks.sample_world import GENERATORS, world_settings
 from data_lake.schemas import TEST
@@ -49,8 +49,10 @@ def make_arm(arm: str, settings: Settings, world: int, out: Path) -> Path:
     if arm != RANDOM:
         return folder
     copy = out / "random-items" / folder.name
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    with_random_items(folder, copy, seed=world)
+    if not copy.exists():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        data = TrainingSet.load(folder)
+        write_copy(folder, data, random_items(data, seed=world), copy)
     return copy
 
 

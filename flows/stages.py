@@ -521,7 +521,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="pretrain",
-        version=6,
+        version=7,
         reads=("training_set",),
         makes=("pretrained",),
         settings=all_but("train", TrainSettings, "finetune", *ON_TRAINING_MACHINE),
@@ -530,7 +530,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="finetune",
-        version=6,
+        version=7,
         reads=("training_set", "pretrained"),
         makes=("checkpoint",),
         settings=all_but("train", TrainSettings, "pretrain", *ON_TRAINING_MACHINE),

@@ -1,6 +1,7 @@
 """Windows of users' sequences as padded tensors, and what is predicted from them.
 
-Letters used in this file: B users of a batch, L positions of its longest window, P predictions, N flat positions.
+Letters used in this file: B users of a batch, L positions of its longest window, R positions that are read, P
+predictions, N flat positions.
 """
 
 from dataclasses import dataclass
@@ -86,29 +87,29 @@ class Sequences:
     def batch(self, users: Tensor, loss: LossConfig) -> Batch:
         """Return the training prefixes of `users` (B,), each up to its last real training item, which is only a target.
 
-        Every position predicts the next real item. A real item and the synthetic ones inserted after it predict the
-        same one and share its weight, which is the less the older it is. A synthetic item is a second target, with the
-        weight that the settings give it or that is its own, of the last real item before it: there the language model
-        was asked. One without weight is no target.
+        The last position before each real item predicts it, as in ranking, from all that was inserted there. The older
+        a target is the less it weighs. A synthetic item is a target of the last real item before it, where the language
+        model was asked, with the weight that the settings give it or that is its own. One without weight is no target.
         """
         users = users.to(self.home)
         first = self.offsets[users]
         last = self.real_at[self.real_before[first + self.train_end[users]] - 1]  # (B,) flat position
         windows, start = self._windows(users, last - first)
-        batch_index, position = (windows.items > 0).nonzero(as_tuple=True)  # (P,)
-        flat = start[batch_index] + position
-        next_real = self.real_before[flat + 1]  # (P,) the next real item, counted over all users
-        target = self.items[self.real_at[next_real]].long()
-        _, which, sharing = torch.unique_consecutive(next_real, return_inverse=True, return_counts=True)
-        weight = self._target_weight(loss, next_real, last[batch_index]) / sharing[which]
-        time = self.times[flat]
+        read_index, read_position = (windows.items > 0).nonzero(as_tuple=True)  # (R,) every position that is read
+        flat = start[read_index] + read_position
+        next_real = self.real_before[flat + 1]  # (R,) the next real item, counted over all users
+        is_last = torch.ones_like(next_real, dtype=torch.bool)
+        is_last[:-1] = next_real[1:] != next_real[:-1]
+        batch_index, position, time = read_index[is_last], read_position[is_last], self.times[flat[is_last]]
+        target = self.items[self.real_at[next_real[is_last]]].long()
+        weight = self._target_weight(loss, next_real[is_last], last[batch_index])
         if loss.synthetic_weight != 0:
             worth = self._synthetic_weight(loss, flat + 1)
             extra = worth > 0
-            last_real = self.real_at[(self.real_before[flat[extra] + 1] - 1).clamp(min=0)]
-            asked_at = (last_real - start[batch_index[extra]]).clamp(min=0)
-            time = torch.cat([time, time[extra]])
-            batch_index, position = torch.cat([batch_index, batch_index[extra]]), torch.cat([position, asked_at])
+            last_real = self.real_at[(next_real[extra] - 1).clamp(min=0)]
+            asked_at = (last_real - start[read_index[extra]]).clamp(min=0)
+            time = torch.cat([time, self.times[flat[extra]]])
+            batch_index, position = torch.cat([batch_index, read_index[extra]]), torch.cat([position, asked_at])
             target = torch.cat([target, self.items[flat[extra] + 1].long()])
             weight = torch.cat([weight, worth[extra]])
         tensors = [tensor.to(self.device) for tensor in (batch_index, position, target, weight, time)]

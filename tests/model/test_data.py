@@ -121,43 +121,44 @@ def test_the_training_prefix_ends_after_its_last_position() -> None:
     assert data.train_end.tolist() == [3, 1, 0]
 
 
-def test_each_position_predicts_the_next_real_training_item() -> None:
+def test_the_last_position_before_it_predicts_each_real_training_item() -> None:
     data = world({"u": "a1 *b1 *b2 a2 b3 a3:validation a4:test"}, ITEMS)
     batch = batch_of(data, [0])
     assert batch.windows.items.tolist() == [[1, 6, 7, 2]]  # b3 is only a target
-    assert batch.target.tolist() == [2, 2, 2, 8]
-    assert batch.weight.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1])
+    assert batch.position.tolist() == [2, 3]  # *b2, a2
+    assert batch.target.tolist() == [2, 8]
+    assert batch.weight.tolist() == [1, 1]
 
 
 def test_a_real_target_counts_once_however_many_items_stand_before_it() -> None:
     data = world({"u": "a1 *b1 a2 b3 *b1 *b2 *a4 a3 a3:validation", "v": "*b1 a4 a2"}, ITEMS)
     batch = batch_of(data, [0, 1])
-    assert batch.target.tolist() == [2, 2, 8, 3, 3, 3, 3, 4, 2]
-    assert batch.weight.tolist() == [0.5, 0.5, 1, 0.25, 0.25, 0.25, 0.25, 1, 1]
+    assert batch.target.tolist() == [2, 8, 3, 4, 2]
+    assert batch.weight.tolist() == [1] * 5
 
 
 def test_a_synthetic_item_is_a_target_only_with_a_weight() -> None:
     data = world({"u": "a1 *b1 *b2 a2 b3 a3:validation a4:test"}, ITEMS)
     batch = batch_of(data, [0], synthetic_weight=0.25)
-    assert batch.target.tolist() == [2, 2, 2, 8, 6, 7]
-    assert batch.position.tolist() == [0, 1, 2, 3, 0, 0]  # both from a1, the last real item before them
-    assert batch.weight.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1, 0.25, 0.25])
+    assert batch.target.tolist() == [2, 8, 6, 7]
+    assert batch.position.tolist() == [2, 3, 0, 0]  # both from a1, the last real item before them
+    assert batch.weight.tolist() == [1, 1, 0.25, 0.25]
 
 
 def test_a_synthetic_item_has_its_own_weight_and_none_without_one() -> None:
     data = world({"u": "a1 *b1 *b2 a2 b3 a3:validation a4:test"}, ITEMS)
     weights = np.array([0, 0, 0.125, 0, 0, 0, 0], np.float32)
     batch = batch_of(replace(data, weights=weights), [0], synthetic_weight="measured")
-    assert batch.target.tolist() == [2, 2, 2, 8, 7]
-    assert batch.position.tolist() == [0, 1, 2, 3, 0]
-    assert batch.weight.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1, 0.125])
+    assert batch.target.tolist() == [2, 8, 7]
+    assert batch.position.tolist() == [2, 3, 0]
+    assert batch.weight.tolist() == [1, 1, 0.125]
 
 
 def test_an_older_target_of_a_user_counts_less() -> None:
     data = world({"u": "a1 a2 *b1 a3 a4 a5:validation", "v": "a1 a2"}, ITEMS)
     batch = batch_of(data, [0, 1], half_after_actions=2)
-    assert batch.target.tolist() == [2, 3, 3, 4, 2]
-    assert batch.weight.tolist() == pytest.approx([0.5, 0.5**1.5, 0.5**1.5, 1, 1])
+    assert batch.target.tolist() == [2, 3, 4, 2]
+    assert batch.weight.tolist() == pytest.approx([0.5, 0.5**0.5, 1, 1])
 
 
 def test_a_target_long_before_the_end_of_training_counts_less() -> None:
@@ -171,8 +172,8 @@ def test_a_target_long_before_the_end_of_training_counts_less() -> None:
 def test_a_prediction_has_the_time_of_the_last_item_that_it_reads() -> None:
     data = world({"u": "a1@3 *b1@3 a2@7 b3@9"}, ITEMS)
     batch = batch_of(data, [0], synthetic_weight=0.5)
-    assert batch.target.tolist() == [2, 2, 8, 6]
-    assert batch.time.tolist() == [3, 3, 7, 3]
+    assert batch.target.tolist() == [2, 8, 6]
+    assert batch.time.tolist() == [3, 7, 3]
 
 
 def test_the_targets_of_all_users_are_their_real_training_items_after_the_first(tiny: TrainingSet) -> None:
@@ -184,21 +185,13 @@ def test_the_targets_of_all_users_are_their_real_training_items_after_the_first(
         for place in range(int(tiny.train_end[user]))
     ]
     real = [(user, place, item) for user, place, item in flat if (user, place) not in inserted]
-    follow = {}  # (user, place read last): the next real item
-    for user, place, _ in flat:
-        later = [item for other, at, item in real if other == user and at > place]
-        if later:
-            follow[user, place] = later[0]
+    follow = {(user, place - 1): item for user, place, item in real if place > 0}  # by the place read last
     made = {
         (int(batch.users[index]), int(position)): int(target)
         for index, position, target in zip(batch.batch_index, batch.position, batch.target, strict=True)
     }
     assert made == follow
-    shared = [
-        int(position) in (2, 3) and int(batch.users[index]) % 2 == 0
-        for index, position in zip(batch.batch_index, batch.position, strict=True)
-    ]
-    assert batch.weight.tolist() == [0.5 if is_shared else 1.0 for is_shared in shared]
+    assert batch.weight.tolist() == [1.0] * len(follow)
 
 
 def test_an_inserted_item_is_a_negative_like_any_other() -> None:
