@@ -93,7 +93,7 @@ protocols = ["full", "sampled-100", "sampled-999"]
 
 LINES = {
     "generator": """\
-generator = "retrieval"    # or "none", no enrichment; or "vllm", an LLM. This one: neighbours and templates""",
+generator = "cooccurrence" # or "vllm", an LLM; or "none", no enrichment. This one: what users alike chose""",
     "llm": """\
 # model = "models/my-model"  # a folder, or a hub name with its revision
 # revision = "a commit"
