@@ -21,7 +21,7 @@ from flows.stage_spec import StageRun, StageSpec, all_but
 from flows.text import log
 from flows.trainer import run_folder, run_model
 from model.config import MACHINE, EvaluateConfig, RecommendConfig, TrainConfig
-from pipeline.llm.prompts import load_prompt
+from pipeline.llm.prompts import PROFILE_REPLY, load_prompt
 
 if TYPE_CHECKING:
     from pipeline.augment.candidates import Candidates
@@ -356,6 +356,10 @@ def _use_model(run: StageRun, verb: str, trained: dict[str, Path], out: dict[str
         run_model(verb, *folders, config=cfg)
 
 
+def _reply_form(settings: Settings) -> dict[str, str]:
+    return {"reply_form": PROFILE_REPLY[settings.profile.reply]}
+
+
 LIMITS = ("llm.max_failed", "llm.max_useless", "llm.max_alike")
 """Settings that end a stage and change no result."""
 
@@ -474,10 +478,11 @@ SPECS: tuple[StageSpec, ...] = (
         makes=("domain_profiles",),
         settings=(
             "enrich.users", "profile.clusters", "profile.seed", "profile.last_items", "profile.words",
-            "profile.title_tokens", "profile.max_tokens", "profile.domain_prompt", "domains.describe",
+            "profile.title_tokens", "profile.max_tokens", "profile.reply", "profile.domain_prompt", "domains.describe",
             "domains.profile_prompt",
         ),
         machine=("profile.rows_per_shard", *LIMITS),
+        constants=_reply_form,
         work=_profile_domains,
         enriches=True,
         asks=True,
@@ -488,8 +493,9 @@ SPECS: tuple[StageSpec, ...] = (
         version=6,
         reads=("domain_profiles",),
         makes=("user_profiles",),
-        settings=("profile.words", "profile.user_words", "profile.max_tokens", "profile.user_prompt"),
+        settings=("profile.words", "profile.user_words", "profile.max_tokens", "profile.reply", "profile.user_prompt"),
         machine=("profile.rows_per_shard", *LIMITS),
+        constants=_reply_form,
         work=_profile_users,
         enriches=True,
         asks=True,

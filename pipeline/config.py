@@ -291,6 +291,9 @@ class ProfileConfig(Config):
     """Groups of similar items in a domain's catalogue."""
     seed: NonNegativeInt = 0
     """Of the clustering. Centres are kept from run to run; another seed or number of clusters fits them again."""
+    reply: Literal["json", "text"] = "json"
+    """How a language model writes a profile: in JSON that is held to a schema, or, where a weak model fails at that, in
+    plain text."""
     last_items: PositiveInt = 15
     words: PositiveInt = 50
     user_words: PositiveInt = 100

@@ -98,6 +98,7 @@ Question = ItemsQuestion | DomainProfileQuestion | UserProfileQuestion
 class Request:
     """A question, and the chat that puts it to a language model, to be answered in JSON of `schema`.
 
+    With `is_text` plain text answers, which the schema's only field holds to a length and nothing holds to a form.
     With `choices` nothing is to be written: the reply has, per choice, its log-probability as the answer, the mean over
     its tokens. `is_retry` marks the second request of a question whose first reply could not be used; the model does
     not see it.
@@ -109,6 +110,7 @@ class Request:
     max_tokens: int
     is_retry: bool = False
     choices: tuple[str, ...] = ()
+    is_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,8 @@ def prompt_hash(request: Request, identity: Mapping[str, Any]) -> str:
     How long the answer may be is no part of it: a whole reply is the same whatever room was left.
     """
     choices = {"choices": list(request.choices)} if request.choices else {}
-    return _hash(request, identity, **choices)
+    text = {"is_text": True} if request.is_text else {}
+    return _hash(request, identity, **choices, **text)
 
 
 def prompt_hash_with_room(request: Request, identity: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from data_lake.keyed_cache import KeyedCache
 from pipeline.config import LLMConfig
 from pipeline.llm.generator import Request
-from pipeline.llm.prompts import load_prompt
+from pipeline.llm.prompts import PROFILE_RETRY, load_prompt
 
 
 class LanguageModel:
@@ -30,7 +30,8 @@ class LanguageModel:
     def fingerprint(self) -> Mapping[str, Any]:
         """The model, how much text it is given, and how it is asked again."""
         return {
-            "llm": dict(self.identity), "max_model_len": self.llm.max_model_len, "retry_prompt": load_prompt("retry"),
+            "llm": dict(self.identity), "max_model_len": self.llm.max_model_len,
+            "retry_prompts": {form: load_prompt(name) for form, name in PROFILE_RETRY.items()},
         }  # fmt: skip
 
     @property

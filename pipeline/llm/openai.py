@@ -175,7 +175,7 @@ class OpenAI(LanguageModel):
             "messages": list(request.messages),
             "max_tokens": request.max_tokens,
             **self.sampling,
-            "response_format": {"type": "json_schema", "json_schema": schema},
+            **({} if request.is_text else {"response_format": {"type": "json_schema", "json_schema": schema}}),
             **self.cfg.extra_body,
         }
 

@@ -67,7 +67,10 @@ def read_reply(text: str, request: Request, is_judged: bool = True) -> Reading:
         if len(texts) > schema["maxItems"]:
             raise BadReply("schema")
         return _items(texts, longest, request) if is_judged else _unjudged(texts)
-    [profile] = _texts([_field(text, name)], schema["maxLength"])
+    if request.is_text and not _plain(text).startswith("{"):
+        profile = _plain(text)[: schema["maxLength"]]
+    else:
+        [profile] = _texts([_field(text, name)], schema["maxLength"])
     return _profile(profile, schema["maxLength"], request) if is_judged else _unjudged([profile])
 
 

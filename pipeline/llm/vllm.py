@@ -128,7 +128,7 @@ def _check_length(cfg: LLMConfig, folder: Path) -> None:
 def _frame(request: Request) -> dict[str, Any]:
     return {
         "messages": request.messages,
-        "schema": request.schema,
+        "schema": None if request.is_text else request.schema,
         "max_tokens": request.max_tokens,
         "choices": request.choices,
     }

@@ -143,7 +143,7 @@ class Engine:
         if requests:
             self.llm.enqueue_chat(
                 [request["messages"] for request in requests],
-                [self._sampling(json.dumps(request["schema"]), request["max_tokens"]) for request in requests],
+                [self._sampling(_dumped(request["schema"]), request["max_tokens"]) for request in requests],
                 use_tqdm=False,
                 chat_template_kwargs={"enable_thinking": False},
             )
@@ -163,7 +163,7 @@ class Engine:
             yield outputs
 
     @lru_cache(maxsize=1024)  # noqa: B019  (there is one engine per process)
-    def _sampling(self, schema: str, max_tokens: int) -> Any:
+    def _sampling(self, schema: str | None, max_tokens: int) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
@@ -174,7 +174,7 @@ class Engine:
             # vLLM's CPU build dies of a request's own seed where it samples.
             seed=self.config["seed"] if temperature > 0 and not self.is_cpu else None,
             max_tokens=max_tokens,
-            structured_outputs=StructuredOutputsParams(json=schema),
+            structured_outputs=None if schema is None else StructuredOutputsParams(json=schema),
         )
 
     def _tokens(self, request: dict[str, Any]) -> list[int]:
@@ -196,6 +196,10 @@ class Engine:
             tokens_out=len(answer.token_ids),
             tokens_cached=output.num_cached_tokens or 0,
         )
+
+
+def _dumped(schema: dict[str, Any] | None) -> str | None:
+    return None if schema is None else json.dumps(schema)
 
 
 def _reply(

@@ -12,7 +12,7 @@ from pipeline.frames import frame_of
 from pipeline.histories import actions
 from pipeline.llm.answers import ask, reply_columns
 from pipeline.llm.generator import DomainProfileQuestion, Generator, Request
-from pipeline.llm.prompts import named, profile_schema, render, titles_of
+from pipeline.llm.prompts import PROFILE_REPLY, PROFILE_RETRY, named, profile_schema, render, titles_of
 
 
 def profile_rows(augmented: pa.Table, clusters: pa.Table, last_items: int, domains: Sequence[str]) -> pl.DataFrame:
@@ -96,16 +96,22 @@ class _Prompts:
         """Return the request of a row, without its `dropped` oldest items; a retry asks for fewer words."""
         words = max(1, self._cfg.words // 2) if is_retry else self._cfg.words
         groups = self._groups(row, youngest=max(len(row["item_ids"]) - dropped, 1))
-        slots = {"domain": named(row["domain"], self._about), "words": words, "items": _text(groups, self._lines)}
+        slots = {
+            "domain": named(row["domain"], self._about),
+            "words": words,
+            "items": _text(groups, self._lines),
+            "reply": PROFILE_REPLY[self._cfg.reply],
+        }
         prompt = self._about.get(row["domain"], DomainConfig()).profile_prompt or self._cfg.domain_prompt
         titles = tuple(tuple(title for title, _ in group) for group in groups)
         return Request(
             question=DomainProfileQuestion(
                 row["user_id"], row["domain"], titles, row["evidence"], row["inferred"], words
             ),
-            messages=render(prompt, slots, is_retry),
+            messages=render(prompt, slots, is_retry, retry=PROFILE_RETRY[self._cfg.reply]),
             schema=profile_schema(words),
             max_tokens=self._cfg.max_tokens,
+            is_text=self._cfg.reply == "text",
         )
 
     def _groups(self, row: Mapping[str, Any], youngest: int) -> list[list[tuple[str, bool]]]:

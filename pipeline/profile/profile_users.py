@@ -7,7 +7,7 @@ from pipeline.config import ProfileConfig
 from pipeline.frames import frame_of
 from pipeline.llm.answers import ask, reply_columns
 from pipeline.llm.generator import DomainSummary, Generator, Request, UserProfileQuestion
-from pipeline.llm.prompts import profile_schema, render
+from pipeline.llm.prompts import PROFILE_REPLY, PROFILE_RETRY, profile_schema, render
 
 TOKENS_PER_WORD = 3
 
@@ -56,11 +56,13 @@ def profile_users(rows: pa.Table, generator: Generator, cfg: ProfileConfig) -> p
             f'{{"part": {lines[domain]}, "evidence": {count}, "description": {lines[text]}}}'
             for domain, text, count in parts
         )
+        slots = {"words": words, "profiles": profiles, "reply": PROFILE_REPLY[cfg.reply]}
         return Request(
             question=UserProfileQuestion(tuple(DomainSummary(*part) for part in parts)),
-            messages=render(cfg.user_prompt, {"words": words, "profiles": profiles}, is_retry),
+            messages=render(cfg.user_prompt, slots, is_retry, retry=PROFILE_RETRY[cfg.reply]),
             schema=profile_schema(words),
             max_tokens=2 * cfg.max_tokens,
+            is_text=cfg.reply == "text",
         )
 
     answers = ask(generator, len(users), request, reason="no_profiles")

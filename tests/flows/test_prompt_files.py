@@ -24,10 +24,10 @@ model = "m"
 base_url = "http://127.0.0.1:1/v1"
 """
 READING = {
-    "generate_items": {"generate_items", "retry", "example"},
+    "generate_items": {"generate_items", "retry", "retry_text", "example"},
     "ground": {"generate_items"},
-    "profile_domains": {"profile_domain", "retry"},
-    "profile_users": {"profile_user", "retry"},
+    "profile_domains": {"profile_domain", "retry", "retry_text"},
+    "profile_users": {"profile_user", "retry", "retry_text"},
 }
 """Who asks with a text, and `ground`, which measures what answers to a prompt are worth."""
 
@@ -75,7 +75,7 @@ def test_another_text_in_a_prompt_file_makes_the_stages_stale_that_ask_and_that_
     assert {name for name in before if before[name] != after[name]} == {"generate_items", "ground"}
 
 
-@pytest.mark.parametrize("name", ["generate_items", "profile_domain", "profile_user", "retry", "example"])
+@pytest.mark.parametrize("name", ["generate_items", "profile_domain", "profile_user", "retry", "retry_text", "example"])
 def test_every_text_of_ours_is_in_the_fingerprints_of_the_stages_that_read_it(load, name):
     found = recipes(load())
     reading = {stage for stage, names in READING.items() if name in names}

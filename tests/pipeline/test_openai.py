@@ -1,6 +1,7 @@
 import json
 import threading
 import time
+from dataclasses import replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -86,6 +87,12 @@ def ask(*prompts):
 
 def fail(status, times=1, headers=None, delay=0):
     return [(status, headers or {}, delay) for _ in range(times)]
+
+
+def test_a_request_for_plain_text_carries_no_schema(endpoint):
+    [request] = ask("rice")
+    openai(endpoint.url)([replace(request, is_text=True)])
+    assert "response_format" not in endpoint.seen[0]
 
 
 def test_a_request_carries_model_schema_sampling_and_the_key_of_the_environment(endpoint, monkeypatch):

@@ -168,6 +168,32 @@ def test_a_generator_that_is_no_language_model_fails_where_it_breaks_its_word(te
         read_reply(json.dumps({"items": texts}), request(), is_judged=False)
 
 
+def plain(text, longest=60, is_retry=False):
+    schema = profile_schema(5)
+    schema["properties"]["profile"]["maxLength"] = longest
+    return read_reply(text, replace(request(DOMAIN, schema=schema), is_text=True, is_retry=is_retry))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Likes strong tea.\n", "<think>hm</think>\nLikes strong tea.", "```\nLikes strong tea.\n```",
+     '{"profile": "Likes strong tea."}'],
+)  # fmt: skip
+def test_a_plain_reply_is_the_profile_and_one_in_json_all_the_same(text):
+    assert plain(text).texts == ("Likes strong tea.",)
+
+
+def test_a_plain_reply_longer_than_asked_for_is_cut_and_the_second_one_ends_at_a_word():
+    with pytest.raises(BadReply, match="cut"):
+        plain("Likes strong tea and more.", longest=20)
+    assert plain("Likes strong tea and more.", longest=20, is_retry=True).texts == ("Likes strong tea",)
+
+
+def test_a_plain_reply_is_judged_like_any_other():
+    with pytest.raises(BadReply, match="copied"):
+        plain("Herb Tea, 16 oz")
+
+
 def of_candidates(text, answers=3, choices=()):
     candidates = tuple(Candidate(f"k{number}", f"pot {number}") for number in range(1, 6))
     question = replace(items_question(answers=answers), candidates=candidates)

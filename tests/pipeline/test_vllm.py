@@ -275,6 +275,13 @@ def test_an_answer_that_does_not_end_in_time_is_an_error(vllm):
     assert (cut.text, cut.error, cut.tokens_out) == (None, "cut", 2)
 
 
+@needs_vllm
+def test_plain_text_is_held_to_no_schema(vllm):
+    held, plain = vllm([ask("tea"), replace(ask("tea"), is_text=True)])
+    assert held.text.startswith('{"items"')
+    assert plain.error == "cut" or not plain.text.startswith("{")
+
+
 def rated(*choices, title="tea"):
     return replace(ask(title), choices=choices)
 

@@ -30,8 +30,8 @@ SLOTS: dict[str, frozenset[str]] = {
     "generate_items": frozenset({"from_domain", "to_domain", "answers", "titles", "candidates"}),
     "choose_items": frozenset({"from_domain", "to_domain", "answers", "titles", "candidates"}),
     "score_items": frozenset({"from_domain", "to_domain", "titles"}),
-    "profile_domain": frozenset({"domain", "words", "items"}),
-    "profile_user": frozenset({"words", "profiles"}),
+    "profile_domain": frozenset({"domain", "words", "items", "reply"}),
+    "profile_user": frozenset({"words", "profiles", "reply"}),
 }
 """The slots of each prompt; a text must use those for the user's part, and may use the others."""
 
@@ -39,6 +39,14 @@ _USERS_SLOTS = {
     "generate_items": ["titles"], "choose_items": ["titles", "candidates"], "score_items": ["titles"],
     "profile_domain": ["items"], "profile_user": ["profiles"],
 }  # fmt: skip
+PROFILE_REPLY = {
+    "json": 'Reply with JSON only: one object whose only field, "profile", is what you write.',
+    "text": "Reply with what you write and nothing else: no JSON, no title, no list.",
+}
+"""How a prompt asks for the form of a profile."""
+PROFILE_RETRY = {"json": "retry", "text": "retry_text"}
+"""The text that asks for a shorter one."""
+
 # What chat templates and tokenizers take for the end of a turn: <|im_end|>, </s>, <start_of_turn>, [INST], [gMASK], ...
 _CONTROL = re.compile(r"<|\[(?=/?[A-Za-z_]\w*\])")
 
@@ -70,8 +78,10 @@ def slots_below(text: str) -> set[str]:
     return set(Template(text.split(DIVIDER)[1]).get_identifiers())
 
 
-def render(text: str, slots: Mapping[str, Any], is_retry: bool = False, examples: str = "") -> tuple[Message, ...]:
-    """Return the chat of a prompt; `is_retry` adds the request to answer shorter that a failed reply earns.
+def render(
+    text: str, slots: Mapping[str, Any], is_retry: bool = False, examples: str = "", retry: str = "retry"
+) -> tuple[Message, ...]:
+    """Return the chat of a prompt; `is_retry` adds the text `retry`, to answer shorter, that a failed reply earns.
 
     `examples` are the same for many users, so they come before the user's own part; what they show is not trusted, so
     they do not stand among the instructions.
@@ -80,7 +90,7 @@ def render(text: str, slots: Mapping[str, Any], is_retry: bool = False, examples
     if examples:
         own = examples + "\n\n" + own
     if is_retry:
-        own += "\n\n" + load_prompt("retry").strip()
+        own += "\n\n" + load_prompt(retry).strip()
     return ({"role": "system", "content": fixed}, {"role": "user", "content": own})
 
 
