@@ -20,6 +20,7 @@ ENDS = (".", "!", "?", "…", "。")
 """How a sentence ends."""
 
 _FENCED = re.compile(r"```\w*\s*(.*?)\s*```", re.DOTALL)
+_LEFT_OFF = re.compile(r"(…|\.\.\.)\W*$")
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
@@ -191,7 +192,7 @@ def _hollow(text: str, is_cut: bool, request: Request) -> str | None:
     said = folded(text)
     if not said:
         return EMPTY
-    if _copies(said, is_cut or text.endswith("…"), request):
+    if _copies(said, is_cut or _LEFT_OFF.search(text) is not None, request):
         return COPIED
     return ECHO if _echoes(said, request) else None
 

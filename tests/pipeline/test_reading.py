@@ -96,7 +96,7 @@ def test_an_item_may_name_a_word_of_a_shown_title_or_go_beyond_one():
     assert items(*kept) == Reading(kept)
 
 
-@pytest.mark.parametrize("text", ["Herb Tea, 16 o", "Herb tea …"])
+@pytest.mark.parametrize("text", ["Herb Tea, 16 o", "Herb tea …", "Herb (tea…)", "Herb Tea..."])
 def test_the_beginning_of_a_shown_title_is_a_copy_where_the_answer_was_cut_there(text):
     assert items("Pan", text, longest=14) == Reading(("Pan",), ("copied",))
 
