@@ -101,7 +101,7 @@ def percent(it: Difference) -> str:
 
 
 def over_runs(a: Sequence[pa.Table], b: Sequence[pa.Table], metric: str, split: str, protocol: str, phase: str) -> str:
-    """Say how far the pairs of runs lie apart: their mean difference and its standard error.
+    """Say how far several pairs of runs lie apart: their mean difference and its standard error.
 
     The interval over users holds for these trainings; other seeds move all users together.
     """
@@ -109,9 +109,10 @@ def over_runs(a: Sequence[pa.Table], b: Sequence[pa.Table], metric: str, split: 
         paired([one], [other], split=split, protocol=protocol, phases=(phase, phase), resamples=1)[metric]
         for one, other in zip(a, b, strict=True)
     ]
+    if len(found) == 1:
+        return ""
     each = [100 * it.difference / it.b for it in found]
-    error = statistics.stdev(each) / len(each) ** 0.5 if len(each) > 1 else float("nan")
-    return f"{len(each)} runs {statistics.mean(each):+.1f} ± {error:.1f}"
+    return f"; {len(each)} runs {statistics.mean(each):+.1f} ± {statistics.stdev(each) / len(each) ** 0.5:.1f}"
 
 
 def main() -> None:
@@ -149,11 +150,9 @@ def main() -> None:
                 phases = (given.phase, given.phase)
                 found = paired(ranks[arm, group], ranks[NONE, group], split=split, protocol=protocol, phases=phases)
                 for it in (found[metric] for metric in SHOWN):
-                    each = over_runs(ranks[arm, group], ranks[NONE, group], it.metric, split, protocol, given.phase)
-                    print(
-                        f"{arm:<22} {group:<14} {protocol:<12} {it.metric:<8} {it.b:.4f} to {it.a:.4f} {percent(it)}; "
-                        f"{each}"
-                    )
+                    spread = over_runs(ranks[arm, group], ranks[NONE, group], it.metric, split, protocol, given.phase)
+                    what = f"{arm:<22} {group:<14} {protocol:<12} {it.metric:<8} {it.b:.4f} to {it.a:.4f}"
+                    print(f"{what} {percent(it)}{spread}")
 
 
 if __name__ == "__main__":

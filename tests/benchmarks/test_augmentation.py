@@ -38,4 +38,8 @@ def ranks(*found: int) -> pa.Table:
 def test_pairs_of_runs_are_averaged_and_their_spread_is_the_standard_error() -> None:
     without = [ranks(1, 1, 20, 20), ranks(1, 20, 20, 20)]  # HR@10 .5 and .25
     with_ = [ranks(1, 1, 1, 20), ranks(1, 20, 20, 20)]  # .75 and .25: +50 % and 0
-    assert over_runs(with_, without, "HR@10", "validation", "full", "finetune") == "2 runs +25.0 ± 25.0"
+    assert over_runs(with_, without, "HR@10", "validation", "full", "finetune") == "; 2 runs +25.0 ± 25.0"
+
+
+def test_one_pair_of_runs_has_no_spread() -> None:
+    assert over_runs([ranks(1)], [ranks(20)], "HR@10", "validation", "full", "finetune") == ""
