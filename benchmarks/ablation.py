@@ -5,10 +5,10 @@
     python -m benchmarks.ablation --config edt.toml                # a dataset of one's own, with its generator
     python -m benchmarks.ablation --list                           # what each variant sets; nothing is trained
 
-`edt sample` takes edt-tiny where vLLM is installed, else `retrieval`, which harms there. A variant that the settings
-make impossible, or that they are already, is left out. A difference is that of the variant to the whole method: it is
-negative where the part helps. Its interval resamples users, each averaged over the seeds first. An interrupted command
-goes on where it stood.
+`edt sample` takes edt-tiny where vLLM is installed, else `cooccurrence`. A variant that the settings make impossible,
+or that they are already, is left out. A difference is that of the variant to the whole method: it is negative where the
+part helps. Its interval resamples users, each averaged over the seeds first. An interrupted command goes on where it
+stood.
 """
 
 import argparse

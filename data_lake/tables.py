@@ -5,15 +5,18 @@ A table that breaks its artifact's schema is neither written nor read: the lake 
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from data_lake.errors import UserError
 from data_lake.schemas import VECTOR, Artifact
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 ROWS_PER_PART = 1_000_000
 ROWS_PER_GROUP = 32_768
@@ -53,8 +56,10 @@ def read_tables(folder: Path, artifact: Artifact, name: str = "", columns: Seque
     return _check(pa.concat_tables(parts, promote_options="permissive"), artifact, name, schema)
 
 
-def open_parts(folder: Path) -> ds.Dataset:
+def open_parts(folder: Path) -> "ds.Dataset":
     """Return the Parquet parts of a table, in order, without reading them."""
+    import pyarrow.dataset as ds  # slow to load
+
     return ds.dataset([str(part) for part in sorted(folder.glob("*.parquet"))], format="parquet")
 
 

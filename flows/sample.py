@@ -11,7 +11,7 @@ from pipeline.sample_world.edt_tiny import DOMAINS, POSITIONS
 
 EDT_TINY = {
     "generator": """\
-generator = "vllm"         # an LLM; or "retrieval", neighbours and templates; or "none", no enrichment""",
+generator = "vllm"         # an LLM; or "cooccurrence", what users alike chose; or "none", no enrichment""",
     "llm": f"""\
 model = "edt-tiny"         # comes with the package: it knows this simulated world and nothing else
 max_model_len = {POSITIONS}""",
@@ -34,7 +34,7 @@ def write_sample(folder: Path, settings: Path, knobs: Sequence[str] = ()) -> lis
     hindrance = _hindrance(cfg.domains)
     if hindrance:
         write_settings(settings, paths[0], paths[1], dataset="sample", lines=SMALL)
-        return [*lines, f"{settings}: settings for them, generator `retrieval`, for {hindrance}"]
+        return [*lines, f"{settings}: settings for them, generator `cooccurrence`, for {hindrance}"]
     write_settings(settings, paths[0], paths[1], dataset="sample", lines=SMALL | EDT_TINY)
     return [*lines, f"{settings}: settings for them, generator `vllm` with edt-tiny"]
 

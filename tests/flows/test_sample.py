@@ -39,18 +39,18 @@ def test_with_vllm_the_sample_s_settings_name_edt_tiny(tmp_path, installed):
     assert said.endswith("settings for them, generator `vllm` with edt-tiny")
 
 
-def test_without_vllm_they_name_retrieval_and_say_so(tmp_path, installed):
+def test_without_vllm_they_name_cooccurrence_and_say_so(tmp_path, installed):
     installed(False)
     settings, said = written(tmp_path)
-    assert (settings.enrich.generator, settings.llm.model) == ("retrieval", "")
+    assert (settings.enrich.generator, settings.llm.model) == ("cooccurrence", "")
     assert (settings.train.loss.synthetic_weight, settings.train.pretrain.batch_size) == ("measured", 32)
-    assert said.endswith("generator `retrieval`, for vLLM is not installed")
+    assert said.endswith("generator `cooccurrence`, for vLLM is not installed")
 
 
 def test_edt_tiny_is_not_asked_about_domains_that_it_does_not_know(tmp_path, installed):
     installed(True)
     settings, said = written(tmp_path, "domains=['food','books']")
-    assert settings.enrich.generator == "retrieval"
+    assert settings.enrich.generator == "cooccurrence"
     assert said.endswith("for edt-tiny knows food and kitchen only")
 
 
