@@ -1,4 +1,4 @@
-"""Ask a language model for items in each way there is, and say which pays: lift by 1,000 tokens.
+"""Ask a language model for items in each way there is, and say which pays: choices met a million tokens.
 
     python -m benchmarks.real_llm --out smollm2
     python -m benchmarks.ways --set llm.model=smollm2 --set llm.max_model_len=2048
@@ -11,13 +11,13 @@ what costs no model, `candidates` drawn at random among them. Only training acti
 import argparse
 import random
 from pathlib import Path
-
-import polars as pl
+from typing import Any
 
 from benchmarks.food_kitchen import food_kitchen, write_settings
 from benchmarks.runs import run_until
 from benchmarks.thin import write_thinned
 from data_lake.lake import Lake
+from flows.lift import BESIDE, lift
 from flows.settings import load_settings
 from pipeline.frames import frame_of
 
@@ -29,16 +29,21 @@ WAYS = {
     "score": ("enrich.ask=score",),
 }
 NOBODY = 'enrich.users=["nobody besides probes"]'
-BESIDE = ("retrieval", "popular", "cooccurrence", "another user", "candidates")
+
+
+def hidden(lake: Lake) -> list[dict[str, Any]]:
+    """Return the rows of `answer_lift` over all ranks that the hidden domains tell."""
+    return [row for row in lift(lake) if row["truth"] == "hidden"]
 
 
 def table(lake: Lake) -> list[str]:
     """Return a line per pair of domains and source of items."""
-    lift = frame_of(lake.read("answer_lift")).filter(pl.col("band").is_null(), pl.col("truth") == "hidden")
+    by_pair: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for each in hidden(lake):
+        by_pair.setdefault((each["from_domain"], each["to_domain"]), {})[each["source"]] = each
     lines = []
-    for (source, target), rows in lift.group_by("from_domain", "to_domain", maintain_order=True):
+    for (source, target), by_source in by_pair.items():
         lines.append(f"  {source} to {target}")
-        by_source = {row["source"]: row for row in rows.to_dicts()}
         for name in ("answers", "kept", *BESIDE):
             if row := by_source.get(name):
                 lines.append(
@@ -65,10 +70,8 @@ def costs(lake: Lake) -> tuple[str, float]:
 
 def hits(lake: Lake) -> float:
     """Return the answers that were chosen, less those that random items would have been."""
-    lift = frame_of(lake.read("answer_lift")).filter(
-        pl.col("band").is_null(), pl.col("truth") == "hidden", pl.col("source") == "answers"
-    )
-    return float(lift.select(((pl.col("share") - pl.col("chance")) * pl.col("answers")).sum()).item())
+    answers = [row for row in hidden(lake) if row["source"] == "answers"]
+    return float(sum((row["share"] - row["chance"]) * row["answers"] for row in answers))
 
 
 def replies(lake: Lake, count: int) -> list[str]:
@@ -110,7 +113,8 @@ def main() -> None:
         lake = run_until(load_settings(config, [*asked, *WAYS[way], *given.set]), "measure_answers")
         said, thousands = costs(lake)
         print(f"\n{way}: {said}")
-        print(f"  {hits(lake):.1f} choices more than by chance, {1000 * hits(lake) / thousands:.2f} a million tokens")
+        met = hits(lake)
+        print(f"  {met:.1f} choices more than by chance, {1000 * met / thousands:.2f} a million tokens")
         for line in (*table(lake), *replies(lake, given.replies)):
             print(line)
 

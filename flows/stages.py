@@ -25,6 +25,7 @@ from pipeline.llm.prompts import PROFILE_REPLY, load_prompt
 
 if TYPE_CHECKING:
     from pipeline.augment.candidates import Candidates
+    from pipeline.llm.cooccurrence import Neighbours
     from pipeline.llm.generator import ItemSource
 
 CANDIDATES_SEED = 0
@@ -90,15 +91,19 @@ def _with_candidates(settings: Settings) -> bool:
     return settings.enrich.ask != "write"
 
 
+def _neighbours(run: StageRun) -> "Neighbours":
+    from pipeline.llm.cooccurrence import Neighbours, titled
+
+    sequences, probes, share = run.io.read("sequences"), run.io.read("probes"), run.settings.enrich.prompt_share
+    return Neighbours(sequences, probes, share, titled(run.io.read("items")))
+
+
 def _sources(run: StageRun) -> dict[str, "ItemSource"]:
     """Return what gives items for questions without a language model, by name."""
-    from pipeline.llm.cooccurrence import Neighbours, titled
     from pipeline.llm.retrieval import Retrieval
 
-    cfg, items, vectors = run.settings.enrich, run.io.read("items"), run.io.read("item_embeddings")
-    retrieval = Retrieval(cfg.exact_up_to)
-    retrieval.read({"items": items, "item_embeddings": vectors})
-    neighbours = Neighbours(run.io.read("sequences"), run.io.read("probes"), cfg.prompt_share, titled(items))
+    retrieval, neighbours = Retrieval(run.settings.enrich.exact_up_to), _neighbours(run)
+    retrieval.read({name: run.io.read(name) for name in retrieval.reads})
     return {
         "cooccurrence": neighbours.items,
         "retrieval": retrieval.items,
@@ -175,12 +180,11 @@ def _ground(run: StageRun) -> None:
     from pipeline.augment.ground import Grounder, Known
     from pipeline.augment.noise_filter import Evidence, keep_verdicts, load_or_learn, pairs_in
     from pipeline.augment.signals import Signals
-    from pipeline.llm.cooccurrence import Neighbours, titled
     from pipeline.vectors.catalogue import Catalogue
 
     cfg, items, probes = run.settings.enrich, run.io.read("items"), run.io.read("probes")
     catalogue, representatives = Catalogue.of(run.io.read("item_embeddings")), run.io.read("representatives")
-    neighbours = Neighbours(run.io.read("sequences"), probes, cfg.prompt_share, titled(items))
+    neighbours = _neighbours(run)
     grounder = Grounder(Known(items, catalogue, neighbours, representatives), cfg, run.domains)
     generated = run.io.read("generated_items", columns=["user_id", "from_domain", "to_domain", "answers", "item_ids"])
     pairs = pairs_in(generated)
