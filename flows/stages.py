@@ -467,7 +467,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="insert",
-        version=2,
+        version=3,
         reads=("sequences", "item_embeddings", "grounded_items"),
         makes=("augmented_sequences",),
         settings=("enrich.prompt_share", "enrich.place"),
@@ -531,7 +531,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="pretrain",
-        version=7,
+        version=8,
         reads=("training_set",),
         makes=("pretrained",),
         settings=all_but("train", TrainSettings, "finetune", *ON_TRAINING_MACHINE),
@@ -540,7 +540,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="finetune",
-        version=7,
+        version=8,
         reads=("training_set", "pretrained"),
         makes=("checkpoint",),
         settings=all_but("train", TrainSettings, "pretrain", *ON_TRAINING_MACHINE),

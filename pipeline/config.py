@@ -243,7 +243,8 @@ class EnrichConfig(Config):
     that are counted apart."""
     sample: PositiveInt = 1000
     """Items of a domain that this is measured on; a smaller domain is taken whole."""
-    place: Literal["after_evidence", "similar"] = "after_evidence"
+    place: Literal["before_last", "similar"] = "before_last"
+    """Where inserted items stand: before the last action that prompts show, or each after the most similar of them."""
     seed: NonNegativeInt = 0
     examples: NonNegativeInt = 0
     """Users active in both domains whose choices each prompt shows as examples, from what their own prompts show."""

@@ -87,9 +87,10 @@ class Sequences:
     def batch(self, users: Tensor, loss: LossConfig) -> Batch:
         """Return the training prefixes of `users` (B,), each up to its last real training item, which is only a target.
 
-        The last position before each real item predicts it, as in ranking, from all that was inserted there. The older
-        a target is the less it weighs. A synthetic item is a target of the last real item before it, where the language
-        model was asked, with the weight that the settings give it or that is its own. One without weight is no target.
+        Each real position predicts the next real item, as in ranking, and so reads what was inserted before it and not
+        what was inserted after it. The older a target is the less it weighs. A synthetic item is a target of the last
+        real item before it, with the weight that the settings give it or that is its own. One without weight is no
+        target.
         """
         users = users.to(self.home)
         first = self.offsets[users]
@@ -98,18 +99,17 @@ class Sequences:
         read_index, read_position = (windows.items > 0).nonzero(as_tuple=True)  # (R,) every position that is read
         flat = start[read_index] + read_position
         next_real = self.real_before[flat + 1]  # (R,) the next real item, counted over all users
-        is_last = torch.ones_like(next_real, dtype=torch.bool)
-        is_last[:-1] = next_real[1:] != next_real[:-1]
-        batch_index, position, time = read_index[is_last], read_position[is_last], self.times[flat[is_last]]
-        target = self.items[self.real_at[next_real[is_last]]].long()
-        weight = self._target_weight(loss, next_real[is_last], last[batch_index])
+        is_real = ~self.synthetic[flat]
+        batch_index, position, time = read_index[is_real], read_position[is_real], self.times[flat[is_real]]
+        target = self.items[self.real_at[next_real[is_real]]].long()
+        weight = self._target_weight(loss, next_real[is_real], last[batch_index])
         if loss.synthetic_weight != 0:
             worth = self._synthetic_weight(loss, flat + 1)
-            extra = worth > 0
-            last_real = self.real_at[(next_real[extra] - 1).clamp(min=0)]
-            asked_at = (last_real - start[read_index[extra]]).clamp(min=0)
-            time = torch.cat([time, self.times[flat[extra]]])
-            batch_index, position = torch.cat([batch_index, read_index[extra]]), torch.cat([position, asked_at])
+            extra = (worth > 0) & (next_real > self.real_before[start[read_index]])  # (R,) and a real item is before it
+            last_real = self.real_at[next_real[extra] - 1]
+            time = torch.cat([time, self.times[last_real]])
+            batch_index = torch.cat([batch_index, read_index[extra]])
+            position = torch.cat([position, last_real - start[read_index[extra]]])
             target = torch.cat([target, self.items[flat[extra] + 1].long()])
             weight = torch.cat([weight, worth[extra]])
         tensors = [tensor.to(self.device) for tensor in (batch_index, position, target, weight, time)]

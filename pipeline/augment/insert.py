@@ -18,10 +18,12 @@ def insert(
 ) -> pa.Table:
     """Return AUGMENTED_SEQUENCES, users as in `sequences`; `grounded` may hold further users.
 
-    The kept items stand after the last real item that prompts show, or with `place = "similar"` each after the most
-    similar of those. Where several stand together, the domains take turns and the more relevant item of a domain comes
-    first. A synthetic position has the time of the real one before it, and the role "train".
+    The kept items stand before the last real item that prompts show, so that the state after it, where the language
+    model was asked, and all later ones read them. With `place = "similar"` each stands after the most similar of the
+    shown items. Where several stand together, the domains take turns, the more relevant item of a domain first.
+    A synthetic position has the time of the real one that it stands by, and the role "train".
     """
+    before = cfg.place == "before_last"
     shown = prompt_visible(sequences, cfg.prompt_share)
     turn = {domain: index for index, domain in enumerate(domains)}
     ranked = (
@@ -33,15 +35,15 @@ def insert(
             turn=pl.col("to_domain").replace_strict(turn, return_dtype=pl.Int64),
         )
         .sort("row", "rank", "turn")
-        .with_columns(order=pl.int_range(1, pl.len() + 1).over("row"))
+        .with_columns(order=(pl.int_range(pl.len()) + (-pl.len().cast(pl.Int64) if before else 1)).over("row"))
     )
-    after = (
+    beside = (
         shown.group_by("row").agg(pl.col("position").last(), pl.col("timestamp").last())
-        if cfg.place == "after_evidence"
+        if before
         else _most_similar(ranked, shown, catalogue)
     )
-    keys = ["row"] if cfg.place == "after_evidence" else ["row", "item_id"]
-    synthetic = ranked.join(after, on=keys, maintain_order="left").select(
+    keys = ["row"] if before else ["row", "item_id"]
+    synthetic = ranked.join(beside, on=keys, maintain_order="left").select(
         "row",
         "position",
         "order",

@@ -121,11 +121,11 @@ def test_the_training_prefix_ends_after_its_last_position() -> None:
     assert data.train_end.tolist() == [3, 1, 0]
 
 
-def test_the_last_position_before_it_predicts_each_real_training_item() -> None:
+def test_the_last_real_position_before_it_predicts_each_real_training_item() -> None:
     data = world({"u": "a1 *b1 *b2 a2 b3 a3:validation a4:test"}, ITEMS)
     batch = batch_of(data, [0])
     assert batch.windows.items.tolist() == [[1, 6, 7, 2]]  # b3 is only a target
-    assert batch.position.tolist() == [2, 3]  # *b2, a2
+    assert batch.position.tolist() == [0, 3]  # a1, which reads nothing of what is inserted after it, and a2
     assert batch.target.tolist() == [2, 8]
     assert batch.weight.tolist() == [1, 1]
 
@@ -133,15 +133,23 @@ def test_the_last_position_before_it_predicts_each_real_training_item() -> None:
 def test_a_real_target_counts_once_however_many_items_stand_before_it() -> None:
     data = world({"u": "a1 *b1 a2 b3 *b1 *b2 *a4 a3 a3:validation", "v": "*b1 a4 a2"}, ITEMS)
     batch = batch_of(data, [0, 1])
-    assert batch.target.tolist() == [2, 8, 3, 4, 2]
-    assert batch.weight.tolist() == [1] * 5
+    assert batch.target.tolist() == [2, 8, 3, 2]
+    assert batch.weight.tolist() == [1] * 4
+
+
+def test_nothing_is_predicted_from_inserted_items_alone() -> None:
+    data = world({"u": "a1 a2", "v": "*b1 *b2 a4 a2"}, ITEMS)
+    batch = batch_of(data, [1], synthetic_weight=0.25)
+    assert batch.windows.items.tolist() == [[6, 7, 4]]
+    assert batch.target.tolist() == [2]
+    assert batch.position.tolist() == [2]
 
 
 def test_a_synthetic_item_is_a_target_only_with_a_weight() -> None:
     data = world({"u": "a1 *b1 *b2 a2 b3 a3:validation a4:test"}, ITEMS)
     batch = batch_of(data, [0], synthetic_weight=0.25)
     assert batch.target.tolist() == [2, 8, 6, 7]
-    assert batch.position.tolist() == [2, 3, 0, 0]  # both from a1, the last real item before them
+    assert batch.position.tolist() == [0, 3, 0, 0]  # both from a1, the last real item before them
     assert batch.weight.tolist() == [1, 1, 0.25, 0.25]
 
 
@@ -150,7 +158,7 @@ def test_a_synthetic_item_has_its_own_weight_and_none_without_one() -> None:
     weights = np.array([0, 0, 0.125, 0, 0, 0, 0], np.float32)
     batch = batch_of(replace(data, weights=weights), [0], synthetic_weight="measured")
     assert batch.target.tolist() == [2, 8, 7]
-    assert batch.position.tolist() == [2, 3, 0]
+    assert batch.position.tolist() == [0, 3, 0]
     assert batch.weight.tolist() == [1, 1, 0.125]
 
 
@@ -185,7 +193,9 @@ def test_the_targets_of_all_users_are_their_real_training_items_after_the_first(
         for place in range(int(tiny.train_end[user]))
     ]
     real = [(user, place, item) for user, place, item in flat if (user, place) not in inserted]
-    follow = {(user, place - 1): item for user, place, item in real if place > 0}  # by the place read last
+    follow = {  # by the place read last
+        (user, place - 1 - ((user, place - 1) in inserted)): item for user, place, item in real if place > 0
+    }
     made = {
         (int(batch.users[index]), int(position)): int(target)
         for index, position, target in zip(batch.batch_index, batch.position, batch.target, strict=True)
