@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--protocol", default="full", choices=["full", "sampled-100", "sampled-999"])
     parser.add_argument("--variants", nargs="+", default=[*VARIANTS, WITHOUT_PHASE_2], metavar="NAME")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.preset=paper")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.preset=release")
     parser.add_argument("--list", action="store_true", help="show what would be compared, and stop")
     parser.add_argument("--out", type=Path, default=Path("ablation"))
     given = parser.parse_args()

@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1200)
     parser.add_argument("--seeds", type=int, default=2, help="of the training, per world")
     parser.add_argument("--arms", nargs="+", choices=list(OVERRIDES), default=list(OVERRIDES), metavar="NAME")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.preset=paper")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.preset=release")
     parser.add_argument("--out", type=Path, default=Path("sample-worlds"))
     given = parser.parse_args()
 

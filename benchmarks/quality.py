@@ -1,7 +1,7 @@
 """Train over several seeds and show the test figures of every protocol beside the published ones of ABXI.
 
     python -m benchmarks.quality                      # food-kitchen ($EDT_DATA) without enrichment, in quality/
-    python -m benchmarks.quality --preset paper
+    python -m benchmarks.quality --preset release
     python -m benchmarks.quality --ties shuffle       # actions of one time in a random order
     python -m benchmarks.quality --together           # and how the scores of all seeds, added up, rank
     python -m benchmarks.quality --data DIR           # the folder of a training set, such as `edt path training_set`
@@ -20,7 +20,7 @@ from benchmarks.food_kitchen import write_settings
 from benchmarks.runs import Run, about, runs, train_config, training_set
 from data_lake.schemas import TEST
 from flows.settings import load_settings
-from model.config import EvaluateConfig
+from model.config import RELEASES, EvaluateConfig
 from model.data.training_set import Ints, TrainingSet
 from model.evaluation.candidates import blocks, find_targets
 from model.evaluation.compare import over_seeds
@@ -120,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of a training set (default: food-kitchen, without a model)")
     parser.add_argument("--ties", default="position", choices=["position", "shuffle"], help="of food-kitchen")
-    parser.add_argument("--preset", default="default", choices=["default", "paper"])
+    parser.add_argument("--preset", default="default", choices=["default", *RELEASES])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--together", action="store_true", help="rank by the scores of all seeds added up, too")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.seed=7")

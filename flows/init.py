@@ -67,7 +67,7 @@ by = "leave-one-out"       # or "time", with validation_days and test_days; or "
 
 {described}
 [train]
-preset = "default"         # or "paper": the method as published
+preset = "default"         # or "release", "release+ids": the method as its authors released it
 
 [train.loss]
 {loss}

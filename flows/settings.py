@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 from data_lake.config import Config
 from data_lake.errors import UserError
 from data_lake.settings_errors import problems
-from model.config import EvaluateConfig, RecommendConfig, TrainConfig
+from model.config import RELEASES, EvaluateConfig, RecommendConfig, TrainConfig
 from pipeline.config import (
     DataConfig,
     DomainConfig,
@@ -70,6 +70,16 @@ class Settings(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     recommend: RecommendConfig = RecommendConfig()
     lake: LakeConfig = LakeConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, given: Any) -> Any:
+        """Give `[enrich]` what the trainer's preset says of it, where it is not set."""
+        if not isinstance(given, dict):
+            return given
+        train, enrich = given.get("train"), given.get("enrich", {})
+        released = isinstance(train, dict) and train.get("preset") in (*RELEASES, "paper")
+        return given | {"enrich": {"place": "similar"} | enrich} if released and isinstance(enrich, dict) else given
 
     @model_validator(mode="after")
     def _check_times(self) -> Self:

@@ -1,11 +1,12 @@
 """Settings of the trainer. Every switch of the method is one field; a preset is a full set of values."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from data_lake.config import Config
+from data_lake.config import Config, RenamedSettingWarning
 
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 NextItem = Literal["softmax", "bce"]
@@ -39,8 +40,14 @@ class NetworkConfig(Config):
     id_init: Literal["cooccurrence", "random"] = "cooccurrence"
     """Initial id vectors: alike for items that stand near the same items in training histories, or random."""
 
+    text_layers: Literal[1, 2] = 1
+    """Linear layers, without activation, from an item's text to its vector; the first of two halves its size."""
+
     text_centred: bool = True
     """Take the catalogue's mean out of the text vectors, so that they differ in more than a common direction."""
+
+    input_scaled: bool = False
+    """What the transformer reads is the items' vectors times the root of their text's size."""
 
     mark_synthetic: bool = True
     """Add one learned vector to synthetic items, so that the network can tell them from real ones."""
@@ -140,7 +147,10 @@ class FinetuneConfig(PhaseConfig):
 class TrainConfig(Config):
     """All settings of both phases. A preset gives the values that are not set."""
 
-    preset: Literal["default", "paper"] = "default"
+    preset: Literal["default", "release", "release+ids"] = "default"
+    """`release`: the values of the scripts that the method's authors released, for food-kitchen, with which `[enrich]
+    place` is "similar", too; `release+ids`: the same with id vectors from co-occurrence beside the text."""
+
     seed: NonNegativeInt = 0
     aggregate: Literal["llm", "gate"] = "llm"
     """Overall profile of a user: the vector of the LLM's merge, or a learned mix of the domain profiles."""
@@ -173,12 +183,17 @@ class TrainConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _with_preset(cls, given: Any) -> Any:
-        if not (isinstance(given, dict) and given.get("preset") == "paper"):
+        if not isinstance(given, dict):
+            return given
+        if given.get("preset") == "paper":
+            warnings.warn('preset "paper" is now called "release"', RenamedSettingWarning, 2)
+            given = given | {"preset": "release"}
+        if given.get("preset") not in RELEASES:
             return given
         for name, section in SECTIONS.items():
             if isinstance(given.get(name), dict):
                 given = given | {name: section.with_new_names(given[name])}  # before the preset's own names join them
-        return _merge(PAPER, given)
+        return _merge(RELEASES[given["preset"]], given)
 
     def without_times(self) -> "TrainConfig":
         """Return the settings for data that tells no real times: nothing is counted by days."""
@@ -195,18 +210,18 @@ MACHINE = frozenset({"threads", "device", "compile", "stream"})
 """Settings of `TrainConfig` that say how a training is computed, not which: another value changes last digits only, so
 a run goes on with it and no artifact becomes stale. Not `bf16`: that is another precision."""
 
-PAPER: dict[str, Any] = {
+_RELEASE: dict[str, Any] = {
     "network": {
-        "hidden": 128, "blocks": 2, "heads": 2, "feedforward": 128, "dropout": 0.5, "input_dropout": 0.5,
-        "item_dropout": 0.0, "max_length": 200, "item_text": True, "item_id": False, "text_centred": False,
-        "mark_synthetic": False, "score": "dot", "temperature": 1.0, "recency_half_lives": (), "domain_heads": False,
-        "bottleneck": 64, "bottleneck_dropout": 0.3,
+        "hidden": 128, "blocks": 2, "heads": 1, "feedforward": 128, "dropout": 0.5, "input_dropout": 0.5,
+        "item_dropout": 0.0, "max_length": 200, "item_text": True, "item_id": False, "text_layers": 2,
+        "text_centred": True, "input_scaled": True, "mark_synthetic": False, "score": "dot", "temperature": 1.0,
+        "recency_half_lives": (), "domain_heads": False, "bottleneck": 32, "bottleneck_dropout": 0.3,
     },
     "loss": {
-        "next_item": "bce", "negatives": 1, "half_after_actions": 0.0, "half_after_days": 0.0, "align": "release",
-        "align_temperature": 1.0,
+        "next_item": "bce", "negatives": 1, "synthetic_weight": 1.0, "half_after_actions": 0.0, "half_after_days": 0.0,
+        "align": "release", "align_temperature": 1.0,
     },
-    "pretrain": {"epochs": 200, "patience": 20, "batch_size": 512, "learning_rate": 1e-3, "clip": 0.0, "lr_patience": 0,
+    "pretrain": {"epochs": 200, "patience": 35, "batch_size": 512, "learning_rate": 1e-3, "clip": 0.0, "lr_patience": 0,
                  "align_weight": 0.5},
     "finetune": {
         "epochs": 200, "patience": 20, "batch_size": 512, "learning_rate": 1e-4, "weight_decay": 0.01, "clip": 0.1,
@@ -214,7 +229,12 @@ PAPER: dict[str, Any] = {
         "domain_weight_learnt": False, "train_score": "domain",
     },
 }  # fmt: skip
-"""What the method's authors published, where our default differs or has no such value."""
+
+RELEASES: dict[str, dict[str, Any]] = {
+    "release": _RELEASE,
+    "release+ids": _RELEASE | {"network": _RELEASE["network"] | {"item_id": True, "id_init": "cooccurrence"}},
+}
+"""What the method's authors released for food-kitchen, where our default differs or has no such value, by preset."""
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class ItemVectors(nn.Module):
         self.register_buffer("text", text, persistent=False)
         self.register_buffer("has_text", has_text, persistent=False)
         self.register_buffer("trained", trained, persistent=False)
-        self.adapter = Adapter(text.shape[1], cfg.hidden) if cfg.item_text else None
+        self.adapter = _text_adapter(text.shape[1], cfg) if cfg.item_text else None
         self.ids = nn.Embedding(len(text), cfg.hidden) if cfg.item_id else None
         self.without_text = nn.Parameter(torch.zeros(cfg.hidden)) if cfg.item_text else None
         self.look_up: Callable[[Tensor], Tensor] | None = None
@@ -58,6 +58,16 @@ class ItemVectors(nn.Module):
         look_up = self.look_up if self.look_up and self.training else self.ids
         rows: Tensor = look_up(numbers)  # (K, D)
         return rows
+
+
+def _text_adapter(size: int, cfg: NetworkConfig) -> nn.Module:
+    if cfg.text_layers == 1:
+        return Adapter(size, cfg.hidden)
+    inner = max(size // 2, 1)
+    layers = nn.Linear(size, inner), nn.Linear(inner, cfg.hidden)
+    for layer in layers:
+        nn.init.xavier_normal_(layer.weight)
+    return nn.Sequential(*layers)
 
 
 class Adapter(nn.Module):

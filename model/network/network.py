@@ -78,6 +78,8 @@ class Network(nn.Module):
         if self.cfg.item_dropout and self.blocks.training:
             kept = torch.rand(inputs.shape[:2], device=inputs.device) >= self.cfg.item_dropout  # (B, L)
             inputs = inputs * kept.unsqueeze(-1)
+        if self.cfg.input_scaled:
+            inputs = inputs * self.item_vectors.text.shape[1] ** 0.5
         states = inputs + positions(windows.position_ids)
         if self.synthetic_mark is not None:
             states = states + windows.synthetic.unsqueeze(-1) * self.synthetic_mark

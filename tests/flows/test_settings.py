@@ -44,6 +44,13 @@ def test_files_of_queries_are_relative_to_the_settings_file_too(write, tmp_path)
     assert settings.split.sources() == [tmp_path / "v.csv", tmp_path / "t.csv"]
 
 
+def test_the_release_preset_places_inserted_items_after_the_most_similar_unless_told_otherwise(write):
+    released = "train.preset=release"
+    assert write(LEAST, released).enrich.place == "similar"
+    assert write(LEAST, released, "enrich.place=before_last").enrich.place == "before_last"
+    assert write(LEAST).enrich.place == "before_last"
+
+
 def test_a_split_by_time_needs_real_times(write):
     with pytest.raises(UserError, match=re.escape('[split] by = "time" needs real times, and [data] times is "order"')):
         write(LEAST + 'times = "order"\n[split]\nby = "time"\n')

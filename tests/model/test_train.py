@@ -188,6 +188,7 @@ def test_every_switch_trains(tiny: TrainingSet, small: TrainConfig, tmp_path: Pa
             {"loss": {"popularity": 1.0, "synthetic_weight": 0.5}},
             {"network": {"score": "dot", "temperature": 1.0, "item_id": False}},
             {"network": {"item_text": False, "mark_synthetic": False}},
+            {"network": {"text_layers": 2, "input_scaled": True}},
             {"pretrain": {"clip": 0.1}, "finetune": {"align_weight": 0.5, "train_score": "domain"}},
         )
     ):
@@ -216,7 +217,7 @@ def test_every_name_of_the_setting_is_a_next_item_loss() -> None:
     assert set(NEXT_ITEM_LOSSES) == set(get_args(NextItem))
 
 
-@pytest.mark.parametrize("preset", ["default", "paper"])
+@pytest.mark.parametrize("preset", ["default", "release"])
 def test_settings_keep_their_old_names(preset: str) -> None:
     given = {"preset": preset, "network": {"id_start": "random", "trends": [3.0]}, "finetune": {"halve_after": 7}}
     with pytest.warns(FutureWarning) as warned:
@@ -228,12 +229,26 @@ def test_settings_keep_their_old_names(preset: str) -> None:
     ]  # fmt: skip
 
 
-def test_the_paper_preset_is_a_full_set_of_values_that_others_override() -> None:
-    cfg = TrainConfig.model_validate({"preset": "paper", "pretrain": {"epochs": 3}})
-    assert (cfg.network.hidden, cfg.network.bottleneck, cfg.loss.next_item) == (128, 64, "bce")
-    assert (cfg.pretrain.epochs, cfg.pretrain.batch_size, cfg.pretrain.patience) == (3, 512, 20)
+def test_the_release_preset_is_a_full_set_of_values_that_others_override() -> None:
+    cfg = TrainConfig.model_validate({"preset": "release", "pretrain": {"epochs": 3}})
+    assert (cfg.network.heads, cfg.network.bottleneck, cfg.network.text_layers) == (1, 32, 2)
+    assert (cfg.loss.next_item, cfg.loss.synthetic_weight) == ("bce", 1)
+    assert (cfg.pretrain.epochs, cfg.pretrain.batch_size, cfg.pretrain.patience) == (3, 512, 35)
     assert (cfg.finetune.learning_rate, cfg.finetune.clip, cfg.finetune.train_score) == (1e-4, 0.1, "domain")
     assert not cfg.network.item_id
+
+
+def test_release_with_ids_differs_in_the_id_vectors_alone() -> None:
+    release, ids = (TrainConfig.model_validate({"preset": name}) for name in ("release", "release+ids"))
+    assert ids.network.item_id
+    assert ids.network.model_copy(update={"item_id": False}) == release.network
+    assert ids.model_copy(update={"preset": "release", "network": release.network}) == release
+
+
+def test_the_paper_preset_is_the_old_name_of_release() -> None:
+    with pytest.warns(FutureWarning, match='preset "paper" is now called "release"'):
+        cfg = TrainConfig.model_validate({"preset": "paper"})
+    assert cfg == TrainConfig.model_validate({"preset": "release"})
 
 
 def test_the_scorer_of_a_run_reads_its_best_weights(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
