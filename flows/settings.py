@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 from data_lake.config import Config
 from data_lake.errors import UserError
 from data_lake.settings_errors import problems
-from model.config import RELEASES, EvaluateConfig, RecommendConfig, TrainConfig
+from model.config import OLD_PRESETS, RELEASES, EvaluateConfig, RecommendConfig, TrainConfig
 from pipeline.config import (
     DataConfig,
     DomainConfig,
@@ -78,7 +78,7 @@ class Settings(Config):
         if not isinstance(given, dict):
             return given
         train, enrich = given.get("train"), given.get("enrich", {})
-        released = isinstance(train, dict) and train.get("preset") in (*RELEASES, "paper")
+        released = isinstance(train, dict) and train.get("preset") in (*RELEASES, *OLD_PRESETS)
         return given | {"enrich": {"place": "similar"} | enrich} if released and isinstance(enrich, dict) else given
 
     @model_validator(mode="after")

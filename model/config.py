@@ -185,9 +185,9 @@ class TrainConfig(Config):
     def _with_preset(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        if given.get("preset") == "paper":
-            warnings.warn('preset "paper" is now called "release"', RenamedSettingWarning, 2)
-            given = given | {"preset": "release"}
+        if (old := given.get("preset")) in OLD_PRESETS:
+            warnings.warn(f'preset "{old}" is now called "{OLD_PRESETS[old]}"', RenamedSettingWarning, 2)
+            given = given | {"preset": OLD_PRESETS[old]}
         if given.get("preset") not in RELEASES:
             return given
         for name, section in SECTIONS.items():
@@ -235,6 +235,9 @@ RELEASES: dict[str, dict[str, Any]] = {
     "release+ids": _RELEASE | {"network": _RELEASE["network"] | {"item_id": True, "id_init": "cooccurrence"}},
 }
 """What the method's authors released for food-kitchen, where our default differs or has no such value, by preset."""
+
+OLD_PRESETS = {"paper": "release"}
+"""Presets by their old names, which warn."""
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
