@@ -531,7 +531,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="pretrain",
-        version=8,
+        version=9,
         reads=("training_set",),
         makes=("pretrained",),
         settings=all_but("train", TrainSettings, "finetune", *ON_TRAINING_MACHINE),
@@ -540,7 +540,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="finetune",
-        version=8,
+        version=9,
         reads=("training_set", "pretrained"),
         makes=("checkpoint",),
         settings=all_but("train", TrainSettings, "pretrain", *ON_TRAINING_MACHINE),

@@ -23,6 +23,7 @@ from data_lake.schemas import CHECKPOINT
 from data_lake.tables import check, read_tables
 from model.config import FinetuneConfig, NetworkConfig, PretrainConfig
 from model.lazy_adamw import LazyAdamW
+from model.weight_average import WeightAverage
 
 HISTORY = "history.parquet"
 MODEL = "model.safetensors"
@@ -37,6 +38,9 @@ REMOVED: dict[str, dict[str, float]] = {
     "finetune": {"warmup_steps": 0},
 }
 """Settings of earlier versions that are gone, and the value at which they did nothing."""
+
+ADDED: dict[str, dict[str, float]] = {"pretrain": {"average_epochs": 1.0}, "finetune": {"average_epochs": 1.0}}
+"""Settings that earlier versions did not have, and the value that is what they did."""
 
 LOSS = "_loss"
 """How the names of a loss's parts end in the history and the train state."""
@@ -101,14 +105,16 @@ class PhaseCheckpoint:
         return (self.path / STATE).exists()
 
     def save_state(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, lazy: LazyAdamW | None = None
-    ) -> None:
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage, progress: Progress,
+        lazy: LazyAdamW | None = None,
+    ) -> None:  # fmt: skip
         """Save all that the next epoch depends on.
 
         That is no state of a random generator: each epoch seeds its own from the seed, the phase and its number, so a
         run goes on alike on any number of processes, whose generators one file could not hold.
         """
         tensors = {f"weights.{name}": tensor for name, tensor in network.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in average.mean.items()}
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
         tensors |= {f"lazy_adamw.{name}": tensor for name, tensor in (lazy.state() if lazy else {}).items()}
@@ -116,9 +122,10 @@ class PhaseCheckpoint:
         self.write_json("train_state.json", progress.to_json())
 
     def load_state(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, lazy: LazyAdamW | None = None
-    ) -> Progress | None:
-        """Bring network and optimizers to where the saved epoch left them; None without one."""
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage,
+        lazy: LazyAdamW | None = None,
+    ) -> Progress | None:  # fmt: skip
+        """Bring network, optimizers and average to where the saved epoch left them; None without one."""
         path = self.path / STATE
         if not self.has_state():
             return None
@@ -126,6 +133,7 @@ class PhaseCheckpoint:
         with safe_open(path, framework="pt") as file:
             progress = Progress.from_json(json.loads(file.metadata()["progress"]))
         network.load_state_dict(_under(tensors, "weights."))
+        average.load(_under(tensors, "average.") or _under(tensors, "weights."))  # an earlier version has the latter
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under(tensors, "optimizer.").items():
             index, _, field = name.partition(".")
@@ -204,7 +212,7 @@ def _with_new_names(config: dict[str, Any]) -> dict[str, Any]:
         kept = {name: value for name, value in train[section].items() if (name, value) not in removed.items()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the user did not write this file
-            train = train | {section: kind.with_new_names(kept)}
+            train = train | {section: ADDED.get(section, {}) | kind.with_new_names(kept)}
     return config | {"train": train} if train else config
 
 

@@ -118,6 +118,9 @@ class PhaseConfig(Config):
     lr_patience: NonNegativeInt = 4
     """Halve the learning rate after this number of epochs without a better validation figure; 0: never."""
 
+    average_epochs: Annotated[float, Field(ge=1.0)] = 4.0
+    """The mean of the weights over about so many of the last epochs is evaluated and kept; 1: the last one's own."""
+
     align_weight: NonNegativeFloat = 0.02
     """Weight of the pull to the profiles; 0: off."""
 
@@ -222,10 +225,10 @@ _RELEASE: dict[str, Any] = {
         "align": "release", "align_temperature": 1.0,
     },
     "pretrain": {"epochs": 200, "patience": 35, "batch_size": 512, "learning_rate": 1e-3, "clip": 0.0, "lr_patience": 0,
-                 "align_weight": 0.5},
+                 "average_epochs": 1.0, "align_weight": 0.5},
     "finetune": {
         "epochs": 200, "patience": 20, "batch_size": 512, "learning_rate": 1e-4, "weight_decay": 0.01, "clip": 0.1,
-        "lr_patience": 5, "align_weight": 0.5, "domain_weight": 1.0,
+        "lr_patience": 5, "average_epochs": 1.0, "align_weight": 0.5, "domain_weight": 1.0,
         "domain_weight_learnt": False, "train_score": "domain",
     },
 }  # fmt: skip

@@ -27,6 +27,7 @@ from model.network.network import Network
 from model.training.domain_finetuning import DomainFinetuning
 from model.training.report import Report
 from model.training.shared_pretraining import SharedPretraining
+from model.weight_average import WeightAverage
 
 PhaseName = Literal["pretrain", "finetune"]
 History = list[dict[str, Any]]
@@ -60,6 +61,7 @@ class PhaseTrainer:
         if len(self.users) < parallel.world():
             raise UserError(f"only {len(self.users)} users have two training actions; too few to train on.")
         self._make_optimizers()
+        self.average = WeightAverage(network, self.phase_cfg.average_epochs)
         self.targets = find_targets(data, "validation", cfg.select_users)
         all_blocks = blocks(data, self.targets, [cfg.select_protocol], batch=1024)
         self.blocks = list(islice(all_blocks, parallel.rank(), None, parallel.world()))  # that this process ranks
@@ -83,15 +85,16 @@ class PhaseTrainer:
     def run(self) -> None:
         """Train until the epochs are over or the validation figure stays flat."""
         history = self.checkpoint.history()
-        progress = self.checkpoint.load_state(self.network, self.optimizer, self.lazy)
+        progress = self.checkpoint.load_state(self.network, self.optimizer, self.average, self.lazy)
         if progress and parallel.rank() == 0:
             print(f"{self.phase}: {progress.epoch} epochs are trained already", file=sys.stderr)
         if progress and len(history) < progress.epoch:  # saved, then stopped before it was evaluated
             history = self._evaluate(progress, history, "trained before")
         while len(history) < self.phase_cfg.epochs and epochs_since_best(history) < self.phase_cfg.patience:
             progress, speed = self.epoch(len(history) + 1, progress.steps if progress else 0, history)
+            self.average.update(progress.epoch)
             if parallel.rank() == 0:
-                self.checkpoint.save_state(self.network, self.optimizer, progress, self.lazy)
+                self.checkpoint.save_state(self.network, self.optimizer, self.average, progress, self.lazy)
             history = self._evaluate(progress, history, speed)
         parallel.barrier()  # until the best weights are written
 
@@ -155,7 +158,14 @@ class PhaseTrainer:
         return sum(factors[name] * part for name, part in parts.items()), parts
 
     def _evaluate(self, progress: Progress, history: History, speed: str) -> History:
-        """Evaluate the epoch just saved; return the history with its row. Files are written by the first process."""
+        """Evaluate the mean weights after the epoch just saved, and keep them if they are the best.
+
+        Returns the history with its row. Files are written by the first process.
+        """
+        with self.average.in_place():
+            return self._evaluate_as_is(progress, history, speed)
+
+    def _evaluate_as_is(self, progress: Progress, history: History, speed: str) -> History:
         by_domain = self.validate()
         value = float(np.float32(np.mean(list(by_domain.values())))) if by_domain else float("nan")
         best = not by_domain or not history or value > max(row["value"] for row in history)

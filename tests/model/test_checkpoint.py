@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,25 +20,28 @@ from model.evaluation.evaluate import PHASES
 from model.evaluation.scoring import load_scorer
 from model.training.phase_trainer import PhaseTrainer
 from model.training.train import prepare, train
+from model.weight_average import WeightAverage
 
 PROGRESS = Progress(epoch=2, steps=14, loss=1.5, parts={"next_item": 1.25, "align": 2.5}, learning_rate=0.001)
 
 
-def trained(seed: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+def trained(seed: int) -> tuple[torch.nn.Module, torch.optim.Optimizer, WeightAverage]:
     torch.manual_seed(seed)
     network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Dropout(0.5))
+    average = WeightAverage(network, epochs=3)
     optimizer = torch.optim.AdamW(network.parameters())
     network(torch.randn(4, 3)).sum().backward()
     optimizer.step()
-    return network, optimizer
+    return network, optimizer, average
 
 
-def test_weights_and_optimizer_come_back(tmp_path: Path) -> None:
+def test_weights_their_average_and_optimizer_come_back(tmp_path: Path) -> None:
     folder = PhaseCheckpoint(tmp_path)
-    network, optimizer = trained(1)
-    folder.save_state(network, optimizer, PROGRESS)
-    other, other_optimizer = trained(2)
-    assert folder.load_state(other, other_optimizer) == PROGRESS
+    network, optimizer, average = trained(1)
+    folder.save_state(network, optimizer, average, PROGRESS)
+    other, other_optimizer, other_average = trained(2)
+    assert folder.load_state(other, other_optimizer, other_average) == PROGRESS
+    assert all(torch.equal(average.mean[name], mean) for name, mean in other_average.mean.items())
     for a, b in zip(network.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
     expected, found = optimizer.state_dict()["state"], other_optimizer.state_dict()["state"]
@@ -47,16 +51,18 @@ def test_weights_and_optimizer_come_back(tmp_path: Path) -> None:
 
 
 def test_a_new_folder_has_no_state_and_no_history(tmp_path: Path) -> None:
-    network, optimizer = trained(1)
-    assert PhaseCheckpoint(tmp_path).load_state(network, optimizer) is None
+    assert PhaseCheckpoint(tmp_path).load_state(*trained(1)) is None
     assert PhaseCheckpoint(tmp_path).history() == []
 
 
 def test_a_folder_of_another_run_is_refused_by_the_setting_that_differs(tmp_path: Path) -> None:
-    PhaseCheckpoint(tmp_path).open({"train": {"seed": 0, "pretrain": {"epochs": 5}}}, {})
-    PhaseCheckpoint(tmp_path).open({"train": {"seed": 0, "pretrain": {"epochs": 5}}}, {})
+    def config(epochs: int) -> dict[str, Any]:
+        return {"train": {"seed": 0, "pretrain": {"epochs": epochs, "average_epochs": 4.0}}}
+
+    PhaseCheckpoint(tmp_path).open(config(5), {})
+    PhaseCheckpoint(tmp_path).open(config(5), {})
     with pytest.raises(UserError, match=r"train.pretrain.epochs 5 -> 6"):
-        PhaseCheckpoint(tmp_path).open({"train": {"seed": 0, "pretrain": {"epochs": 6}}}, {})
+        PhaseCheckpoint(tmp_path).open(config(6), {})
 
 
 def test_a_write_that_dies_leaves_the_file_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,8 +85,7 @@ def test_the_same_state_is_the_same_bytes(tmp_path: Path) -> None:
     written = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        network, optimizer = trained(1)
-        PhaseCheckpoint(tmp_path / name).save_state(network, optimizer, PROGRESS)
+        PhaseCheckpoint(tmp_path / name).save_state(*trained(1), PROGRESS)
         written.append({file: (tmp_path / name / file).read_bytes() for file in os.listdir(tmp_path / name)})
     assert written[0] == written[1]
     assert sorted(written[0]) == ["train_state.json", "train_state.safetensors"]
@@ -89,6 +94,7 @@ def test_the_same_state_is_the_same_bytes(tmp_path: Path) -> None:
 def test_a_run_of_an_earlier_version_goes_on_under_the_new_names(
     tiny: TrainingSet, small: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    small = without_average(small)
     for phase in ("pretrain", "finetune"):
         folder = tmp_path / PHASES[phase]
         train(tiny, small, phase, folder, tmp_path / "pretrained")  # type: ignore[arg-type]
@@ -108,12 +114,12 @@ def test_a_run_of_an_earlier_version_goes_on_under_the_new_names(
 
 def test_a_state_of_an_earlier_version_is_loaded(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
     def trainer() -> PhaseTrainer:
-        return prepare(tiny, small, "pretrain", tmp_path, tmp_path)
+        return prepare(tiny, without_average(small), "pretrain", tmp_path, tmp_path)
 
     trainer().run()
     as_earlier(tmp_path)
     resumed = trainer()
-    progress = resumed.checkpoint.load_state(resumed.network, resumed.optimizer, resumed.lazy)
+    progress = resumed.checkpoint.load_state(resumed.network, resumed.optimizer, resumed.average, resumed.lazy)
     assert progress is not None
     assert (progress.epoch, set(progress.parts)) == (3, {"next_item", "align"})
 
@@ -125,6 +131,12 @@ def test_a_setting_that_is_gone_is_named_where_it_did_something(
     as_earlier(tmp_path, text_dropout=0.1)
     with pytest.raises(UserError, match=r"unknown setting text_dropout"):
         load_scorer(tmp_path, tiny)
+
+
+def without_average(cfg: TrainConfig) -> TrainConfig:
+    """Return the settings as earlier versions trained, whatever they were called."""
+    phases = {name: {**getattr(cfg, name).model_dump(), "average_epochs": 1.0} for name in ("pretrain", "finetune")}
+    return TrainConfig(**{**cfg.model_dump(), **phases})
 
 
 def scores(data: TrainingSet, folder: Path) -> torch.Tensor:
@@ -139,6 +151,7 @@ def as_earlier(folder: Path, text_dropout: float = 0.0) -> None:
     network["text_dropout"] = text_dropout
     for phase in phases:
         phase |= {"halve_after": phase.pop("lr_patience"), "warmup_steps": 0}
+        del phase["average_epochs"]
     (folder / "config.json").write_text(json.dumps(config))
     new_names = {"recency_popularity.": "trends.", "domain_adapters.": "readers.", "lazy_adamw.": "rows."}
     for name in ("model.safetensors", "train_state.safetensors"):
@@ -147,4 +160,5 @@ def as_earlier(folder: Path, text_dropout: float = 0.0) -> None:
         tensors = load_file(folder / name)
         for new, old in new_names.items():
             tensors = {key.replace(new, old): tensor for key, tensor in tensors.items()}
+        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith("average.")}
         save_file(tensors, folder / name, metadata)
