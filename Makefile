@@ -21,11 +21,12 @@ export VLLM_NO_USAGE_STATS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export OMP_WAIT_POLICY := passive
 
-.PHONY: help install demo test lint format types imports check clean
+.PHONY: help install demo test slow lint format types imports check clean
 
 help:
 	@echo "make demo     install, then run the whole job on a simulated world in demo/"
-	@echo "make test     install, then run all tests"
+	@echo "make test     install, then run all tests but the long ones"
+	@echo "make slow     install, then run the long ones"
 	@echo "make check    linting, types and import rules"
 	@echo "make format   rewrite the code as ruff wants it"
 	@echo "make clean    remove .venv, demo/ and caches"
@@ -60,6 +61,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest
+
+slow: $(INSTALLED)
+	@$(BIN)/python -m pytest -m slow
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check
