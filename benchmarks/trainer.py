@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.runs import about
 from benchmarks.trainer_job import Job
-from flows.trainer import torchrun
+from flows.trainer import ranks
 from model.data.training_set import TrainingSet
 from model.device import cores
 
@@ -57,7 +57,7 @@ def measure(python: Path, script: str, job: Job, processes: int = 1) -> list[dic
     """Run one side in a process of its own, or several; return what it reported per epoch."""
     job = replace(job, threads=job.threads // processes)
     env = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(job.threads), "PYTHONPATH": str(HERE.parent)}
-    command = [str(python), *torchrun(processes), str(HERE / script), json.dumps(asdict(job))]
+    command = [str(python), *ranks(processes), str(HERE / script), json.dumps(asdict(job))]
     child = subprocess.Popen(command, env=os.environ | env, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     epochs = []

@@ -48,7 +48,7 @@ class TrainSettings(TrainConfig):
     """The trainer's settings, and how it is started."""
 
     processes: PositiveInt = 1
-    """More than one: under torchrun, on this machine."""
+    """Ranks that share the training, on this machine."""
 
 
 class Settings(Config):

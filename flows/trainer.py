@@ -1,4 +1,4 @@
-"""The trainer as a child process, alone or one of several under torchrun."""
+"""The trainer as a child process, alone or as several ranks."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def run_model(verb: str, *options: str | Path, config: Config, processes: int = 
     with tempfile.TemporaryDirectory() as folder:
         settings = Path(folder) / "config.json"
         settings.write_text(json.dumps(config.model_dump(mode="json")), encoding="utf-8")
-        command = [sys.executable, *torchrun(processes), "-m", "model", verb, *map(str, options)]
+        command = [sys.executable, *ranks(processes), "-m", "model", verb, *map(str, options)]
         code, tail = _follow([*command, "--config", str(settings)])
     if code:
         last = f"\n{tail}".rpartition(f"\n{MISTAKE}")[2].strip()
@@ -38,11 +38,9 @@ def run_model(verb: str, *options: str | Path, config: Config, processes: int = 
         raise RuntimeError(f"`python -m model {verb}` ended with {ending(code)}. Its last lines:\n{tail}")
 
 
-def torchrun(processes: int) -> list[str]:
+def ranks(processes: int) -> list[str]:
     """Return the arguments that let Python run a program as this number of processes on this machine."""
-    if processes == 1:
-        return []
-    return ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [] if processes == 1 else ["-m", "model.ranks", str(processes)]
 
 
 @contextmanager

@@ -23,10 +23,7 @@ def cores() -> int:
 
 
 def use_threads(count: int) -> None:
-    """Compute with `count` CPU threads; 0: with an equal part of the cores for each process that torchrun started here.
-
-    torchrun alone would leave each process one thread.
-    """
+    """Compute with `count` CPU threads; 0: with an equal part of the cores for each process of the training here."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if count or processes > 1:
         torch.set_num_threads(count or max(1, cores() // processes))

@@ -1,6 +1,6 @@
 """Several processes, one training: each takes its part of every batch, and gradients are summed.
 
-Without torchrun there is one process and every function here returns what it is given.
+Where nothing started several there is one process, and every function here returns what it is given.
 """
 
 import os
@@ -9,13 +9,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from model.ranks import MEETING
+
 
 def start(device: torch.device) -> None:
-    """Join the processes that torchrun started, if it did."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        if device.type == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    """Join the processes that `model.ranks`, or torchrun, started, if one did."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes == 1 or dist.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    meeting = f"file://{os.environ[MEETING]}" if MEETING in os.environ else "env://"
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, meeting, rank=int(os.environ["RANK"]), world_size=processes)
 
 
 def rank() -> int:

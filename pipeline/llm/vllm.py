@@ -17,6 +17,9 @@ from pipeline.llm.tokens import ModelTokens
 from pipeline.model_identity import identify
 from pipeline.processes.worker import Worker
 
+ON_LOOPBACK = {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+"""Where an engine's processes on one machine listen; else at the machine's outer address."""
+
 
 class VLLM(LanguageModel):
     """A `Generator` that starts its engines at the first request and ends them with `close`.
@@ -30,9 +33,11 @@ class VLLM(LanguageModel):
         self._identity = identify(cfg.model, cfg.revision, section="llm")
         if self._identity.is_folder:
             _check_length(cfg, Path(self._identity.source))
-        offline = {"HF_HUB_OFFLINE": "1"} if self._identity.is_folder else {}
+        environment = {"HF_HUB_OFFLINE": "1"} if self._identity.is_folder else {}
+        if cfg.distributed_executor_backend != "ray":
+            environment |= ON_LOOPBACK
         self._engines = [
-            Worker("pipeline.llm.vllm_engine", self._engine_config(rank), offline, before_start)
+            Worker("pipeline.llm.vllm_engine", self._engine_config(rank), environment, before_start)
             for rank in range(cfg.data_parallel_size)
         ]
 

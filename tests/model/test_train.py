@@ -373,7 +373,7 @@ def test_two_processes_with_the_same_global_batch_give_the_curve_of_one(tiny_fol
     aligned = {"network": SMALL["network"] | still, "finetune": SMALL["finetune"] | {"align_weight": 0.5}}
     config.write_text(json.dumps(SMALL | aligned | {"aggregate": "gate", "select_metric": "NDCG@10"}))
     subprocess.run(command(tiny_folder, tmp_path / "one", config), cwd=ROOT, check=True, capture_output=True)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "model"]
+    launch = [sys.executable, "-m", "model.ranks", "2", "-m", "model"]
     two = launch + command(tiny_folder, tmp_path / "two", config)[3:]
     subprocess.run(two, cwd=ROOT, check=True, capture_output=True)
     for folder in ("pretrained", "checkpoint"):

@@ -22,6 +22,7 @@ from pipeline.llm.vllm import VLLM
 from pipeline.llm.vllm_engine import Engine
 from pipeline.processes.worker import Worker, WorkerDied
 from tests.pipeline.worlds import FakeGenerator, items_question
+from tests.sockets import listening
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
@@ -362,6 +363,12 @@ def test_a_title_that_gives_instructions_changes_nothing_but_its_own_answer(vllm
     assert system == plain_prompts["u5"][0]
     assert len(own["content"].splitlines()) == 2
     assert "<|im_" not in own["content"]
+
+
+@needs_vllm
+def test_an_engine_listens_on_loopback_alone(vllm):
+    vllm([ask("rice")])
+    assert listening(vllm._engines[0].pid) <= {"127.0.0.1"}
 
 
 @needs_vllm
