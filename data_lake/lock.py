@@ -46,7 +46,7 @@ def locked(path: Path, also: Callable[[], AbstractContextManager[None]] = nullco
 def _take(path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise UserError(
             f"{path.parent}: cannot be written ({error.strerror}). Set [lake] root to a folder that can."

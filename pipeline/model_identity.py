@@ -83,10 +83,16 @@ def _hash_file(path: Path, size: int, changed: int) -> bytes:
 
 @cache
 def _packaged(model: str) -> Path | None:
-    """Return the folder of the model in an installed package that offers `get_model_path`, else None."""
+    """Return the folder of the model in an installed package that offers `get_model_path`, else None.
+
+    A package that does not is not imported: its name came from a settings file.
+    """
     module = OWN.get(model, model)
-    if module == model and (not model.isidentifier() or importlib.util.find_spec(model) is None):
+    if module == model and not model.isidentifier():
         return None
-    package = importlib.import_module(module)
-    get_model_path = getattr(package, "get_model_path", None)
-    return Path(get_model_path()) if get_model_path else None
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    if "def get_model_path(" not in Path(spec.origin).read_text(encoding="utf-8", errors="replace"):
+        return None
+    return Path(importlib.import_module(module).get_model_path())

@@ -443,3 +443,11 @@ def test_reading_an_artifact_that_was_never_made_says_so(lake: Lake) -> None:
         lake.path("items")
     with pytest.raises(UserError, match=r"There is no artifact 'itmes'\. The artifacts are interactions, items"):
         lake.path("itmes")
+
+
+def test_current_that_leads_out_of_the_lake_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "shop" / "items"
+    folder.mkdir(parents=True)
+    (folder / "current").symlink_to("../../elsewhere")
+    with pytest.raises(UserError, match=r"items/current names '../../elsewhere', which is no fingerprint"):
+        Lake(tmp_path, "shop").manifest("items")

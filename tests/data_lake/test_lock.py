@@ -67,3 +67,13 @@ def test_a_root_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/shop: cannot be written \(Not a directory\)\. Set \[lake\] root"):
         Lake(tmp_path / "file", "shop").lock().__enter__()
+
+
+def test_a_lock_that_is_a_link_is_not_followed(lake: Lake, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    lake.home.mkdir(parents=True, exist_ok=True)
+    (lake.home / ".lock").symlink_to(victim)
+    with pytest.raises(UserError, match="cannot be written"), lake.lock():
+        pass
+    assert victim.read_text() == "kept"

@@ -175,3 +175,45 @@ def test_the_store_has_one_writer_and_a_lapsed_lock_is_taken_over(here: Lake, th
     fsspec.filesystem("memory").pipe(f"{url}/shop/.lock", json.dumps(lapsed).encode())
     with there.lock():
         assert objects(url) == [".lock"]
+
+
+@pytest.mark.parametrize("name", ["../../../victim", "/victim", "f" * 63, "F" * 64, ""])
+def test_a_store_whose_current_is_no_fingerprint_touches_nothing_here(
+    here: Lake, tmp_path: Path, url: str, name: str
+) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "manifest.json").write_text("{}")
+    fsspec.filesystem("memory").pipe(f"{url}/shop/items/current", f"{name}\n".encode())
+    with pytest.raises(UserError, match="no fingerprint: this lake did not write it"):
+        here.manifest("items")
+    assert (victim / "manifest.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("name", ["../../../../victim", "/victim", "a/../../b", "a\\b", "a//b", "./a", "a\nb"])
+def test_a_manifest_whose_file_leads_out_of_its_folder_is_no_manifest(
+    here: Lake, there: Lake, items: Items, writes: Writes, url: str, name: str
+) -> None:
+    fingerprint = here.run(writes("ingest", {"items": items("tea")})).fingerprint
+    path = f"{url}/shop/items/{fingerprint}/manifest.json"
+    manifest = json.loads(fsspec.filesystem("memory").cat(path))
+    files = manifest["outputs"]["items"]["files"]
+    files[name] = files.pop("part-00000.parquet")
+    fsspec.filesystem("memory").pipe(path, json.dumps(manifest).encode())
+    with pytest.raises(UserError, match="has not been made"):
+        there.path("items")
+
+
+def test_a_part_of_a_cache_with_another_s_name_is_not_fetched(here: Lake, url: str) -> None:
+    fsspec.filesystem("memory").pipe(f"{url}/shop/memory/replies/evil.sh", b"rm")
+    here.keyed_cache("replies")
+    assert not (here.home / "memory" / "replies" / "evil.sh").exists()
+
+
+def test_the_name_of_no_artifact_is_refused_before_anything_is_touched(here: Lake, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    for look in (here.manifest, here.failed_run, here.path, lambda name: here.verified_path(name, full=False)):
+        with pytest.raises(UserError, match="There is no artifact '../../victim'"):
+            look("../../victim")
+    assert victim.is_dir()

@@ -4,6 +4,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from data_lake.errors import UserError
+from flows.nightly import SERVED
 from flows.stages import STAGES
 
 
@@ -81,3 +82,16 @@ def test_a_stage_that_fails_for_a_reason_of_the_users_is_not_tried_again(place):
     with pytest.raises(UserError, match="bad"):
         place.run()  # a second try would come after 10 seconds, and the test would not end in time
     assert place.lake.read("interactions").num_rows > 0  # what was current still is
+
+
+@pytest.mark.parametrize("given", ["openai.base_url=http://thief", "lake.root=s3://thief", " embed.model=thief"])
+def test_a_run_that_came_through_the_server_may_not_set_where_keys_and_data_go(place, monkeypatch, given):
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "served")
+    with pytest.raises(UserError, match=r"was set from outside, through Prefect's server"):
+        place.run(set_=("recommend.top=3", given))
+
+
+def test_a_run_that_came_through_the_server_may_set_the_rest_and_what_serve_was_given(place, monkeypatch):
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "served")
+    monkeypatch.setenv(SERVED, '["lake.keep=4"]')
+    assert place.run(set_=("lake.keep=4", "recommend.top=3")) == ["recommend"]

@@ -1,3 +1,4 @@
+import base64
 import json
 import os
 import shutil
@@ -5,19 +6,22 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
 from flows.nightly import nightly
 from flows.stages import STAGES
+from tests.sockets import listening
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def ask(url: str, path: str, **conditions) -> list[dict]:
+def ask(url: str, path: str, secret: str = "", **conditions) -> list[dict]:
     """Return what the server tells; nothing where it does not answer in time, as a busy one may not."""
-    request = urllib.request.Request(url + path, json.dumps(conditions).encode(), {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"} | authorization(secret)
+    request = urllib.request.Request(url + path, json.dumps(conditions).encode(), headers)
     try:
         with urllib.request.urlopen(request, timeout=10) as reply:
             return json.load(reply)
@@ -25,12 +29,16 @@ def ask(url: str, path: str, **conditions) -> list[dict]:
         return []
 
 
-def finished_runs(url: str, **conditions) -> list[dict]:
-    return [run for run in ask(url, "/flow_runs/filter", **conditions) if run["state_type"] == "COMPLETED"]
+def authorization(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(secret.encode()).decode()}"} if secret else {}
 
 
-def deployments(url: str, name: str) -> list[dict]:
-    return ask(url, "/deployments/filter", deployments={"name": {"any_": [name]}})
+def finished_runs(url: str, secret: str = "", **conditions) -> list[dict]:
+    return [run for run in ask(url, "/flow_runs/filter", secret, **conditions) if run["state_type"] == "COMPLETED"]
+
+
+def deployments(url: str, name: str, secret: str = "") -> list[dict]:
+    return ask(url, "/deployments/filter", secret, deployments={"name": {"any_": [name]}})
 
 
 def wait_for(what, seconds: float, log: Path):
@@ -47,7 +55,7 @@ def running(command: list[str], cwd: Path, environment: dict[str, str], log: Pat
     with log.open("wb") as file:
         process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=file, stderr=file)
     try:
-        yield
+        yield process
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
@@ -67,20 +75,28 @@ def test_a_scheduled_run_finishes_on_the_server_that_serve_starts(place, namesak
         del environment[name]
     command = [sys.executable, "-P", "-m", "flows.cli", "serve", "--config", str(place.config), "--cron", "* * * * *"]
     log = tmp_path / "log"
-    with running(command, namesakes, environment, log):
+    with running(command, namesakes, environment, log) as process:
         url = wait_for(lambda: served_at(log), 120, log)
-        run = wait_for(lambda: finished_runs(url), 200, log)[0]
+        file = tmp_path / "prefect" / "edt-secret"
+        assert f"whose page asks for the line in {file}" in log.read_text()
+        assert file.stat().st_mode & 0o777 == 0o600
+        secret = file.read_text()
+        assert refused(url)
+        run = wait_for(lambda: finished_runs(url, secret), 200, log)[0]
         assert run["auto_scheduled"]
         assert run["parameters"]["config"] == str(place.config)
         assert place.lake.manifest("recommendations") is not None
-        tasks = wait_for(lambda: ask(url, "/task_runs/filter"), 60, log)
+        tasks = wait_for(lambda: ask(url, "/task_runs/filter", secret), 60, log)
         states = {task["name"]: task["state_name"] for task in tasks}
         assert states.pop("recommend") == "Completed"
         assert set(states) == set(STAGES) - {"recommend"}
         assert set(states.values()) == {"Skipped"}
-        assert [each["name"] for each in wait_for(lambda: deployments(url, "tiny"), 60, log)] == ["tiny"]
-        assert database_timeout(url) == 60
-    assert not ask(url, "/flow_runs/filter")
+        assert [each["name"] for each in wait_for(lambda: deployments(url, "tiny", secret), 60, log)] == ["tiny"]
+        settings = server_settings(url, secret)
+        assert settings["database"]["timeout"] == 60
+        assert settings["api"]["cors_allowed_origins"] == url.removesuffix("/api")
+        assert listening(process.pid) == {"127.0.0.1"}
+    assert not ask(url, "/flow_runs/filter", secret)
 
 
 def test_servers_that_are_started_at_once_are_two(tmp_path):
@@ -107,13 +123,23 @@ def test_servers_that_are_started_at_once_are_two(tmp_path):
 def served_at(log: Path) -> str | None:
     for word in log.read_text().split():
         if word.startswith("http://127.0.0.1:"):
-            return word.rstrip(".") + "/api"
+            return word.rstrip(".,") + "/api"
     return None
 
 
-def database_timeout(url: str) -> float:
-    with urllib.request.urlopen(f"{url}/admin/settings", timeout=60) as reply:
-        return json.load(reply)["server"]["database"]["timeout"]
+def refused(url: str) -> bool:
+    """Whether the server lets nobody in who has no secret."""
+    try:
+        urllib.request.urlopen(f"{url}/admin/settings", timeout=60).close()
+    except urllib.error.HTTPError as error:
+        return error.code == 401
+    return False
+
+
+def server_settings(url: str, secret: str) -> dict:
+    request = urllib.request.Request(f"{url}/admin/settings", headers=authorization(secret))
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        return json.load(reply)["server"]
 
 
 def test_a_deployment_of_other_settings_is_replaced_only_when_told(place, tmp_path):

