@@ -1,11 +1,15 @@
 """A served nightly run: the schedule, and a process that waits for it."""
 
+import asyncio
 import contextlib
 import json
 import os
 import tempfile
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from data_lake.errors import UserError
 from flows.server import prefect_server, secret_file
@@ -26,10 +30,7 @@ def serve(config: Path, cron: str, overrides: Sequence[str] = (), replace: bool 
     from flows.nightly import SERVED, nightly
 
     config, dataset = config.resolve(), load_settings(config, overrides).dataset
-    try:
-        schedule = Cron(cron, timezone="UTC", slug="nightly")
-    except ValueError as error:
-        raise UserError(f'--cron "{cron}": {error}. Write five fields, for example "0 2 * * *".') from error
+    runs = next_runs(cron)
     is_ours = get_current_settings().api.url is None
     url = prefect_server()
     os.environ[SERVED] = json.dumps(list(overrides))
@@ -39,16 +40,31 @@ def serve(config: Path, cron: str, overrides: Sequence[str] = (), replace: bool 
         f"Serving {config} as {nightly.name}/{dataset} by {cron!r} (UTC). Runs show at {url.removesuffix('/api')}"
         f"{f', whose page asks for the line in {secret_file()}' if is_ours else ''}. Ctrl-C ends it."
     )
+    log("Next runs: " + ", ".join(f"{each:%a %Y-%m-%d %H:%M} UTC" for each in runs))
     os.environ.update(child_environment())  # the runs are Python programs that Prefect starts with what we have
     with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):  # where Prefect has them look for modules
         nightly.serve(
             name=dataset,
-            schedule=schedule,
+            schedule=Cron(cron, timezone="UTC", slug="nightly"),
             parameters={"config": str(config), "set_": list(overrides)},
             limit=1,
             print_starting_message=False,
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
+
+
+def next_runs(cron: str, count: int = 3) -> list[datetime]:
+    """Return when a schedule runs next, in UTC; raise UserError where it is none, or never runs."""
+    from prefect.server.schemas.schedules import CronSchedule
+
+    try:
+        if len(cron.split()) != 5:
+            raise ValueError("it has not five fields")
+        runs = asyncio.run(CronSchedule(cron=cron, timezone="UTC").get_dates(count))
+    except ValueError as error:  # of croniter, too, where no such day comes
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise UserError(f'--cron "{cron}": {reason}. Write five fields, for example "0 2 * * *".') from error
+    return [*runs]
 
 
 def _check_owner(deployment: str, config: Path, url: str) -> None:

@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from data_lake.errors import UserError
 from pipeline.processes.child import Child
@@ -37,7 +39,7 @@ def prefect_server(*options: str) -> str:
     from prefect.settings import get_current_settings
 
     if url := get_current_settings().api.url:
-        _check(url)
+        check(url)
         return url
     with _alone():
         port = _free_port()
@@ -48,9 +50,11 @@ def prefect_server(*options: str) -> str:
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url.removesuffix("/api"),
         }
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-        child = Child([*command, "--analytics-off", *options], stdout=subprocess.DEVNULL, environment=environment)
+        words = tempfile.TemporaryFile()  # noqa: SIM115  (the server writes to it until the end of this process)
+        command += ["--analytics-off", *options]
+        child = Child(command, stdout=subprocess.DEVNULL, stderr=words, environment=environment)
         atexit.register(child.end)
-        _wait(child, f"{url}/health")
+        _wait(child, f"{url}/health", words)
     os.environ["PREFECT_API_URL"] = url
     os.environ["PREFECT_API_AUTH_STRING"] = secret
     refresh_global_settings_context()
@@ -79,17 +83,22 @@ def _secret() -> str:
     return path.read_text()
 
 
-def _check(url: str) -> None:
-    """Raise UserError where the server cannot be reached."""
+def check(url: str) -> None:
+    """Raise UserError where no Prefect server can be reached."""
+    advice = "Start a Prefect server there, or unset it."
     try:
-        urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10).close()
-    except urllib.error.HTTPError:
-        return  # it answers; whether it lets us in is Prefect's to say
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10) as reply:
+            is_healthy = reply.read(100).strip() == b"true"
+    except urllib.error.HTTPError as error:
+        is_healthy = error.code in (401, 403)  # whether it lets us in is Prefect's to say
     except (OSError, ValueError) as error:
-        raise UserError(f"PREFECT_API_URL={url} does not answer ({error}). Start that server, or unset it.") from error
+        raise UserError(f"PREFECT_API_URL={url} does not answer ({error}). {advice}") from error
+    if not is_healthy:
+        raise UserError(f"PREFECT_API_URL={url}: what answers there is no Prefect server. {advice}")
 
 
-def _wait(child: Child, address: str) -> None:
+def _wait(child: Child, address: str, words: IO[bytes]) -> None:
+    """Wait until the server answers. Raises UserError where it ends before, with the error among its last words."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and child.process.poll() is None:
         try:
@@ -97,7 +106,14 @@ def _wait(child: Child, address: str) -> None:
                 return
         except OSError:
             time.sleep(0.2)
-    raise RuntimeError(f"the Prefect server ended, or did not answer at {address} within {START_SECONDS} seconds")
+    words.seek(0)
+    errors = re.findall(r"^[\w.]*(?:Error|Exception)\b.*$", words.read().decode(errors="replace"), re.MULTILINE)
+    reason = errors[-1] if errors else f"it did not answer at {address} within {START_SECONDS} seconds"
+    database = secret_file().with_name("prefect.db")
+    raise UserError(
+        f"Prefect's own server did not start: {reason}. Its database is {database}: move it away if it is damaged, or "
+        f"let PREFECT_API_URL name a server that runs."
+    )
 
 
 @contextlib.contextmanager

@@ -97,7 +97,13 @@ class PhaseCheckpoint:
 
     def config(self) -> dict[str, Any]:
         """Return the settings and data of the run in this folder."""
-        config: dict[str, Any] = json.loads((self.path / "config.json").read_text())
+        path = self.path / "config.json"
+        try:
+            config = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path} is corrupted ({error}). Delete its folder and train again.") from error
+        if not isinstance(config, dict):
+            raise UserError(f"{path} is corrupted: it holds no object. Delete its folder and train again.")
         return _with_new_names(config)
 
     def has_state(self) -> bool:

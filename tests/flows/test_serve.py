@@ -1,17 +1,26 @@
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from datetime import timedelta
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
+from data_lake.errors import UserError
 from flows.nightly import nightly
+from flows.serve import next_runs
+from flows.server import check
 from flows.stages import STAGES
 from tests.sockets import listening
 
@@ -184,3 +193,51 @@ def test_a_worker_makes_the_run_that_the_deployment_file_schedules(place, tmp_pa
         wait_for(lambda: finished_runs(url, deployments={"id": {"any_": [deployment["id"]]}}), 240, log)
     assert place.lake.manifest("recommendations") is not None
     assert "recommend " in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("cron", "reason"),
+    [
+        ("0 0 2 * * *", "it has not five fields"),
+        ("@daily", "it has not five fields"),
+        ("nonsense", "it has not five fields"),
+        ("61 2 * * *", "Invalid cron string"),
+        ("0 2 31 2 *", "failed to find next date"),
+    ],
+)
+def test_a_schedule_that_is_none_or_never_comes_is_refused(cron, reason):
+    with pytest.raises(UserError, match=rf'--cron "{re.escape(cron)}": .*{reason}.*Write five fields'):
+        next_runs(cron)
+
+
+def test_the_next_runs_follow_each_other_by_the_schedule():
+    first, *others = next_runs("30 2 * * *")
+    assert (first.hour, first.minute, first.utcoffset()) == (2, 30, timedelta(0))
+    assert others == [first + timedelta(days=1), first + timedelta(days=2)]
+
+
+def test_a_service_that_is_no_prefect_server_is_named(monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        with pytest.raises(UserError, match="what answers there is no Prefect server"):
+            check(f"http://127.0.0.1:{server.server_address[1]}/api")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_damaged_database_of_the_server_is_named_in_a_sentence(tmp_path):
+    (tmp_path / "prefect.db").write_bytes(b"no database" * 1000)
+    start = "from flows.server import prefect_server; prefect_server('--no-ui')"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    done = subprocess.run(
+        [sys.executable, "-c", start], cwd=ROOT, env=environment | {"PREFECT_HOME": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stderr.splitlines()[-1] == (
+        "data_lake.errors.UserError: Prefect's own server did not start: sqlalchemy.exc.DatabaseError: "
+        f"(sqlite3.DatabaseError) file is not a database. Its database is {tmp_path / 'prefect.db'}: move it away if "
+        "it is damaged, or let PREFECT_API_URL name a server that runs."
+    )
+    assert (tmp_path / "prefect.db").read_bytes() == b"no database" * 1000

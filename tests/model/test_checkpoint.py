@@ -65,6 +65,13 @@ def test_a_folder_of_another_run_is_refused_by_the_setting_that_differs(tmp_path
         PhaseCheckpoint(tmp_path).open(config(6), {})
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00\x00"])
+def test_settings_that_cannot_be_read_are_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json is corrupted .*Delete its folder and train again"):
+        PhaseCheckpoint(tmp_path).open({"train": {}}, {})
+
+
 def test_a_write_that_dies_leaves_the_file_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = PhaseCheckpoint(tmp_path)
     folder.write_json("metrics.json", {"value": 1})
