@@ -1,7 +1,8 @@
 """Rows that every run of a dataset shares, each under a key: replies, vectors, cluster centres."""
 
-import uuid
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_lake.files import put_file, temporary
+from data_lake.manifest import hash_file
 
 ROWS_PER_GROUP = 4096
 MERGE_AT = 64
 MERGE_BELOW = 200_000
+DIGEST = 16
+"""Hexadecimal digits of a part's SHA-256 in its name."""
+
+
+class DamagedPartWarning(UserWarning):
+    """A part of a cache was not what had been written."""
 
 
 class KeyedCache:
     """Rows under a text key, stored as Parquet parts that are added and never changed.
 
-    Of two rows with one key the later counts. A part appears by rename, so a half-written one is never read. Parts may
-    have different columns (vectors of two models); the rows of one `get` must have the same.
+    Of two rows with one key the later counts. A part appears by rename, so a half-written one is never read. Its name
+    holds a hash of its bytes: a part that is not what was written is removed with a warning, and its rows are as if
+    they had never been put. Parts may have different columns (vectors of two models); the rows of one `get` must have
+    the same.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,8 +52,8 @@ class KeyedCache:
         """
         wanted = pa.array(keys, pa.string()).unique()
         found = [pa.table({"key": pa.array([], pa.string())})]
-        for path in self._parts():
-            rows = np.flatnonzero(pc.is_in(self._keys_of(path), value_set=wanted).to_numpy())
+        for path in self._sound_parts():
+            rows = np.flatnonzero(pc.is_in(self._keys[path.name], value_set=wanted).to_numpy())
             if len(rows):
                 found.append(_take(path, rows))
         return _latest(pa.concat_tables(found[1:] or found, promote_options="permissive"), wanted)
@@ -51,23 +61,42 @@ class KeyedCache:
     def _parts(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("*.parquet") if not path.name.startswith("."))
 
-    def _keys_of(self, path: Path) -> pa.ChunkedArray:
-        if path.name not in self._keys:
-            self._keys[path.name] = pq.read_table(path, columns=["key"], partitioning=None)["key"].cast(pa.string())
-        return self._keys[path.name]
+    def _sound_parts(self) -> list[Path]:
+        """Return the parts whose bytes are what was written, once their keys are read; remove the others."""
+        sound = []
+        for path in self._parts():
+            if path.name in self._keys or (reason := self._read_keys(path)) == "":
+                sound.append(path)
+                continue
+            with suppress(OSError):  # of a lake that is only read
+                path.unlink()
+            warnings.warn(f"{path} {reason}. It is left out, and what it held is made again.", DamagedPartWarning, 3)
+        return sound
+
+    def _read_keys(self, path: Path) -> str:
+        """Remember the keys of a part. Returns why it cannot be believed, or an empty text."""
+        digest = path.stem.partition("-")[2]
+        try:
+            if len(digest) == DIGEST and digest != hash_file(path)[:DIGEST]:  # a shorter one is of an earlier version
+                return "is not what was written"
+            keys = pq.read_table(path, columns=["key"], partitioning=None)["key"].cast(pa.string())
+        except (pa.ArrowException, KeyError, OSError) as error:
+            return f"cannot be read ({str(error).splitlines()[0]})"
+        self._keys[path.name] = keys
+        return ""
 
     def _write(self, table: pa.Table) -> None:
         parts = self._parts()
         number = int(parts[-1].name.split("-")[0]) + 1 if parts else 0
         written = temporary(self.folder)
         pq.write_table(table, written, compression="zstd", row_group_size=ROWS_PER_GROUP)
-        put_file(written, self.folder / f"{number:08d}-{uuid.uuid4().hex[:8]}.parquet")
+        put_file(written, self.folder / f"{number:08d}-{hash_file(written)[:DIGEST]}.parquet")
 
     def _merge(self) -> None:
         """Merge the newest small parts into one where there are many."""
         small: list[Path] = []
-        for path in reversed(self._parts()):
-            if len(self._keys_of(path)) >= MERGE_BELOW:
+        for path in reversed(self._sound_parts()):
+            if len(self._keys[path.name]) >= MERGE_BELOW:
                 break
             small.insert(0, path)
         if len(small) < MERGE_AT:

@@ -8,10 +8,11 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from data_lake.errors import UserError
 
@@ -71,6 +72,19 @@ def holder() -> str:
     """Return the text of a lock that this process holds: host, process and time as JSON."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since})
+
+
+def is_dead(who: Mapping[str, Any]) -> bool:
+    """Whether the holder of a lock, as `holder` writes it, was a process of this machine that is no more."""
+    if who.get("host") != socket.gethostname() or not isinstance(who.get("pid"), int):
+        return False
+    try:
+        os.kill(who["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def in_use(dataset: str, text: str) -> str:

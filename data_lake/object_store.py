@@ -4,10 +4,12 @@ The store holds the same layout, with `current` as an object of one line. An art
 files and `current` after that, so that a reader sees a whole artifact or none. Unfinished shards stay on the machine.
 """
 
+import hashlib
 import json
 import os
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from fnmatch import fnmatch
@@ -16,8 +18,8 @@ from pathlib import Path
 from data_lake.errors import UserError
 from data_lake.files import put_file, put_link, put_text, remove, temporary
 from data_lake.keyed_cache import KeyedCache
-from data_lake.lock import holder, in_use, locked
-from data_lake.manifest import MANIFEST, Manifest, files
+from data_lake.lock import holder, in_use, is_dead, locked
+from data_lake.manifest import MANIFEST, File, Manifest, files, hash_file
 from data_lake.stores import CACHES, CURRENT, FAILED, LocalStore, check_fingerprint, check_known
 
 PARTS = "[0-9]*.parquet"
@@ -38,6 +40,8 @@ class ObjectStore:
         self._base, self.home = f"{root.rstrip('/')}/{home.name}", home
         self._local = LocalStore(home)
         self._opened_caches: set[str] = set()
+        self._owner = ""
+        """Who this process is in the store's lock; empty while it holds none."""
 
     def manifest(self, artifact: str) -> Manifest | None:
         check_known(artifact)
@@ -60,15 +64,16 @@ class ObjectStore:
         folder = FAILED if manifest.error else manifest.fingerprint
         for name, file in manifest.outputs[artifact].files.items():
             path = self.home / artifact / folder / name
-            if not path.exists():
+            if not _looks_like(path, file):
                 self._download(f"{artifact}/{folder}/{name}", path)
                 os.utime(path, ns=(file.mtime_ns, file.mtime_ns))
         return self._local.folder(artifact, manifest)
 
     def find_alteration(self, artifact: str, manifest: Manifest, full: bool) -> str:
-        if full:
-            self.folder(artifact, manifest)
-            return self._local.find_alteration(artifact, manifest, full)
+        """Return which file in the store differs from what was written; `full` reads them all, here and there.
+
+        A local copy that differs is removed, so that it is fetched again.
+        """
         folder = f"{self._base}/{artifact}/{manifest.fingerprint}"
         sizes = {path: about["size"] for path, about in self._fs.find(folder, detail=True).items()}
         for name, file in manifest.outputs[artifact].files.items():
@@ -76,20 +81,29 @@ class ObjectStore:
                 return f"{name} is missing"
             if sizes[f"{folder}/{name}"] != file.bytes:
                 return f"{name}: size differs"
+            copy = self.home / artifact / manifest.fingerprint / name
+            if full and self._hash(f"{folder}/{name}") != file.sha256:
+                return f"{name}: content differs"
+            if full and copy.exists() and hash_file(copy) != file.sha256:
+                copy.unlink()
         return ""
 
     def publish(self, artifacts: Sequence[str], fingerprint: str) -> None:
+        self._check_owner()
         for artifact in artifacts:
             self._upload_folder(artifact, fingerprint)
+        self._check_owner()
         for artifact in artifacts:
             self._fs.pipe_file(f"{self._base}/{artifact}/{CURRENT}", f"{fingerprint}\n".encode())
         self._local.publish(artifacts, fingerprint)
 
     def put_failed(self, artifact: str, written: Path) -> None:
+        self._check_owner()
         self._local.put_failed(artifact, written)
         self._upload_folder(artifact, FAILED)
 
     def remove(self, artifact: str, name: str) -> None:
+        self._check_owner()
         self._remove(f"{artifact}/{name}")
         self._local.remove(artifact, name)
 
@@ -101,6 +115,7 @@ class ObjectStore:
 
     def save_caches(self) -> None:
         """Upload the new parts of every opened cache, then remove the parts that were merged into them."""
+        self._check_owner()
         for name in self._opened_caches:
             uploaded, local = self._parts(name), self._local_parts(name)
             for part in sorted(local - uploaded):
@@ -113,27 +128,30 @@ class ObjectStore:
 
     @contextmanager
     def _lease(self) -> Iterator[None]:
-        """Hold the dataset in the store; the lock of a writer that died ends after LEASE seconds."""
-        path = f"{self._base}/.lock"
+        """Hold the dataset in the store.
+
+        The lock of a writer that died ends at once where it ran on this machine, elsewhere after LEASE seconds.
+        """
         held = json.loads(self._text(".lock") or "{}")
-        if held.get("until", 0) > time.time():
+        if held.get("until", 0) > time.time() and not is_dead(held):
             raise UserError(in_use(self.home.name, json.dumps(held)))
         if held:
             self._remove(".lock")
-        who = json.loads(holder())
+        path, owner = f"{self._base}/.lock", {**json.loads(holder()), "owner": uuid.uuid4().hex}
 
-        def text() -> bytes:
-            return json.dumps({**who, "until": time.time() + LEASE}).encode()
+        def text() -> str:
+            return json.dumps({**owner, "until": time.time() + LEASE})
 
         try:
-            self._fs.pipe_file(path, text(), mode="create")
+            self._fs.pipe_file(path, text().encode(), mode="create")
         except FileExistsError:
             raise UserError(in_use(self.home.name, self._text(".lock") or "")) from None
-        done = threading.Event()
+        self._owner, done = owner["owner"], threading.Event()
 
         def renew() -> None:
             while not done.wait(LEASE / 5):
-                self._fs.pipe_file(path, text())
+                if self._is_owner():
+                    self._fs.pipe_file(path, text().encode())
 
         renewer = threading.Thread(target=renew, daemon=True)
         renewer.start()
@@ -142,7 +160,20 @@ class ObjectStore:
         finally:
             done.set()
             renewer.join()
-            self._remove(".lock")
+            if self._is_owner():
+                self._remove(".lock")
+            self._owner = ""
+
+    def _is_owner(self) -> bool:
+        return bool(json.loads(self._text(".lock") or "{}").get("owner") == self._owner)
+
+    def _check_owner(self) -> None:
+        """Raise UserError where this process lost the lock that it took: another one writes, or has written, since."""
+        if self._owner and not self._is_owner():
+            raise UserError(
+                f"Dataset '{self.home.name}' was taken over by another run while this one slept past its lock, which "
+                f"ends after {LEASE / 60:.0f} minutes. Nothing more of this run is published. Run it again."
+            )
 
     def _download_manifest(self, artifact: str, name: str) -> None:
         """Make the local manifest that of the store; a local folder of another manifest is removed."""
@@ -168,6 +199,11 @@ class ObjectStore:
         except FileNotFoundError:
             return None
 
+    def _hash(self, path: str) -> str:
+        """Return the SHA-256 of an object, read part by part."""
+        with self._fs.open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     def _upload(self, path: Path, name: str) -> None:
         self._fs.makedirs(f"{self._base}/{name}".rsplit("/", 1)[0], exist_ok=True)
         self._fs.put_file(str(path), f"{self._base}/{name}")
@@ -187,3 +223,12 @@ class ObjectStore:
 
     def _local_parts(self, name: str) -> set[str]:
         return {path.name for path in (self.home / CACHES / name).glob(PARTS)}
+
+
+def _looks_like(path: Path, file: File) -> bool:
+    """Whether a local copy has the size and time of what was written."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return False
+    return (status.st_size, status.st_mtime_ns) == (file.bytes, file.mtime_ns)

@@ -17,6 +17,7 @@ import typer
 
 from data_lake.config import RenamedSettingWarning
 from data_lake.errors import UserError
+from data_lake.keyed_cache import DamagedPartWarning
 from flows import text
 from flows.local_run import RunFailed, run_locally
 from flows.plan import Step, plan, stale_artifacts, status
@@ -227,8 +228,8 @@ def _warn(
     line: str | None = None,
 ) -> None:
     """Show a warning of ours as a sentence; those of libraries are not for the person at the terminal."""
-    if issubclass(category, RenamedSettingWarning):
-        text.log(f"warning: {message}.")
+    if issubclass(category, (RenamedSettingWarning, DamagedPartWarning)):
+        text.log(f"warning: {str(message).removesuffix('.')}.")
 
 
 def _request(

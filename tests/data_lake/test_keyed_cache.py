@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from data_lake import keyed_cache as keyed_cache_module
-from data_lake.keyed_cache import KeyedCache
+from data_lake.keyed_cache import DamagedPartWarning, KeyedCache
 
 
 def rows(**texts: str) -> pa.Table:
@@ -65,3 +65,48 @@ def test_vectors_of_two_models_share_a_cache(tmp_path: Path) -> None:
 def test_rows_without_a_key_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="column 'key'"):
         KeyedCache(tmp_path).put(pa.table({"text": ["a"]}))
+
+
+def test_a_part_with_any_bit_flipped_is_left_out_with_a_word(tmp_path: Path) -> None:
+    KeyedCache(tmp_path).put(rows(a="1", b="2"))
+    (part,) = tmp_path.iterdir()
+    written = part.read_bytes()
+    for place in range(0, 8 * len(written), 61):
+        flipped = bytearray(written)
+        flipped[place // 8] ^= 1 << place % 8
+        part.write_bytes(flipped)
+        with pytest.warns(DamagedPartWarning, match=r"is not what was written. It is left out"):
+            assert KeyedCache(tmp_path).get(["a", "b"]).num_rows == 0
+        assert not part.exists()
+
+
+def test_what_a_damaged_part_held_can_be_put_again(tmp_path: Path) -> None:
+    KeyedCache(tmp_path).put(rows(a="1"))
+    KeyedCache(tmp_path).put(rows(b="2"))
+    sorted(tmp_path.iterdir())[0].write_bytes(b"PAR1")
+    cache = KeyedCache(tmp_path)
+    with pytest.warns(DamagedPartWarning):
+        cache.put(rows(a="3"))
+    assert cache.get(["a", "b"])["text"].to_pylist() == ["3", "2"]
+
+
+def test_a_part_of_an_earlier_version_is_read_and_one_that_is_cut_is_left_out(tmp_path: Path) -> None:
+    KeyedCache(tmp_path).put(rows(a="1"))
+    (part,) = tmp_path.iterdir()
+    earlier = part.rename(tmp_path / "00000000-0123abcd.parquet")
+    assert KeyedCache(tmp_path).get(["a"])["text"].to_pylist() == ["1"]
+    earlier.write_bytes(earlier.read_bytes()[:50])
+    with pytest.warns(DamagedPartWarning, match=r"cannot be read \("):
+        assert KeyedCache(tmp_path).get(["a"]).num_rows == 0
+
+
+def test_a_damaged_part_of_a_lake_that_is_only_read_stays_there(tmp_path: Path) -> None:
+    KeyedCache(tmp_path).put(rows(a="1"))
+    (part,) = tmp_path.iterdir()
+    part.write_bytes(b"")
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.warns(DamagedPartWarning):
+            assert KeyedCache(tmp_path).get(["a"]).num_rows == 0
+    finally:
+        tmp_path.chmod(0o700)

@@ -1,6 +1,10 @@
 """A lake on an object store, with fsspec's in-memory file system as the store and two folders as two machines."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -177,6 +181,35 @@ def test_the_store_has_one_writer_and_a_lapsed_lock_is_taken_over(here: Lake, th
         assert objects(url) == [".lock"]
 
 
+def test_the_lock_of_a_process_of_this_machine_that_died_is_taken_over_at_once(here: Lake, url: str) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    held = {"host": socket.gethostname(), "pid": dead.pid, "since": "2026", "until": time.time() + 600}
+    fsspec.filesystem("memory").pipe(f"{url}/shop/.lock", json.dumps(held).encode())
+    with here.lock():
+        assert objects(url) == [".lock"]
+
+
+def test_a_writer_that_slept_past_its_lock_publishes_and_removes_nothing(
+    here: Lake, there: Lake, items: Items, writes: Writes, url: str
+) -> None:
+    fs = fsspec.filesystem("memory")
+    first = there.run(writes("ingest", {"items": items("pan")})).fingerprint
+    fs.pipe(f"{url}/shop/memory/replies/00000000-1.parquet", b"of the other")
+    with here.lock():
+        here.keyed_cache("replies")
+        other = json.loads(fs.cat(f"{url}/shop/.lock")) | {"owner": "another"}
+        fs.pipe(f"{url}/shop/.lock", json.dumps(other).encode())
+        fs.pipe(f"{url}/shop/memory/replies/00000001-2.parquet", b"of the other")
+        with pytest.raises(UserError, match="was taken over by another run while this one slept past its lock"):
+            here.run(writes("ingest", {"items": items("tea")}), rebuild=True)
+        with pytest.raises(UserError, match="was taken over"):
+            here.store.remove("items", first)
+    assert fs.cat(f"{url}/shop/items/current") == f"{first}\n".encode()
+    assert ".lock" in objects(url)
+    assert len([name for name in objects(url) if name.startswith("memory/replies/")]) == 2
+
+
 @pytest.mark.parametrize("name", ["../../../victim", "/victim", "f" * 63, "F" * 64, ""])
 def test_a_store_whose_current_is_no_fingerprint_touches_nothing_here(
     here: Lake, tmp_path: Path, url: str, name: str
@@ -217,3 +250,33 @@ def test_the_name_of_no_artifact_is_refused_before_anything_is_touched(here: Lak
         with pytest.raises(UserError, match=r"There is no artifact '\.\./\.\./victim'"):
             look("../../victim")
     assert victim.is_dir()
+
+
+def test_verify_reads_the_store_and_not_the_local_copy(here: Lake, items: Items, writes: Writes, url: str) -> None:
+    fingerprint = here.run(writes("ingest", {"items": items("tea")})).fingerprint
+    path = f"{url}/shop/items/{fingerprint}/part-00000.parquet"
+    written = bytearray(fsspec.filesystem("memory").cat(path))
+    assert here.find_alteration("items", full=True) == ""
+    written[20] ^= 1
+    fsspec.filesystem("memory").pipe(path, bytes(written))
+    assert here.find_alteration("items", full=False) == ""
+    assert here.find_alteration("items", full=True) == "part-00000.parquet: content differs"
+
+
+def test_a_local_copy_that_was_cut_is_fetched_again(here: Lake, items: Items, writes: Writes) -> None:
+    here.run(writes("ingest", {"items": items("tea")}))
+    copy = here.path("items") / "part-00000.parquet"
+    copy.write_bytes(copy.read_bytes()[:40])
+    assert here.read("items")["title"].to_pylist() == ["tea"]
+
+
+def test_a_local_copy_whose_bits_changed_is_fetched_again_after_verify(
+    here: Lake, items: Items, writes: Writes
+) -> None:
+    here.run(writes("ingest", {"items": items("tea")}))
+    copy = here.path("items") / "part-00000.parquet"
+    written, status = copy.read_bytes(), copy.stat()
+    copy.write_bytes(bytes([*written[:20], written[20] ^ 1, *written[21:]]))
+    os.utime(copy, ns=(status.st_mtime_ns, status.st_mtime_ns))
+    assert here.find_alteration("items", full=True) == ""
+    assert (here.path("items") / "part-00000.parquet").read_bytes() == written
