@@ -17,6 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 from data_lake.errors import UserError
 from data_lake.schemas import TRAINING_SET
 from data_lake.tables import check
+from model.data.positions import check_positions
 
 KINDS: dict[str, DTypeLike] = {
     "items": np.int32, "times": np.int64, "splits": np.int8, "synthetic": np.bool_, "weights": np.float32,
@@ -46,14 +47,15 @@ def stream_sequences(folder: Path, users: int, items: int) -> dict[str, NDArray[
         rows += len(numbers)
         own = table["items"].combine_chunks().value_lengths().to_numpy()
         lengths.append(own.astype(np.int64))
-        for name, file in files.items():
+        flat = {}
+        for name, kind in KINDS.items():
             column = table[name].combine_chunks()
             if not np.array_equal(column.value_lengths().to_numpy(), own):
                 raise UserError(f"{folder}/sequences: lists of '{name}' and 'items' differ in length. Build it again.")
-            flat = column.flatten().to_numpy(zero_copy_only=False).astype(KINDS[name], copy=False)
-            if name == "items" and len(flat) and (flat.min() < 1 or flat.max() > items):
-                raise UserError(f"{folder}/sequences: an item number lies outside 1..{items}. Build it again.")
-            file.write(np.ascontiguousarray(flat).data)
+            flat[name] = column.flatten().to_numpy(zero_copy_only=False).astype(kind, copy=False)
+        check_positions(flat, np.cumsum(np.append(0, own)), items, str(folder))
+        for name, file in files.items():
+            file.write(np.ascontiguousarray(flat[name]).data)
     if rows != users:
         raise UserError(f"{folder}/sequences: {rows} rows for {users} users. Build the training set again.")
     offsets = np.cumsum(np.concatenate(lengths))
@@ -78,6 +80,8 @@ def stream_profiles(folder: Path, users: int) -> dict[str, tuple[NDArray[np.floa
         column = table["vector"].combine_chunks()
         width = column.type.list_size
         vectors = column.flatten().to_numpy().reshape(-1, width)
+        if not np.isfinite(vectors).all():
+            raise UserError(f"{folder}/profile_vectors: a vector holds what is no number. Build it again.")
         for number, scope in enumerate(names.dictionary.to_pylist()):
             if scope not in scopes:
                 scopes[scope] = mapped(np.float32, (users, width)), np.zeros(users, np.bool_)

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data_lake.errors import UserError
 from data_lake.schemas import SPLITS, TRAIN, TRAINING_SET, TRAINING_SET_VERSION
 from data_lake.tables import empty, read_tables
+from model.data.positions import check_positions
 from model.data.streaming import KINDS, mapped, stream_profiles, stream_sequences
 
 USERS_AT_ONCE = 65_536
@@ -214,23 +216,28 @@ class TrainingSet:
         items = _numbered(tables["items"], "item", where)
         with_vector = _numbers(tables["item_vectors"], "item")
         vectors, has_text = _vectors(tables["item_vectors"], with_vector, items.num_rows + 1, f"{where}/item_vectors")
+        if has_text[:1].any():
+            raise UserError(f"{where}/item_vectors: a vector belongs to item 0, which is padding. Build it again.")
         lists = {name: sequences[name].combine_chunks() for name in KINDS}
         offsets = _offsets(lists["items"])
         for name, column in lists.items():
             if not np.array_equal(_offsets(column), offsets):
                 raise UserError(f"{where}/sequences: lists of '{name}' and 'items' differ in length. Build it again.")
-        flat_items = lists["items"].flatten().to_numpy().astype(np.int32, copy=False)
-        if len(flat_items) and (flat_items.min() < 1 or flat_items.max() > items.num_rows):
-            raise UserError(f"{where}/sequences: an item number lies outside 1..{items.num_rows}. Build it again.")
+        flat = {name: column.flatten().to_numpy(zero_copy_only=False) for name, column in lists.items()}
+        check_positions(flat, offsets, items.num_rows, where)
+        if len(set(domains)) < len(domains):
+            raise UserError(f"{where}: info.domains {list(domains)} names one twice. Build it again.")
+        if items.num_rows and pc.min(items["train_actions"]).as_py() < 0:
+            raise UserError(f"{where}/items: 'train_actions' is negative. Build it again.")
         return cls(
             domains=domains,
             candidates_seed=info[0]["candidates_seed"],
             offsets=offsets,
-            items=flat_items,
-            times=lists["times"].flatten().to_numpy(),
-            splits=lists["splits"].flatten().to_numpy(),
-            synthetic=lists["synthetic"].flatten().to_numpy(zero_copy_only=False),
-            weights=lists["weights"].flatten().to_numpy(),
+            items=flat["items"].astype(np.int32, copy=False),
+            times=flat["times"],
+            splits=flat["splits"],
+            synthetic=flat["synthetic"],
+            weights=flat["weights"],
             user_ids=users["user_id"].combine_chunks(),
             user_keys=users["key"].to_numpy(),
             item_ids=_after_padding(items["item_id"]),
@@ -302,7 +309,10 @@ def _vectors(table: pa.Table, rows: Ints, height: int, where: str) -> tuple[Floa
         return matrix, present
     if len(rows) and (rows.min() < 0 or rows.max() >= height):
         raise UserError(f"{where}: a vector belongs to a number outside 1..{height - 1}. Build the training set again.")
-    matrix[rows[valid]] = column.drop_null().flatten().to_numpy().reshape(-1, width)
+    given = column.drop_null().flatten().to_numpy().reshape(-1, width)
+    if not np.isfinite(given).all():
+        raise UserError(f"{where}: a vector holds what is no number. Build the training set again.")
+    matrix[rows[valid]] = given
     present[rows[valid]] = True
     return matrix, present
 

@@ -1,7 +1,10 @@
 """Loading a training set and cutting it into windows and batches."""
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -256,3 +259,76 @@ def test_a_batch_holds_users_of_similar_length() -> None:
     lengths = rng.integers(1, 200, 1000)
     padding = sum(lengths[b].max() * len(b) for b in epoch_batches(np.arange(1000), lengths, 20, (0,)))
     assert padding < 1.1 * lengths.sum()  # random batches: about twice the sum
+
+
+def first_list(table: pa.Table, column: str, change: Callable[[list[Any]], list[Any]]) -> pa.Table:
+    """Return the table with the first row's list of a column changed."""
+    rows = table[column].to_pylist()
+    rows[0] = change(rows[0])
+    place = table.schema.get_field_index(column)
+    return table.set_column(place, table.schema.field(column), pa.array(rows, table.schema.field(column).type))
+
+
+STRANGE_POSITIONS: dict[str, tuple[str, Callable[[list[Any]], list[Any]], str]] = {
+    "a split of a later version": ("splits", lambda given: [99, *given[1:]], r"a split number lies outside 0..3"),
+    "a negative split": ("splits", lambda given: [-1, *given[1:]], r"a split number lies outside 0..3"),
+    "test before training": ("splits", lambda given: given[::-1], r"validation or test action stands before training"),
+    "test before validation": ("splits", lambda given: [*given[:-2], 2, 1], r"stands before training"),
+    "item 0": ("items", lambda given: [0, *given[1:]], r"an item number lies outside 1..30"),
+    "an item too many": ("items", lambda given: [31, *given[1:]], r"an item number lies outside 1..30"),
+    "a negative weight": ("weights", lambda given: [-1.0, *given[1:]], r"a weight is negative or no number"),
+    "a weight that is none": ("weights", lambda given: [math.nan, *given[1:]], r"a weight is negative or no number"),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE_POSITIONS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_positions_that_no_training_set_holds_are_refused(tmp_path: Path, kind: str, stream: bool) -> None:
+    column, change, reason = STRANGE_POSITIONS[kind]
+    tables = tiny_tables()
+    tables["sequences"] = first_list(tables["sequences"], column, change)
+    with pytest.raises(UserError, match=reason):
+        TrainingSet.load(written(tables, tmp_path), stream)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("table", ["item_vectors", "profile_vectors"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_vectors_that_are_no_numbers_are_refused(tmp_path: Path, stream: bool, table: str, value: float) -> None:
+    tables = tiny_tables()
+    tables[table] = first_list(tables[table], "vector", lambda given: [value, *given[1:]])
+    with pytest.raises(UserError, match=f"{table}: a vector holds what is no number"):
+        TrainingSet.load(written(tables, tmp_path), stream)
+
+
+def test_a_vector_of_the_padding_is_refused() -> None:
+    tables = tiny_tables()
+    numbers = pa.array([0, *range(2, 31)], pa.int32())
+    tables["item_vectors"] = tables["item_vectors"].set_column(0, "item", numbers)
+    with pytest.raises(UserError, match="a vector belongs to item 0, which is padding"):
+        TrainingSet.from_tables(tables)
+
+
+def test_a_negative_count_is_refused() -> None:
+    tables = tiny_tables()
+    place = tables["items"].schema.get_field_index("train_actions")
+    counts = pa.array([-1, *tables["items"]["train_actions"].to_pylist()[1:]], pa.int64())
+    tables["items"] = tables["items"].set_column(place, "train_actions", counts)
+    with pytest.raises(UserError, match="'train_actions' is negative"):
+        TrainingSet.from_tables(tables)
+
+
+def test_a_domain_that_is_named_twice_is_refused() -> None:
+    tables = tiny_tables()
+    place = tables["info"].schema.get_field_index("domains")
+    tables["info"] = tables["info"].set_column(place, "domains", pa.array([["a", "b", "a"]]))
+    with pytest.raises(UserError, match="names one twice"):
+        TrainingSet.from_tables(tables)
+
+
+def written(tables: dict[str, pa.Table], folder: Path) -> Path:
+    """Write the tables of a training set, one file each."""
+    for name, table in tables.items():
+        (folder / name).mkdir(parents=True)
+        pq.write_table(table, folder / name / "part-00000.parquet")
+    return folder
