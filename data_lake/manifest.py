@@ -103,7 +103,7 @@ def load(folder: Path) -> Manifest | None:
     """Return the manifest in an artifact's folder, or None where there is none that can be read."""
     try:
         return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValidationError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValidationError):
         return None
 
 

@@ -35,7 +35,10 @@ class ObjectStore:
     def __init__(self, url: str, home: Path) -> None:
         from fsspec.core import url_to_fs
 
-        self._fs, root = url_to_fs(url)
+        try:
+            self._fs, root = url_to_fs(url)
+        except (ImportError, ValueError) as error:  # of a protocol whose package is not installed, or that is none
+            raise UserError(f"[lake] root = {url}: {error}.") from error
         self._fs.use_listings_cache = False
         self._base, self.home = f"{root.rstrip('/')}/{home.name}", home
         self._local = LocalStore(home)
@@ -198,6 +201,9 @@ class ObjectStore:
             return str(self._fs.cat_file(f"{self._base}/{name}").decode()).strip()
         except FileNotFoundError:
             return None
+        except Exception as error:  # of whatever client speaks to the store
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise UserError(f"[lake] root: {self._base}/{name} cannot be read ({reason}). Is the store up?") from error
 
     def _hash(self, path: str) -> str:
         """Return the SHA-256 of an object, read part by part."""

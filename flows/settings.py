@@ -24,7 +24,7 @@ from pipeline.config import (
 )
 
 DEFAULT_FILE = Path("edt.toml")
-DATASET = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+DATASET = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 """What the name of a dataset looks like, since a folder is called by it."""
 PROMPTS = frozenset({
     ("enrich", "prompt"), ("profile", "domain_prompt"), ("profile", "user_prompt"), ("domains", "generate_prompt"),

@@ -451,3 +451,10 @@ def test_current_that_leads_out_of_the_lake_is_refused(tmp_path: Path) -> None:
     (folder / "current").symlink_to("../../elsewhere")
     with pytest.raises(UserError, match=r"items/current names '\.\./\.\./elsewhere', which is no fingerprint"):
         Lake(tmp_path, "shop").manifest("items")
+
+
+def test_a_folder_where_the_manifest_should_be_is_no_artifact(tmp_path: Path) -> None:
+    fingerprint = "a" * 64
+    (tmp_path / "shop" / "items" / fingerprint / "manifest.json").mkdir(parents=True)
+    (tmp_path / "shop" / "items" / "current").symlink_to(fingerprint)
+    assert Lake(tmp_path, "shop").manifest("items") is None

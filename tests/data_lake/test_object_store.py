@@ -280,3 +280,18 @@ def test_a_local_copy_whose_bits_changed_is_fetched_again_after_verify(
     os.utime(copy, ns=(status.st_mtime_ns, status.st_mtime_ns))
     assert here.find_alteration("items", full=True) == ""
     assert (here.path("items") / "part-00000.parquet").read_bytes() == written
+
+
+@pytest.mark.parametrize(("url", "reason"), [("abfs://x/y", "Install adlfs"), ("nonsense://x/y", "Protocol not known")])
+def test_a_store_that_nothing_here_can_speak_to_is_named(tmp_path: Path, url: str, reason: str) -> None:
+    with pytest.raises(UserError, match=rf"\[lake\] root = {url}: .*{reason}"):
+        Lake(url, "shop", cache=tmp_path)
+
+
+def test_a_store_that_is_down_is_named(here: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def down(fs: MemoryFileSystem, path: str) -> bytes:
+        raise ConnectionError("refused\nand more")
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", down)
+    with pytest.raises(UserError, match=r"current cannot be read \(ConnectionError: refused\). Is the store up\?"):
+        here.manifest("items")
