@@ -12,13 +12,13 @@ import pyarrow as pa
 
 from data_lake.schemas import GROUNDED_ITEMS
 from data_lake.tables import empty
-from pipeline.augment.nearest import DECIMALS, Nearest, RaggedRows, blocks
+from pipeline.augment.nearest import Nearest, RaggedRows
 from pipeline.augment.noise_filter import NoiseFilter
 from pipeline.config import EnrichConfig
 from pipeline.frames import frame_of, to_arrow
 from pipeline.histories import of_users, prompt_visible
 from pipeline.llm.cooccurrence import Neighbours
-from pipeline.vectors.catalogue import Catalogue
+from pipeline.vectors.catalogue import DECIMALS, Catalogue, blocks
 from pipeline.vectors.embedding import Embed
 from pipeline.vectors.neighbours import Index, build, recall
 

@@ -4,16 +4,13 @@ import numpy as np
 import polars as pl
 
 from pipeline.llm.cooccurrence import Neighbours
-from pipeline.vectors.catalogue import Catalogue
+from pipeline.vectors.catalogue import DECIMALS, Catalogue, blocks
 from pipeline.vectors.neighbours import Index
 
-BLOCK_NUMBERS = 1 << 24
 NEAREST = 32
 """Items that are looked at for a text; where the user's shown part holds all of them, all items are."""
 TIE = 0.02
 """Cosine by which an item may be farther than the nearest and still be what a title means: shops sell many alike."""
-DECIMALS = 5
-"""Cosines are rounded, so that how rows were blocked decides nothing."""
 
 
 class RaggedRows:
@@ -103,9 +100,3 @@ class Nearest:
         order = ["answer", "shared", "popularity", "cosine", "item"]
         best = rated.sort(order, descending=[False, True, True, True, False]).unique("answer", keep="first")
         return pl.concat([pairs.filter(alone), best.select(pairs.columns)])
-
-
-def blocks(rows: int, numbers_per_row: int) -> list[slice]:
-    """Return slices over `rows`, each of at most about BLOCK_NUMBERS numbers."""
-    size = max(1, BLOCK_NUMBERS // max(numbers_per_row, 1))
-    return [slice(first, first + size) for first in range(0, rows, size)]

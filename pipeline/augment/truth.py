@@ -4,15 +4,14 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from pipeline.config import EnrichConfig
 from pipeline.frames import frame_of
 from pipeline.histories import prompt_visible, training_prefix
+from pipeline.intervals import share_interval
 
-RESAMPLES = 1000
 PARTS = 3
 """Parts of the users: of what judges one, a second part is fitted to and a third is counted."""
 
@@ -60,7 +59,7 @@ def shares(
     rows = []
     for key, theirs in users.sort(*keys, "user_id").group_by(keys, maintain_order=True):
         hits, count = theirs["chosen"].to_numpy(), theirs["answers"].to_numpy()
-        low, high = _interval(hits, count)
+        low, high = share_interval(hits, count)
         figures = {"share": hits.sum() / count.sum(), "low": low, "high": high}
         chance = theirs["chance"].sum() / count.sum()
         group = dict(zip(keys, key, strict=True))
@@ -81,11 +80,3 @@ def _chance(truth: pl.DataFrame, chosen: pl.DataFrame, of_items: pl.DataFrame) -
     asked = truth.select("truth", "user_id", to_domain="domain").unique().join(size, on="to_domain")
     chances = asked.join(hit, on=["truth", "user_id", "to_domain"], how="left")
     return chances.select("truth", "user_id", "to_domain", chance=pl.col("within").fill_null(0) / pl.col("size"))
-
-
-def _interval(chosen: np.ndarray, answers: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % percentile interval of sum(chosen) / sum(answers) over resampled users (Efron 1981)."""
-    drawn = np.random.default_rng(0).poisson(1.0, (RESAMPLES, len(chosen)))
-    found = (drawn @ chosen) / np.maximum(drawn @ answers, 1)
-    low, high = np.percentile(found, [2.5, 97.5])
-    return float(low), float(high)

@@ -6,6 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+BLOCK_NUMBERS = 1 << 24
+DECIMALS = 5
+"""Cosines are rounded, so that how rows were blocked decides nothing."""
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -64,3 +68,9 @@ def vector_column(vectors: np.ndarray, has: np.ndarray | None = None) -> pa.Arra
     numbers = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
     missing = None if has is None else pa.array(~has)
     return pa.FixedSizeListArray.from_arrays(numbers, vectors.shape[1], mask=missing)
+
+
+def blocks(rows: int, numbers_per_row: int) -> list[slice]:
+    """Return slices over `rows`, each of at most about BLOCK_NUMBERS numbers."""
+    size = max(1, BLOCK_NUMBERS // max(numbers_per_row, 1))
+    return [slice(first, first + size) for first in range(0, rows, size)]
