@@ -477,7 +477,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="profile_domains",
-        version=7,
+        version=8,
         reads=("items", "item_embeddings", "augmented_sequences"),
         makes=("domain_profiles",),
         settings=(

@@ -198,14 +198,26 @@ def _hollow(text: str, is_cut: bool, request: Request) -> str | None:
 
 
 def _copies(said: str, is_beginning: bool, request: Request) -> bool:
-    """Say whether an item is one that was shown, or its beginning; whether a profile lies within a shown title."""
+    """Say whether an item is one that was shown, or its beginning; whether a profile is a part or a list of such."""
     match request.question:
         case ItemsQuestion(titles=titles):
-            shown = map(folded, titles)
-            return any(said == title or (is_beginning and title.startswith(said)) for title in shown)
+            return _copies_one(said, is_beginning, [folded(title) for title in titles])
         case DomainProfileQuestion(groups=groups):
-            return any(_within(said, title) for group in groups for title in group)
+            shown = [folded(title) for group in groups for title in group]
+            own = _without_titles(said, shown)
+            return not own or _copies_one(own, is_beginning, shown) or any(_within(said, title) for title in shown)
     return False  # the one description that there is may well be the user's
+
+
+def _copies_one(said: str, is_beginning: bool, titles: Sequence[str]) -> bool:
+    return any(said == title or (is_beginning and title.startswith(said)) for title in titles)
+
+
+def _without_titles(said: str, titles: Sequence[str]) -> str:
+    """Return what is left of a folded text once each of the titles is taken out, of two that overlap the longer."""
+    longest_first = sorted(filter(None, titles), key=len, reverse=True)
+    found = rf"(?<!\S)(?:{'|'.join(map(re.escape, longest_first))})(?!\S)"
+    return " ".join(re.sub(found, "", said).split()) if longest_first else said
 
 
 def _echoes(said: str, request: Request) -> bool:

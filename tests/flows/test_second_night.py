@@ -367,6 +367,16 @@ def test_a_model_that_says_the_same_about_everybody_ends_the_stage(place, model,
     assert figures["alike"] == 1
 
 
+@pytest.mark.parametrize("stage", ["profile_domains", "profile_users"])
+def test_profiles_that_are_the_same_for_everybody_end_their_stage(place, model, by_endpoint, monkeypatch, stage):
+    monkeypatch.setattr(model, "dull", True)
+    before = place.contents()
+    told = rf"{stage}: 100% of what was answered says nothing \(answers dropped: same: \d+\), more than \[llm\]"
+    with pytest.raises(UserError, match=told):
+        place.run(only=stage, set_=by_endpoint)
+    assert place.contents() == before
+
+
 def test_a_stage_of_which_many_answers_are_alike_warns(place, model, by_endpoint, monkeypatch, capfd):
     monkeypatch.setattr(model, "dull", True)
     limits = ("llm.max_useless=1.0", "llm.max_alike=1.0", "enrich.rows_per_shard=3")

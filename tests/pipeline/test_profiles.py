@@ -1,11 +1,14 @@
+import json
+
 import pyarrow as pa
 
 from data_lake.schemas import AUGMENTED_SEQUENCES
 from pipeline.config import ProfileConfig
+from pipeline.llm.generator import Reply
 from pipeline.profile.embed_profiles import embed_profiles, profiles_to_embed
 from pipeline.profile.profile_domains import profile_domains, profile_rows
 from pipeline.profile.profile_users import profile_users, users_to_profile
-from tests.pipeline.worlds import DOMAINS, Angles, Answering, items_table, rows_of, sequences_table
+from tests.pipeline.worlds import DOMAINS, Angles, Answering, Scripted, items_table, rows_of, sequences_table
 
 
 def test_profiles_list_items_by_cluster_and_mark_the_real_ones():
@@ -42,6 +45,22 @@ def test_profiles_list_items_by_cluster_and_mark_the_real_ones():
     two = Answering()
     profile_domains(profile_rows(augmented, clusters, 2, DOMAINS), items, two, ProfileConfig(), {})
     assert two.requests[0].question.groups == (("food 1", "food 0"),)
+
+
+def test_a_reply_that_is_a_copy_or_an_echo_is_asked_for_once_more_and_then_no_profile():
+    items, domains = items_table(food=[0, 90]), ("food",)
+    users = sequences_table(u="food_0 food_90 food_0 food_0", v="food_0 food_90 food_90 food_0")
+    marks = {"synthetic": pa.array([[False] * 4] * 2), "weights": pa.array([[0.0] * 4] * 2)}
+    for name, column in marks.items():
+        users = users.append_column(name, column)
+    clusters = pa.table({"item_id": ["food_0", "food_90"], "cluster": pa.array([0, 0], pa.int32())})
+    copied, echo, good = (Reply(json.dumps({"profile": text})) for text in ("Food 90.", "chosen food 0", "Likes tea."))
+    listed = profile_rows(users, clusters, 15, domains)
+    table = profile_domains(listed, items, Scripted(copied, copied, echo, good), ProfileConfig(), {})
+    assert rows_of(table, "status", "reason", "text") == [("failed", "echo", None), ("ok", None, "Likes tea.")]
+    merged = Scripted(echo := Reply(json.dumps({"profile": "evidence: 2, description"})), echo)
+    told = profile_users(users_to_profile(table), merged, ProfileConfig())
+    assert rows_of(told, "reason") == [("no_profiles",), ("echo",)]
 
 
 def test_the_merge_is_told_the_evidence_and_an_inferred_profile_weighs_nothing():

@@ -138,6 +138,7 @@ def test_a_profile_as_long_as_the_schema_allows_is_good_where_its_sentence_ends(
     [
         ("Herb tea", DOMAIN, "copied"),
         ("Rye Bread.", DOMAIN, "copied"),
+        ("- Rye bread\n- Herb Tea, 16 oz\n- Rye bread, rye bread", DOMAIN, "copied"),
         ("Group 1: chosen Herb Tea, 16 oz", DOMAIN, "echo"),
         ("You know a shop", DOMAIN, "echo"),
         ("you know a shop", USER, "echo"),
@@ -149,6 +150,17 @@ def test_a_profile_that_says_only_what_its_prompt_says_is_none(text, question, r
     with pytest.raises(BadReply, match=f"^{reason}$") as bad:
         profile(text, question)
     assert bad.value.dropped == (reason,)
+
+
+def test_a_list_of_shown_titles_that_the_schema_ended_is_a_copy():
+    text = "Rye Bread, Herb Tea, 16 oz, Rye Br"
+    with pytest.raises(BadReply, match=r"^copied$"):
+        profile(text, longest=len(text), is_retry=True)
+
+
+def test_a_profile_may_name_shown_titles_beside_words_of_its_own():
+    said = "Rye Bread fan; Herb Tea, 16 oz"
+    assert profile(said) == Reading((said,))
 
 
 def test_the_only_description_of_a_user_may_be_the_profile():
