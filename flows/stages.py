@@ -284,7 +284,25 @@ def _embed_profiles(run: StageRun) -> None:
     scopes = _profile_scopes(run.settings, run.domains)
     rows = profiles_to_embed(run.io.read("domain_profiles"), run.io.read("user_profiles"), scopes)
     run.io.sharded("profile_embeddings", rows, ("user_id", "scope"), make, run.settings.embed.rows_per_shard)
+    if scopes:
+        _measure_profiles(run, rows)
     run.models.close()
+
+
+def _measure_profiles(run: StageRun, profiles: pa.Table) -> None:
+    from pipeline.profile.measure_profiles import complaints, draw_users, measure_profiles, summary
+    from pipeline.profile.profile_domains import profile_rows
+    from pipeline.vectors.catalogue import Catalogue
+
+    catalogue, told = Catalogue.of(run.io.read("item_embeddings")), run.io.read("domain_profiles")
+    users = draw_users(run.io.read("augmented_sequences"), told["user_id"])
+    item_ids = catalogue.item_ids.filter(pa.array(catalogue.has_text))
+    no_clusters = pa.table({"item_id": item_ids, "cluster": pa.repeat(0, len(item_ids))})
+    prompts = profile_rows(users, no_clusters, run.settings.profile.last_items, run.domains)
+    found = measure_profiles(profiles, told, prompts, users, catalogue, run.domains, run.embed)
+    run.io.count(**summary(found))
+    for sentence in complaints(found):
+        log(f"embed_profiles: warning: {sentence}.")
 
 
 def _assemble_reads(settings: Settings) -> tuple[str, ...]:
@@ -507,9 +525,9 @@ SPECS: tuple[StageSpec, ...] = (
     StageSpec(
         name="embed_profiles",
         version=2,
-        reads=("domain_profiles", "user_profiles"),
+        reads=("domain_profiles", "user_profiles", "augmented_sequences", "item_embeddings"),
         makes=("profile_embeddings",),
-        settings=(),
+        settings=("profile.last_items",),
         constants=lambda settings: {"scopes": _profile_scopes(settings, ["each domain"])},
         machine=(
             "embed.rows_per_shard", "train.aggregate", "train.pretrain.align_weight", "train.finetune.align_weight",

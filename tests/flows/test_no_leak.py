@@ -76,18 +76,20 @@ def made(place, endpoint, *overrides):
     """Make everything up to the training set; return what must not change, and the sequences."""
     endpoint.asked.clear()
     asking = (
-        "enrich.examples=1", "llm.model=m", "llm.max_alike=1", "llm.max_useless=1",
+        "enrich.examples=1", "llm.model=m", "llm.max_alike=1", "llm.max_useless=1", "profile.last_items=3",
         f"openai.base_url=http://127.0.0.1:{endpoint.server_address[1]}/v1",
     )  # fmt: skip
     with place.open(*asking, *overrides, to="assemble") as run:
-        outputs = [run.lake.run(stage).outputs for stage in run.selection.apply(run.stages)]
-        content = {name: output.content for each in outputs for name, output in each.items()}
+        manifests = [run.lake.run(stage) for stage in run.selection.apply(run.stages)]
+        content = {name: output.content for each in manifests for name, output in each.outputs.items()}
+        [embedded] = [each for each in manifests if each.stage == "embed_profiles"]
         names = ("users", "items", "item_vectors", "profile_vectors", "info")
         training_set = {name: run.lake.read("training_set", name) for name in names}
         lists = ["items", "times", "splits", "synthetic", "weights"]
         actions = pl.DataFrame(run.lake.read("training_set", "sequences")).explode(lists)
     unchanged = {
         **{name: content[name] for name in ENRICHED},
+        "held_out": embedded.figures["held_out"],
         "prompts": sorted(endpoint.asked),
         **{name: rows_of(place.lake.home / "memory" / name) for name in FITS},
         **training_set,
@@ -131,6 +133,7 @@ def test_no_validation_or_test_item_reaches_prompts_fits_profiles_or_training_ta
     assert differing(found, clean) == []
     assert clean["clusters"]
     assert clean["examples"]
+    assert any(figures["users"] for figures in clean["held_out"]["found"].values())
     assert any(synthetic for *_, synthetic, _ in clean["targets"])
     assert (len(clean["prompts"]) > 0) == ("enrich.generator=openai" in overrides)
 
