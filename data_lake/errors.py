@@ -1,6 +1,6 @@
 """Errors that a user can fix."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,3 +24,10 @@ class DataRefused(UserError):
     def __init__(self, message: str, evidence: "Mapping[str, pa.Table]") -> None:
         super().__init__(message)
         self.evidence = evidence
+
+
+def shortened(names: Iterable[str], most: int = 20, widest: int = 60) -> str:
+    """Return names from data in one line for a message: the first `most` of them, each cut to `widest` characters."""
+    every = list(names)
+    shown = [name if len(name) <= widest else name[: widest - 1] + "…" for name in every[:most]]
+    return ", ".join(shown) + (f" and {len(every) - most:,} more" if len(every) > most else "")

@@ -13,7 +13,7 @@ from data_lake.keyed_cache import KeyedCache
 from data_lake.manifest import MANIFEST, Input, Manifest, find_alteration, fingerprint, git_commit, load, versions
 from data_lake.object_store import ObjectStore
 from data_lake.schemas import ARTIFACTS
-from data_lake.sources import source_hashes
+from data_lake.sources import check_unchanged, source_hashes
 from data_lake.stage import Recipe, Stage, State, differences
 from data_lake.stage_io import SHARDS, WORK, StageIO
 from data_lake.stores import CURRENT, FAILED, LocalStore, Store, current_path, verified_path
@@ -208,6 +208,7 @@ class Lake:
         io = StageIO(self.store, stage.name, stage.reads, stage.makes, recipe.fingerprint)
         try:
             stage.work(io)
+            check_unchanged(recipe.sources, self.home / SOURCES)
             manifest, folders = _finish(stage, recipe, io, stage.makes)
             for artifact, folder in folders.items():
                 put_folder(folder, self.home / artifact / recipe.fingerprint)

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -69,6 +70,44 @@ def test_a_new_version_makes_stale(lake: Lake, items: Items, writes: Writes) -> 
     lake.run(stage)
     newer = Stage("ingest", 2, (), ("items",), {}, stage.work)
     assert lake.state(newer).why == "version 1 -> 2"
+
+
+@pytest.mark.parametrize("keep_time", [True, False])
+def test_what_is_made_of_a_source_that_changed_while_it_was_read_is_not_published(
+    lake: Lake, items: Items, tmp_path: Path, keep_time: bool
+) -> None:
+    source = tmp_path / "items.csv"
+    source.write_text("tea")
+    edits = ["pan"]
+
+    def work(io: StageIO) -> None:
+        time = source.stat().st_mtime_ns
+        source.write_text(edits.pop() if edits else source.read_text())
+        if keep_time:
+            os.utime(source, ns=(time, time))
+        io.write("items", items(source.read_text()))
+
+    stage = Stage("ingest", 1, (), ("items",), {}, work, (source,))
+    lake.run(Stage("ingest", 1, (), ("items",), {"a": 1}, lambda io: io.write("items", items("tea")), (source,)))
+    before = lake.manifest("items")
+    with pytest.raises(UserError, match=r"items\.csv: changed while it was read\. Nothing was published"):
+        lake.run(stage)
+    assert lake.manifest("items") == before
+    manifest = lake.run(stage)
+    assert manifest.sources == {str(source): hashlib.sha256(b"pan").hexdigest()}
+    assert lake.read("items")["title"].to_pylist() == ["pan"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"x": 1}', "\ud800"])
+def test_what_is_remembered_of_sources_may_be_lost(
+    lake: Lake, items: Items, writes: Writes, tmp_path: Path, text: str
+) -> None:
+    source = tmp_path / "items.csv"
+    source.write_text("a,b")
+    stage = writes("ingest", {"items": items("tea")}, sources=(source,))
+    lake.run(stage)
+    (lake.home / ".sources.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    assert lake.state(stage).kind == "fresh"
 
 
 def test_a_changed_source_makes_stale_and_a_touched_one_does_not(
