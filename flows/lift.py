@@ -3,6 +3,7 @@
 from typing import Any
 
 from data_lake.lake import Lake
+from flows.text import escape_control
 
 
 def lift(lake: Lake) -> list[dict[str, Any]]:
@@ -27,7 +28,7 @@ def lift_lines(lake: Lake) -> list[str]:
             continue
         beside = ", ".join(f"{name} {rows[name]['share']:.2%}" for name in BESIDE if name in rows)
         lines.append(
-            f"{source} to {target}: {kept['users']:,} users chose {kept['share']:.2%} "
+            f"{escape_control(source)} to {escape_control(target)}: {kept['users']:,} users chose {kept['share']:.2%} "
             f"[{kept['low']:.2%}, {kept['high']:.2%}] of {kept['answers']:,} inserted items {TRUTHS[truth]} "
             f"(random items {kept['chance']:.3%}, {beside})"
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_lake.config import Config
-from data_lake.errors import UserError
+from data_lake.errors import UserError, shortened
 from data_lake.lake import Stage, StageIO
 from flows.models import Models
 from flows.settings import Settings
@@ -91,7 +91,7 @@ class StageRun:
         known = sorted(self.io.read("items", columns=["domain"])["domain"].unique().to_pylist())
         for name in self._domain_order:
             if name not in known:
-                raise UserError(f"[domains.{name}]: the items have no such domain. They have {', '.join(known)}.")
+                raise UserError(f"[domains.{name}]: the items have no such domain. They have {shortened(known)}.")
         return [*self._domain_order, *(name for name in known if name not in self._domain_order)]
 
     @cached_property

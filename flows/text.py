@@ -42,5 +42,5 @@ def table(rows: Sequence[Mapping[str, Any]], widest: int = WIDEST) -> str:
 
 
 def log(text: str) -> None:
-    """Tell the person at the terminal how things go; results go to stdout instead."""
-    print(text, file=sys.stderr, flush=True)
+    """Tell the person at the terminal how things go; results go to stdout instead. Control characters are escaped."""
+    print("\n".join(map(escape_control, text.split("\n"))), file=sys.stderr, flush=True)

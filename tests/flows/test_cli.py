@@ -350,3 +350,10 @@ def test_a_prefect_server_that_does_not_answer_is_named(place):
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: PREFECT_API_URL=http://127.0.0.1:9/api does not answer")
+
+
+def test_control_characters_in_what_is_logged_are_escaped(capsys):
+    from flows.text import log
+
+    log("domain \x1b[31mfood\u202e\r\nis red")
+    assert capsys.readouterr().err == "domain \\u001b[31mfood\\u202e\\u000d\nis red\n"
