@@ -1,7 +1,8 @@
 """Read CSV, JSON lines and Parquet into columns, keeping what cannot be read with its line and the reason.
 
 Text files are read in blocks and taken apart by column expressions, so that every row knows its true line and a bad
-line costs only itself. Python looks at single lines only in a stretch that holds a bad one.
+line costs only itself. Python looks at single lines only in a stretch that holds a bad one. The limits below keep a
+damaged or hostile file from taking the machine's memory.
 """
 
 import ast
@@ -11,7 +12,6 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,15 @@ import polars as pl
 import pyarrow as pa
 
 from data_lake.errors import UserError
+from pipeline.ingest import parquet
+from pipeline.ingest.limits import LONGEST_LITERAL, LONGEST_RECORD, RECORD_LINES, check_columns, check_unpacked
 
-BLOCK = 1 << 24
+BLOCK = 1 << 22
 HEAD = 1 << 20
+HEAD_ROWS = 1000
 JSON_ROWS = 50_000
-RECORD_LINES = 1000
-"""Lines that one quoted CSV record may span; a quote that stays open for longer is a bad line."""
+STRAY = 0.75
+"""Share of the lines between two quotes that are records themselves, above which the quotes are taken for stray."""
 ROW_CHARACTERS = 500
 
 ENDINGS = {
@@ -33,7 +36,18 @@ ENDINGS = {
     ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
 SEPARATORS = {"csv": ",", "tsv": "\t"}
+"""A CSV may quote its fields; in a TSV a quote is a character like any other."""
 
+_SEPARATOR_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+_OTHER_FORMS = {
+    b"PK\x03\x04": "a zip archive or an Excel workbook", b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"PAR1": "Parquet, as a name ending in .parquet tells",
+    b"\x1f\x8b": "packed by gzip, as a name ending in .gz tells",
+    b"BZh": "packed by bzip2", b"\xfd7zXZ": "packed by xz", b"\x28\xb5\x2f\xfd": "packed by zstd",
+    b"\xff\xfe": "UTF-16 text", b"\xfe\xff": "UTF-16 text",
+}  # fmt: skip
+
+_MARK = "line number of LLM-EDT"
 _BAD = pl.Schema({"line": pl.Int64, "reason": pl.String, "row": pl.String})
 
 
@@ -62,14 +76,18 @@ def columns_of(path: Path) -> list[str]:
     """Return the columns of a file; those of JSON lines are the keys of the objects at its head."""
     kind = kind_of(path)
     if kind == "parquet":
-        return list(_parquet(path).collect_schema().names())
+        return check_columns(path, parquet.columns_of(path))
     block, _ = head(path)
+    _check_form(path, block)
+    first = block.split(b"\n", 1)[0]
     if kind in SEPARATORS:
-        return _header(path, block.split(b"\n", 1)[0], SEPARATORS[kind])
-    found = (_parse(line.decode("utf-8", "replace")) for line in block.split(b"\n", 1000)[:1000])
+        return _header(path, first, SEPARATORS[kind])
+    found = (_parse(line.decode("utf-8", "replace")) for line in block.split(b"\n", HEAD_ROWS)[:HEAD_ROWS])
     columns = list(dict.fromkeys(key for each in found if each for key in each))
     if not columns:
-        raise UserError(f"{path}: no JSON object in its first lines. Each line must hold one object.")
+        is_array = block.lstrip().startswith(b"[")
+        what = "it is one JSON array" if is_array else "no JSON object in its first lines"
+        raise UserError(f"{path}: {what}. Each line must hold one object.")
     return columns
 
 
@@ -77,20 +95,7 @@ def read(path: Path, columns: Sequence[str], only_head: bool = False) -> Rows:
     """Read `columns`, which the file has, and the line (Parquet: row) of each row, counted from 1."""
     kind = kind_of(path)
     if kind == "parquet":
-        lists = pl.selectors.by_dtype(pl.List)
-        frame = (
-            _parquet(path)
-            .select(columns)
-            .with_columns(pl.selectors.binary().cast(pl.String), lists.cast(pl.List(pl.String)).list.join(" "))
-        )
-        for name, dtype in frame.collect_schema().items():
-            if dtype.is_nested() or dtype == pl.Duration:
-                raise UserError(f"{path}: column '{name}' holds {dtype}, no plain values. Give another column.")
-        frame = (frame.head(1000) if only_head else frame).with_row_index("line", 1).cast({"line": pl.Int64})
-        try:
-            return Rows(frame.collect(), pl.DataFrame(schema=_BAD))
-        except pl.exceptions.PolarsError as error:
-            raise UserError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}).") from error
+        return Rows(parquet.read(path, columns, HEAD_ROWS if only_head else None), pl.DataFrame(schema=_BAD))
     blocks = iter([head(path)[0]]) if only_head else _blocks(path, BLOCK)
     parts = list(_csv(path, blocks, columns, SEPARATORS[kind]) if kind in SEPARATORS else _json(blocks, columns))
     if not parts:
@@ -106,28 +111,32 @@ def head(path: Path) -> tuple[bytes, bool]:
     return next(blocks, b""), next(blocks, None) is None
 
 
-def _parquet(path: Path) -> pl.LazyFrame:
-    try:
-        frame = pl.scan_parquet(path)
-        frame.collect_schema()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}).") from error
-    return frame
+def _check_form(path: Path, block: bytes) -> None:
+    """Refuse a text file that is something else."""
+    form = next((name for mark, name in _OTHER_FORMS.items() if block.startswith(mark)), None)
+    if form is None and b"\0" in block[:ROW_CHARACTERS]:
+        form = "no text in UTF-8"
+    if form:
+        raise UserError(f"{path}: it is {form}. Save it as CSV, TSV or JSON lines in UTF-8, or as Parquet.")
+    if b"\r" in block.split(b"\n", 1)[0].rstrip(b"\r"):
+        raise UserError(f"{path}: its lines end in a carriage return (CR) alone. Save it with line feeds (LF).")
 
 
 def _blocks(path: Path, size: int) -> Iterator[bytes]:
-    """Yield the file's bytes in blocks of whole lines."""
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
-    rest = b""
+    """Yield the file's bytes in blocks of whole lines; what a line has above LONGEST_RECORD may be left out."""
+    is_packed = path.name.lower().endswith(".gz")
+    rest, unpacked = b"", 0
     try:
-        with opened(path, "rb") as file:
-            for block in iter(partial(file.read, size), b""):
+        with (gzip.open if is_packed else open)(path, "rb") as file:
+            while block := file.read(size):
+                unpacked += len(block)
+                if is_packed:
+                    check_unpacked(path, unpacked)
                 end = block.rfind(b"\n") + 1
-                if not end:
-                    rest += block
-                    continue
-                yield rest + block[:end]
-                rest = block[end:]
+                if end:
+                    yield rest + block[:end]
+                    rest = b""
+                rest = (rest + block[end:])[: LONGEST_RECORD + 1]
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise UserError(f"{path}: cannot be unpacked to its end ({error}). Get the file again.") from error
     if rest:
@@ -135,7 +144,7 @@ def _blocks(path: Path, size: int) -> Iterator[bytes]:
 
 
 def _lines(block: bytes, first: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Take a block apart: (line, text) of what is UTF-8, and the bad lines."""
+    """Take a block apart: (line, text) of what is UTF-8 and not too long, and the bad lines."""
     ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
     if not block.endswith(b"\n"):
         ends = np.append(ends, len(block))
@@ -144,18 +153,31 @@ def _lines(block: bytes, first: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     texts = pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(starts), pa.py_buffer(data))
     bad = pl.DataFrame(schema=_BAD)
     numbers = pl.int_range(first, first + len(ends), dtype=pl.Int64, eager=True).alias("line")
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
+    if np.diff(starts).max(initial=0) > LONGEST_RECORD + 1 or not _is_utf8(data):
         raw = texts.cast(pa.large_binary()).to_pylist()
-        wrong = [number for number, line in enumerate(raw) if not _is_utf8(line)]
-        rows = [raw[number].decode("utf-8", "replace").rstrip("\r\n")[:ROW_CHARACTERS] for number in wrong]
-        bad = pl.DataFrame({"line": [first + number for number in wrong], "reason": "undecodable", "row": rows}, _BAD)
+        reasons = {number: reason for number, line in enumerate(raw) if (reason := _why_bad(line))}
+        wrong = list(reasons)
+        rows = [raw[number][: 4 * ROW_CHARACTERS].decode("utf-8", "replace").rstrip("\r\n") for number in wrong]
+        bad = pl.DataFrame(
+            {
+                "line": [first + number for number in wrong],
+                "reason": list(reasons.values()),
+                "row": [row[:ROW_CHARACTERS] for row in rows],
+            },
+            _BAD,
+        )
         right = np.setdiff1d(np.arange(len(ends)), wrong)
         texts = texts.cast(pa.large_binary()).take(pa.array(right)).cast(pa.large_string())
         numbers = numbers.gather(right)
     good = pl.DataFrame([numbers, pl.Series("text", texts).str.strip_chars_end("\r\n")])
     return good, bad
+
+
+def _why_bad(line: bytes) -> str | None:
+    """Return why a line with its end cannot be read as text, if so."""
+    if len(line) > LONGEST_RECORD + 1:
+        return "too_long"
+    return None if _is_utf8(line) else "undecodable"
 
 
 def _is_utf8(line: bytes) -> bool:
@@ -170,10 +192,14 @@ def _refused(rows: pl.DataFrame, reason: str) -> pl.DataFrame:
     return rows.select("line", reason=pl.lit(reason), row=pl.col("text").str.slice(0, ROW_CHARACTERS))
 
 
-# CSV
+# CSV and TSV
 
 
 def _header(path: Path, line: bytes, separator: str) -> list[str]:
+    if len(line) > LONGEST_RECORD:
+        raise UserError(
+            f"{path}: its first line has more than {LONGEST_RECORD:,} bytes (LONGEST_RECORD). It must name the columns."
+        )
     try:
         text = line.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
@@ -181,7 +207,13 @@ def _header(path: Path, line: bytes, separator: str) -> list[str]:
     fields = _fields(text, separator)
     if not text.strip() or fields is None:
         raise UserError(f"{path}: its first line must name the columns.")
-    return [field.strip() for field in fields]
+    other = max((mark for mark in _SEPARATOR_NAMES if mark != separator), key=text.count)
+    if len(fields) == 1 and other in text:
+        raise UserError(
+            f"{path}: its columns stand between {_SEPARATOR_NAMES[other]}. Save it with commas as .csv or with tabs as "
+            ".tsv."
+        )
+    return check_columns(path, [field.strip() for field in fields])
 
 
 def _field_pattern(separator: str) -> str:
@@ -190,7 +222,9 @@ def _field_pattern(separator: str) -> str:
 
 
 def _fields(text: str, separator: str) -> list[str] | None:
-    """Return the fields of one CSV record, None where its quoting is broken."""
+    """Return the fields of one record, None where its quoting is broken."""
+    if separator == SEPARATORS["tsv"]:
+        return text.split(separator)
     found = re.findall(_field_pattern(separator), separator + text)
     if sum(map(len, found)) != len(text) + 1:
         return None
@@ -204,28 +238,36 @@ def _csv(path: Path, blocks: Iterable[bytes], columns: Sequence[str], separator:
         if not header:
             top, _, block = block.partition(b"\n")
             header, first = _header(path, top, separator), 2
-        lines, undecodable = _lines(block, first)
+        lines, bad = _lines(block, first)
         first += block.count(b"\n") + (not block.endswith(b"\n") and bool(block))
+        if separator == SEPARATORS["tsv"]:
+            yield _split_fields(lines, bad, header, columns, separator)
+            continue
         if open_record is not None:
             lines = pl.concat([open_record, lines])
-        lines, open_record = _join_quoted(lines, header, separator)
-        yield _split_fields(lines, undecodable, header, columns, separator)
+        lines, stray, open_record = _join_quoted(lines, header, separator)
+        yield _split_fields(lines, pl.concat([bad, _refused(stray, "bad_quoting")]), header, columns, separator)
     if open_record is not None:
         yield _split_fields(open_record, pl.DataFrame(schema=_BAD), header, columns, separator)
 
 
-def _join_quoted(lines: pl.DataFrame, header: list[str], separator: str) -> tuple[pl.DataFrame, pl.DataFrame | None]:
-    """Join the lines of each record whose quoted field holds newlines; return the records and what is still open.
+def _join_quoted(
+    lines: pl.DataFrame, header: list[str], separator: str
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame | None]:
+    """Join the lines of each record whose quoted field holds newlines; return records, refused lines, what is open.
 
     Only a line with an odd number of quotes can open or close such a record. Two of them are joined when the result
-    is a record with the right number of fields; else the line stays as it is and is found bad later.
+    is a record with the right number of fields; else each stays as it is and is found bad later. Where most of the
+    lines are records themselves the two quotes are stray: nothing is joined, and the two lines are refused.
     """
+    nothing = lines.clear()
     quotes = lines["text"].str.count_matches('"', literal=True)
     odd = (quotes % 2 == 1).arg_true().to_list()
     if not odd:
-        return lines, None
+        return lines, nothing, None
     opens = re.compile(f'(?:^|{re.escape(separator)})"(?:[^"]|"")*$')
-    texts, end, joined, inner = lines["text"], len(lines), dict[int, str](), list[int]()
+    texts, end, joined, inner, stray = lines["text"], len(lines), dict[int, str](), list[int](), list[int]()
+    ends = np.cumsum(texts.str.len_bytes().to_numpy() + 1)
     index = 0
     while index < len(odd):
         start = odd[index]
@@ -233,28 +275,45 @@ def _join_quoted(lines: pl.DataFrame, header: list[str], separator: str) -> tupl
         if not opens.search(texts[start]):
             continue
         stop = odd[index] if index < len(odd) else None
-        if stop is None and len(lines) - start < RECORD_LINES:
+        last = len(lines) - 1 if stop is None else stop
+        if last - start >= RECORD_LINES or ends[last] - ends[start] > LONGEST_RECORD:
+            continue
+        if stop is None:
             end = start
-        elif stop is not None and stop - start < RECORD_LINES:
-            text = "\n".join(texts[start : stop + 1])
-            fields = _fields(text, separator)
-            if fields is not None and len(fields) == len(header):
-                joined[start] = text
-                inner += range(start + 1, stop + 1)
-                index += 1
+            continue
+        record = texts[start : stop + 1].to_list()
+        text = "\n".join(record)
+        fields = _fields(text, separator)
+        if fields is None or len(fields) != len(header):
+            continue
+        index += 1
+        if sum(_is_record(line, separator, len(header)) for line in record) > STRAY * len(record):
+            stray += [start, stop]
+        else:
+            joined[start] = text
+            inner += range(start + 1, stop + 1)
     texts = texts.scatter(list(joined), list(joined.values())) if joined else texts
     keep = np.ones(len(lines), bool)
-    keep[inner] = False
+    keep[[*inner, *stray]] = False
     keep[end:] = False
-    return lines.with_columns(text=texts).filter(pl.Series(keep)), lines[end:] if end < len(lines) else None
+    records = lines.with_columns(text=texts).filter(pl.Series(keep))
+    return records, lines[stray] if stray else nothing, lines[end:] if end < len(lines) else None
+
+
+def _is_record(line: str, separator: str, width: int) -> bool:
+    """Say whether a line has the right number of fields, where a quote that is not closed is a character."""
+    mark = re.escape(separator)
+    return len(re.findall(f'{mark}(?:"(?:[^"]|"")*"(?={mark}|$)|[^{mark}]*)', separator + line)) == width
 
 
 def _split_fields(
     lines: pl.DataFrame, bad: pl.DataFrame, header: list[str], columns: Sequence[str], separator: str
 ) -> Rows:
     text, width = pl.col("text"), len(header)
-    lines = lines.filter(text.str.contains(r"\S"))
+    lines = lines.filter(text.str.contains(rf"[^\s]|{re.escape(separator)}"))
     has_quotes = lines["text"].str.contains('"', literal=True)
+    if separator == SEPARATORS["tsv"]:
+        has_quotes = has_quotes & False
     plain, quoted = lines.filter(~has_quotes), lines.filter(has_quotes)
     fits = text.str.count_matches(separator, literal=True) == width - 1
     bad = pl.concat([bad, _refused(plain.filter(~fits), "wrong_field_count")])
@@ -307,13 +366,14 @@ def _nothing(columns: Sequence[str]) -> list[pl.Expr]:
 def _objects(lines: pl.DataFrame, columns: Sequence[str]) -> Iterator[Rows]:
     """Parse a stretch at once, apart from lines that do not look like one object; where that fails halve it.
 
-    The parser joins all lines into one array, so a line that does not look like an object must not reach it.
+    The parser joins all lines into one array, so a line that does not look like an object must not reach it, and each
+    object that it returns must show the number of its line.
     """
     alike = lines["text"].str.contains(r"(?s)^\s*\{\s*[\"}].*\}\s*$")
     if not alike.all():
         yield _objects_one_by_one(lines.filter(~alike), columns)
         lines = lines.filter(alike)
-    decoded = _decode(lines["text"], columns)
+    decoded = _decode(lines, columns)
     if decoded is not None:
         yield Rows(pl.DataFrame([*decoded, lines["line"]]), pl.DataFrame(schema=_BAD))
     elif len(lines) <= 256:
@@ -324,15 +384,17 @@ def _objects(lines: pl.DataFrame, columns: Sequence[str]) -> Iterator[Rows]:
         yield from _objects(lines[half:], columns)
 
 
-def _decode(texts: pl.Series, columns: Sequence[str]) -> list[pl.Series] | None:
+def _decode(lines: pl.DataFrame, columns: Sequence[str]) -> list[pl.Series] | None:
     """Return the columns of JSON objects with simple values, None where a line is anything else."""
-    if not len(texts):
+    if not len(lines):
         return [pl.Series(name, [], pl.String) for name in columns]
+    numbers, rest = pl.col("line").cast(pl.String), pl.col("text").str.strip_chars_start().str.slice(1)
+    marked = lines.select(pl.concat_str(pl.lit(f'{{"{_MARK}":'), numbers, pl.lit(","), rest)).to_series()
     try:
-        objects = texts.str.json_decode(pl.Struct({name: pl.String for name in columns}))
+        objects = marked.str.json_decode(pl.Struct({_MARK: pl.Int64} | {name: pl.String for name in columns}))
     except pl.exceptions.ComputeError:
         return None
-    if len(objects) != len(texts):
+    if not objects.struct.field(_MARK).equals(lines["line"], null_equal=False):
         return None
     return [objects.struct.field(name).replace("", None) for name in columns]
 
@@ -350,13 +412,22 @@ def _parse(text: str) -> dict[str, Any] | None:
     text = text.strip()
     if not text.startswith("{"):
         return None
-    for parse in (json.loads, ast.literal_eval):
+    for parse in (_parse_json, ast.literal_eval)[: 1 + (len(text) <= LONGEST_LITERAL)]:
         try:
             found = parse(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             continue
         return found if isinstance(found, dict) and all(isinstance(key, str) for key in found) else None
     return None
+
+
+def _parse_json(text: str) -> Any:
+    """Read JSON; of a key that an object has twice the first counts, as for the parser of whole stretches."""
+    return json.loads(text, object_pairs_hook=lambda pairs: dict(reversed(pairs)) if _repeats(pairs) else dict(pairs))
+
+
+def _repeats(pairs: list[tuple[str, Any]]) -> bool:
+    return len(dict(pairs)) < len(pairs)
 
 
 def _as_text(value: Any) -> str | None:

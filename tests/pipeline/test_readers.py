@@ -1,17 +1,25 @@
 """Files are read row by row without loss: what cannot be read is named with its line."""
 
+import csv
 import gzip
+import io
 import json
+import random
 import re
+import subprocess
+import sys
 from datetime import timedelta
+from decimal import Decimal
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_lake.errors import UserError
-from pipeline.ingest import readers
+from pipeline.ingest import limits, readers
 
 
 def rows(frame):
@@ -81,6 +89,7 @@ def test_lines_and_quoted_records_across_blocks_are_whole(tmp_path, monkeypatch)
 def test_a_csv_that_quotes_everything_is_read_as_written(tmp_path_factory, pairs):
     path = tmp_path_factory.mktemp("csv") / "a.csv"
     pairs = [tuple(text.replace("\r", "").strip() or "x" for text in pair) for pair in pairs]
+    pairs = [tuple(text.replace(",", ";") if "\n" in text else text for text in pair) for pair in pairs]
     body = "".join(",".join('"' + text.replace('"', '""') + '"' for text in pair) + "\n" for pair in pairs)
     path.write_bytes(("a,b\n" + body).encode())
     found = readers.read(path, ["a", "b"])
@@ -125,9 +134,9 @@ def test_lists_and_bytes_of_a_parquet_file_are_text(tmp_path):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (b"\xff", "a.parquet: cannot be read as Parquet (invalid utf8)."),
-        ({"x": 1}, "a.parquet: column 'id' holds Struct({'x': Int64}), no plain values. Give another column."),
-        (timedelta(1), "a.parquet: column 'id' holds Duration(time_unit='us'), no plain values. Give another column."),
+        (b"\xff", "a.parquet: column 'id' holds bytes that are no text. Give another column."),
+        ({"x": 1}, "a.parquet: column 'id' holds struct<x: int64>, no plain values. Give another column."),
+        (timedelta(1), "a.parquet: column 'id' holds duration[us], no plain values. Give another column."),
     ],
 )
 def test_a_parquet_column_that_is_no_text_number_or_time_is_refused(tmp_path, value, message):
@@ -144,6 +153,20 @@ def test_a_parquet_column_that_is_no_text_number_or_time_is_refused(tmp_path, va
         ("a.parquet", b"no parquet", "cannot be read as Parquet"),
         ("a.jsonl", b"a,b\n", "no JSON object"),
         ("a.csv.gz", gzip.compress(b"a,b\n" * 99999)[:-20], "cannot be unpacked"),
+        ("a.csv", b"a;b;c\n1;2;3\n", "its columns stand between semicolons"),
+        ("a.csv", b"a\tb\n1\t2\n", "its columns stand between tabs"),
+        ("a.tsv", b"a,b\n1,2\n", "its columns stand between commas"),
+        ("a.csv", b"a,b\r1,2\r", r"a carriage return \(CR\) alone"),
+        ("a.jsonl", b'{"a": 1}\r{"a": 2}\r', r"a carriage return \(CR\) alone"),
+        ("a.csv", b"a,b,a\n1,2,3\n", "more than one column is called a. Rename"),
+        ("a.tsv", b"a\t a \n1\t2\n", "more than one column is called a. Rename"),
+        ("a.csv", "a,b\n1,2\n".encode("utf-16"), "it is UTF-16 text"),
+        ("a.csv", "a,b\n1,2\n".encode("utf-16-le"), "it is no text in UTF-8"),
+        ("a.csv", b"PK\x03\x04rest", "it is a zip archive or an Excel workbook"),
+        ("a.csv", gzip.compress(b"a,b\n"), "it is packed by gzip"),
+        ("a.jsonl", b'[{"a": 1}, {"a": 2}]', "it is one JSON array"),
+        ("a.csv", b"a," * 600_000, r"more than 1,048,576 bytes \(LONGEST_RECORD\)"),
+        ("a.csv", ",".join(f"c{n}" for n in range(10_001)).encode(), r"10,001 columns; .* 10,000 .*\(MOST_COLUMNS\)"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
@@ -157,3 +180,189 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         readers.columns_of(tmp_path / "none.csv")
+
+
+def test_a_quote_in_a_tsv_is_a_character_like_any_other(tmp_path):
+    (tmp_path / "a.tsv").write_text('id\ttitle\n1\t"Best ever snack\n2\tsnack bar 12"\n3\t"quoted"\n\t\n4\n')
+    found = readers.read(tmp_path / "a.tsv", ["id", "title"])
+    assert rows(found.good) == [
+        ("1", '"Best ever snack', 2), ("2", 'snack bar 12"', 3), ("3", '"quoted"', 4), (None, None, 5)
+    ]  # fmt: skip
+    assert rows(found.bad) == [(6, "wrong_field_count", "4")]
+
+
+def test_two_stray_quotes_of_a_csv_cost_their_own_lines_only(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        'id,kind,title\n1,food,"Best ever\n2,food,tea\n3,food,bar 12"\n4,food,"two\nlines"\n'
+    )
+    found = readers.read(tmp_path / "a.csv", ["id", "title"])
+    assert rows(found.good) == [("2", "tea", 3), ("4", "two\nlines", 5)]
+    assert [(line, reason) for line, reason, _ in rows(found.bad)] == [(2, "bad_quoting"), (4, "bad_quoting")]
+
+
+def read_lines(folder, name, separator, records, size):
+    """Write records as they are, and return what is read of them in blocks of this size."""
+    path = folder / name
+    path.write_text(f"a{separator}b{separator}c\n" + "".join(separator.join(each) + "\n" for each in records))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "BLOCK", size)
+        return readers.read(path, ["a", "b", "c"])
+
+
+SIZES = st.sampled_from([3, 17, readers.BLOCK])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(*[st.text('ab" {,', max_size=5)] * 3), max_size=20), SIZES)
+def test_every_line_of_a_tsv_is_read_as_it_stands(tmp_path_factory, records, size):
+    found = read_lines(tmp_path_factory.mktemp("tsv"), "a.tsv", "\t", records, size)
+    assert rows(found.good.select("a", "b", "c").fill_null("")) == records
+    assert len(found.bad) == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text('ab" {', max_size=5), max_size=30), st.integers(0, 2), SIZES)
+def test_every_line_of_a_csv_is_one_row_however_quotes_stand_in_a_column(tmp_path_factory, texts, column, size):
+    records = [("a",) * column + (text,) + ("c",) * (2 - column) for text in texts]
+    found = read_lines(tmp_path_factory.mktemp("lines"), "a.csv", ",", records, size)
+    assert sorted([*found.good["line"], *found.bad["line"]]) == list(range(2, len(records) + 2))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.text('ab", '), st.text('ab"\n '), st.text('ab", ')), max_size=8))
+def test_what_a_csv_writer_quotes_where_it_must_is_read_as_written(tmp_path_factory, records):
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("a", "b", "c"), *records])
+    found = readers.read(path, ["a", "b", "c"])
+    assert rows(found.good.select("a", "b", "c").fill_null("")) == records
+    assert len(found.bad) == 0
+
+
+def test_broken_lines_of_json_do_not_become_one_object(tmp_path):
+    lines = ['{"user": "a", "note": [{"x": 1}', '{"y": 2}]}', '{"user": "b"},{"user": "c"}', '{"user": "d"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    found = readers.read(tmp_path / "a.jsonl", ["user"])
+    assert rows(found.good) == [("d", 4)]
+    assert found.bad["line"].to_list() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("beside", ["{}", "bad"])
+def test_of_a_key_that_an_object_has_twice_the_first_counts(tmp_path, beside):
+    (tmp_path / "a.jsonl").write_text(f'{{"user": 1, "user": 2}}\n{beside}\n')
+    assert readers.read(tmp_path / "a.jsonl", ["user"]).good["user"][0] == "1"
+
+
+def test_a_line_that_is_too_long_is_refused_at_its_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "LONGEST_RECORD", 10)
+    (tmp_path / "a.csv").write_text("a,b\n1,123456789\n2," + "x" * 50 + "\n3,y\n" + "é" * 40)
+    for size in (1, 7, 30, readers.BLOCK):
+        monkeypatch.setattr(readers, "BLOCK", size)
+        found = readers.read(tmp_path / "a.csv", ["a", "b"])
+        assert rows(found.good) == [("3", "y", 4)]
+        assert [(line, reason) for line, reason, _ in rows(found.bad)] == [
+            (2, "too_long"), (3, "too_long"), (5, "too_long")
+        ]  # fmt: skip
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from data_lake.errors import UserError
+from pipeline.ingest import readers
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    found = readers.read(Path(sys.argv[1]), ["a", "b"])
+    print(len(found.good), found.bad["reason"].to_list())
+except UserError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+def test_a_line_without_an_end_takes_little_memory(tmp_path, name):
+    with (tmp_path / name).open("wb") as file:
+        file.write(b'{"a": 1, "b": 2}\n' if name == "a.jsonl" else b"a,b\n" if name == "a.csv" else b"a\tb\n")
+        file.truncate(256 << 20)
+    done = subprocess.run([sys.executable, "-c", PEAK, tmp_path / name], capture_output=True, text=True, check=True)
+    found, peak = done.stdout.splitlines()
+    assert found == ("1 ['too_long']" if name == "a.jsonl" else "0 ['too_long']")
+    assert int(peak) < 128
+
+
+def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(tmp_path):
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"a,b\n" + b"x\n" * (12 << 20)))
+    done = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True)
+    found, peak = done.stdout.splitlines()
+    assert "more than 100 times its size (MOST_UNPACKED)" in found
+    assert int(peak) < 1024
+
+
+def test_a_small_parquet_file_of_very_many_rows_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "FREELY_UNPACKED", 1000)
+    pq.write_table(pa.table({"a": pa.array([1] * 2_000_000)}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="more than 100 times its size"):
+        readers.columns_of(tmp_path / "a.parquet")
+
+
+def test_dictionaries_decimals_and_extensions_of_a_parquet_file_are_their_values(tmp_path):
+    table = pa.table(
+        {
+            "word": pa.array(["x", None, "x"]).dictionary_encode(),
+            "words": pa.array([["x", "y"], None, []], pa.list_(pa.dictionary(pa.int32(), pa.string()))),
+            "time": pa.array(["2020-01-01", "2020-01-02", "2020-01-01"]).dictionary_encode(),
+            "price": pa.array([Decimal("1000.00"), None, Decimal("2.50")]),
+            "json": pa.array(["{}", "1", None]).cast(pa.string()),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = readers.read(tmp_path / "a.parquet", table.column_names).good
+    assert set(found.drop("line").dtypes) == {pl.String}
+    assert found.drop("line").rows() == [
+        ("x", "x y", "2020-01-01", "1000.00", "{}"), (None, None, "2020-01-02", None, "1"),
+        ("x", "", "2020-01-01", "2.50", None),
+    ]  # fmt: skip
+
+
+def test_the_folders_around_a_parquet_file_add_the_columns_that_they_name(tmp_path):
+    path = tmp_path / "day=2020-01-01" / "domain=food%20shop" / "part-0.parquet"
+    path.parent.mkdir(parents=True)
+    pl.DataFrame({"user": ["a", "b"]}).write_parquet(path)
+    assert readers.columns_of(path) == ["user", "day", "domain"]
+    assert readers.read(path, ["domain", "user"]).good.rows() == [("food shop", "a", 1), ("food shop", "b", 2)]
+    assert readers.read(path, ["day"]).good.rows() == [("2020-01-01", 1), ("2020-01-01", 2)]
+
+
+def test_a_name_that_two_columns_of_a_parquet_file_share_is_refused(tmp_path):
+    table = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["id", "id"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="more than one column is called id"):
+        readers.columns_of(tmp_path / "a.parquet")
+
+
+def _parquet_bytes(page_version):
+    table = pa.table({"id": [f"i{n % 50}" for n in range(300)], "time": list(range(300))})
+    table = table.append_column("kind", pa.array(["x", "y", None] * 100).dictionary_encode())
+    file = io.BytesIO()
+    pq.write_table(table, file, data_page_version=page_version, compression="zstd")
+    return file.getvalue()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["1.0", "2.0"]))
+def test_a_damaged_parquet_file_is_read_or_refused_in_a_sentence(tmp_path_factory, seed, page_version):
+    chance = random.Random(seed)
+    data = bytearray(_parquet_bytes(page_version))
+    for _ in range(chance.choice([1, 2, 20])):
+        data[chance.randrange(len(data))] = chance.randrange(256)
+    path = tmp_path_factory.getbasetemp() / "damaged.parquet"
+    path.write_bytes(data if chance.random() < 0.9 else data[: chance.randrange(len(data))])
+    message = ""
+    try:
+        readers.columns_of(path)
+        readers.read(path, ["id", "time", "kind"])
+    except UserError as error:
+        message = str(error)
+    assert len(message.splitlines()) <= 1
