@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_lake.config import Config
+from data_lake.errors import shortened
 from data_lake.lake import Lake, Stage
 from data_lake.schemas import ALL
 from flows.counting import Make, with_counts
@@ -44,14 +45,19 @@ def _ingest(run: StageRun) -> None:
     run.io.write("queries", found.queries)
     run.io.write("rejects", found.rejects)
     run.io.count(**found.figures)
+    for sentence in found.warnings:
+        log(f"ingest: warning: {sentence}")
 
 
 def _split(run: StageRun) -> None:
-    from pipeline.split import split
+    from pipeline.split import domains_without_targets, split
 
     sequences, figures = split(run.io.read("interactions"), run.settings.split, run.io.read("queries"))
     run.io.write("sequences", sequences)
     run.io.count(**figures)
+    for role, domains in domains_without_targets(sequences).items():
+        if domains:
+            log(f"split: warning: no {role} target lies in domain {shortened(map(repr, domains))}.")
 
 
 def _embed_items(run: StageRun) -> None:
@@ -390,7 +396,7 @@ ON_TRAINING_MACHINE = ("processes", *MACHINE)
 SPECS: tuple[StageSpec, ...] = (
     StageSpec(
         name="ingest",
-        version=2,
+        version=3,
         reads=(),
         makes=("interactions", "items", "queries", "rejects"),
         settings=("data", "split.by", "split.validation_queries", "split.test_queries"),

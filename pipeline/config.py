@@ -57,7 +57,8 @@ class DataConfig(Config):
     """The raw files, and what of them is taken."""
 
     interactions: Files | dict[str, Files]
-    """A file (or a list of files) for all domains, or one for each: {food = "food.csv", kitchen = "kitchen.csv"}."""
+    """A file (or a list of files) for all domains, or one for each: {food = "food.csv", kitchen = "kitchen.csv"}. A
+    folder stands for the Parquet files in it."""
     items: Files | dict[str, Files]
     format: str = BY_COLUMNS
     """`columns` reads what [data.columns] names; the formats of `ingest.formats` know their columns and time unit."""
@@ -92,9 +93,11 @@ class DataConfig(Config):
     def _check_files(cls, files: Files | dict[str, Files]) -> Files | dict[str, Files]:
         if files in ((), {}):
             raise ValueError("no file is named")
-        if isinstance(files, dict) and "all" in files:
+        if not isinstance(files, dict):
+            return _without_folders(files)
+        if "all" in files:
             raise ValueError("a domain cannot be called 'all', the name for all domains together")
-        return files
+        return {domain: _without_folders(group) for domain, group in files.items()}
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
@@ -116,6 +119,27 @@ def _named_files(cfg: Config, *keys: str) -> dict[str, list[tuple[str | None, st
     files = {key: listed(cfg.__dict__[key]) for key in keys if key in cfg.__dict__}
     names = short_names([path for group in files.values() for _, path in group])
     return {key: [(domain, names[path]) for domain, path in group] for key, group in files.items()}
+
+
+def parquet_files(path: Path) -> tuple[Path, ...]:
+    """Return the Parquet files of a folder by name, hidden ones (`.` or `_`) left out; of a file the file itself.
+
+    Raises ValueError for a folder that has none.
+    """
+    if not path.is_dir():
+        return (path,)
+    found = [each for ending in (".parquet", ".pq") for each in path.rglob(f"*{ending}") if each.is_file()]
+    shown = [each for each in found if not any(part[0] in "._" for part in each.relative_to(path).parts)]
+    if not shown:
+        raise ValueError(f"{path}: a folder without Parquet files. Of other files name each, in a list")
+    return tuple(sorted(shown))
+
+
+def _without_folders(files: Files) -> Files:
+    """Put the Parquet files of each folder in its place."""
+    if isinstance(files, tuple):
+        return tuple(each for path in files for each in parquet_files(path))
+    return parquet_files(files) if files.is_dir() else files
 
 
 def listed(files: Files | dict[str, Files]) -> list[tuple[str | None, Path]]:
@@ -150,6 +174,11 @@ class SplitConfig(Config):
     """By time, without instants: whole days (UTC) of the validation window, counted back from the test window."""
     test_days: PositiveInt = 7
     """By time, without instants: whole days (UTC) up to and including the day of the last action."""
+
+    @field_validator("validation_queries", "test_queries")
+    @classmethod
+    def _check_files(cls, files: Files) -> Files:
+        return _without_folders(files)
 
     @field_validator("validation_from", "test_from")
     @classmethod

@@ -48,6 +48,11 @@ def split(interactions: pa.Table, cfg: SplitConfig, queries: pa.Table = NO_QUERI
             f"and {counts.get(TEST, 0)} test targets from {test_from:%Y-%m-%d} on; the actions run from {first_day} "
             f"to {last_day}. Change the instants or days in [split]."
         )
+    if cfg.by == "leave-one-out" and not counts.get(TEST):
+        raise UserError(
+            f"[split] by = 'leave-one-out' leaves no test target: no user has {LEAST_ACTIONS} actions. Give those of "
+            "a longer time, or more users."
+        )
     users = kept.group_by("user_id", maintain_order=True).agg(
         pl.col("item_id").alias("item_ids"),
         pl.col("domain").alias("domains"),
@@ -62,6 +67,13 @@ def split(interactions: pa.Table, cfg: SplitConfig, queries: pa.Table = NO_QUERI
         "actions": {name: counts.get(name, 0) for name in SPLITS},
     }
     return to_arrow(users, SEQUENCES), figures | windows
+
+
+def domains_without_targets(sequences: pa.Table) -> dict[str, list[str]]:
+    """Return, for test and validation, the domains in SEQUENCES of which no action is a target."""
+    actions = frame_of(sequences.select(["domains", "splits"])).explode("domains", "splits").unique()
+    found = {role: actions.filter(pl.col("splits") == role)["domains"] for role in (TEST, VALIDATION)}
+    return {role: sorted(set(actions["domains"]) - set(domains)) for role, domains in found.items()}
 
 
 def _by_place() -> pl.Expr:

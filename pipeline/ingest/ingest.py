@@ -12,16 +12,14 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from data_lake.errors import DataRefused, UserError
+from data_lake.errors import DataRefused, UserError, shortened
 from data_lake.schemas import ALL, INTERACTIONS, ITEMS, QUERIES, REJECTS
 from pipeline.config import ColumnsConfig, DataConfig, ItemColumnsConfig, SplitConfig, listed, short_names
 from pipeline.frames import frame_of, to_arrow
 from pipeline.ingest import readers
 from pipeline.ingest.formats import BY_COLUMNS, FORMATS
-from pipeline.ingest.times import read_times
-
-EARLIEST, LATEST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
-"""A time outside of these is taken for a broken one. Fixed, so that the same file always gives the same rows."""
+from pipeline.ingest.ids import is_missing_word, missing_words, read_ids, written_otherwise
+from pipeline.ingest.times import EARLIEST, LATEST, day_of, read_times
 
 LEAVE_ONE_OUT = SplitConfig()
 
@@ -31,8 +29,18 @@ NO_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 FILTERED = ("rating_below_minimum", "user_below_minimum", "item_below_minimum")
 """Reasons that say nothing against a row; all others count towards `max_bad`."""
 
-_TAG = r"(?i)</?(?:a|b|br|div|em|font|h[1-6]|i|li|ol|p|span|strong|table|td|tr|u|ul)(?:\s[^<>]*)?/?>"
+_TAGS = (
+    "a|abbr|b|big|blockquote|body|br|button|center|code|dd|del|div|dl|dt|em|font|footer|form|h[1-6]|head|header|hr|html|"
+    "i|iframe|img|input|ins|label|li|link|meta|nav|noscript|ol|option|p|pre|s|section|select|small|span|strike|strong|"
+    "style|script|sub|sup|svg|table|tbody|td|th|thead|title|tr|u|ul"
+)
+_MARKUP = (
+    r"(?is)<!--.*?(?:-->|\z)|<script\b.*?(?:</script\s*>|\z)|<style\b.*?(?:</style\s*>|\z)|<!doctype[^<>]*>"
+    rf"|</?(?:{_TAGS})(?:\s[^<>]*)?/?>"
+    r"|\bvar aPageStart\b.*\z"  # where the catalogue of 2018 took the whole page for a title
+)
 _FILE = pl.UInt32
+_IDS = ("user_id", "item_id", "domain")
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class Ingested:
     queries: pa.Table
     rejects: pa.Table
     figures: dict[str, Any]
+    warnings: tuple[str, ...]
+    """What a person should know of the data that was taken, a sentence each."""
 
 
 def ingest(cfg: DataConfig, split: SplitConfig = LEAVE_ONE_OUT) -> Ingested:
@@ -71,8 +81,26 @@ def ingest(cfg: DataConfig, split: SplitConfig = LEAVE_ONE_OUT) -> Ingested:
         kind: len(good) + refused.count(kind)
         for kind, good in (("item", items), ("interaction", actions), ("query", queries))
     }
+    for kind, files in (("item", cfg.items), ("interaction", cfg.interactions)):
+        if not rows[kind]:
+            paths = [str(path) for _, path in listed(files)]
+            raise UserError(f"{shortened(paths, 3, 300)}: no row, only the names of columns. Give a file with rows.")
+    words = {
+        f"{column} {word!r} in {kind} rows": count
+        for kind, frame in (("interaction", actions), ("item", items), ("query", queries))
+        for column, name in (*((name, name) for name in _IDS), ("title", "raw_title"))
+        if name in frame.columns
+        for word, count in missing_words(frame[name].cast(pl.String)).items()
+    }
+    if words:
+        found = shortened(f"{name}: {count:,}" for name, count in words.items())
+        refused.warn(
+            f"Words that often stand for a missing value are taken as they are ({found}). Leave these cells empty if "
+            "nothing is known there."
+        )
     items, listings = _clean_items(items, len(item_columns.text), refused)
     actions = _checked(_named(actions, cfg), cfg, "interaction", refused)
+    _warn_of_twins(actions, listings, "interaction", refused)
     added = _unlisted_items(actions, listings) if cfg.unknown_items == "keep" else listings.clear()
     listings = pl.concat([listings, added])
     actions = _give_domains(actions, listings, "interaction", refused)
@@ -83,7 +111,7 @@ def ingest(cfg: DataConfig, split: SplitConfig = LEAVE_ONE_OUT) -> Ingested:
         actions = refused.take(actions, pl.when(low).then(pl.lit("rating_below_minimum")), "interaction")
     actions = _drop_rare(actions, cfg.min_user, cfg.min_item, refused)
     if not len(actions):
-        why = refused.commonest("interaction") or "the files are empty"
+        why = refused.commonest("interaction")
         raise refused.failure(f"No action is left of {rows['interaction']} ({why}). Correct the files or [data].")
     actions = _in_order(actions, cfg)
     queries = _clean_queries(queries, cfg, listings, actions["user_id"], refused)
@@ -93,12 +121,15 @@ def ingest(cfg: DataConfig, split: SplitConfig = LEAVE_ONE_OUT) -> Ingested:
             why = refused.commonest("query") or "the files are empty"
             raise refused.failure(f"No {role} query is left ({why}). Correct the files or [split].")
     items = pl.concat([items, added], how="diagonal")
+    _warn_of_domains(actions, items, refused)
+    figures = _figures(actions, items, queries, cfg, rows, len(added), refused) | {"words_for_missing": words}
     return Ingested(
         to_arrow(actions, INTERACTIONS),
         to_arrow(items, ITEMS),
         to_arrow(queries, QUERIES),
         refused.table(),
-        _figures(actions, items, queries, cfg, rows, len(added), refused),
+        figures,
+        tuple(refused.warnings),
     )
 
 
@@ -121,6 +152,7 @@ class _Refused:
         self._files = files
         self._parts: list[pl.DataFrame] = []
         self._reasons: dict[str, dict[str, int]] = {"interaction": {}, "item": {}, "query": {}}
+        self.warnings: list[str] = []
 
     def take(self, frame: pl.DataFrame, reason: pl.Expr, kind: str) -> pl.DataFrame:
         """Take out the rows for which `reason` is not null; return the others."""
@@ -138,6 +170,10 @@ class _Refused:
         self._parts.append(bad.select("file", "line", pl.lit(kind).alias("kind"), "reason", "row"))
         for reason, count in bad["reason"].value_counts().iter_rows():
             self._reasons[kind][reason] = self._reasons[kind].get(reason, 0) + count
+
+    def warn(self, sentence: str) -> None:
+        """Keep what a person should know of the data, whether the ingest stops or not."""
+        self.warnings.append(sentence)
 
     def count(self, kind: str, filtered: bool = True) -> int:
         """Return how many rows were refused, or only the bad ones among them."""
@@ -171,7 +207,8 @@ class _Refused:
 
     def failure(self, message: str) -> DataRefused:
         """Return the error of an ingest that stops, with the rows refused so far."""
-        return DataRefused(f"{message} `edt show rejects` shows the refused rows.", {"rejects": self.table()})
+        sentences = [message, *self.warnings, "`edt show rejects` shows the refused rows."]
+        return DataRefused(" ".join(sentences), {"rejects": self.table()})
 
     def table(self) -> pa.Table:
         """Return REJECTS in the order of the files and their lines."""
@@ -240,7 +277,7 @@ def _read_queries(cfg: DataConfig, asked: dict[str, list[Path]], refused: _Refus
 def _read_file(
     path: Path, domain: str | None, wanted: dict[str, str], needed: Set[str], kind: str, refused: _Refused
 ) -> pl.DataFrame:
-    """Read one file into the columns raw_<our name>, file (its number) and line."""
+    """Read one file into raw_<our name> of its columns, ids and domain as they are compared, file (number) and line."""
     wanted = {ours: theirs for ours, theirs in wanted.items() if ours != "domain" or domain is None}
     there = readers.columns_of(path)
     for ours, theirs in wanted.items():
@@ -252,12 +289,16 @@ def _read_file(
     if len(rows.bad):
         refused.add(rows.bad.with_columns(file), kind)
     frame = rows.good.select([pl.col(theirs).alias(f"raw_{ours}") for ours, theirs in found.items()] + ["line", file])
-    return frame if domain is None else frame.with_columns(raw_domain=pl.lit(domain))
+    if domain is not None:
+        frame = frame.with_columns(raw_domain=pl.lit(domain))
+    ids = [name for name in _IDS if f"raw_{name}" in frame.columns]
+    return frame.with_columns(read_ids(frame[f"raw_{name}"]).alias(name) for name in ids)
 
 
 def _one_frame(parts: list[pl.DataFrame], wanted: dict[str, str]) -> pl.DataFrame:
     frame = pl.concat(parts, how="diagonal_relaxed")
-    missing = [f"raw_{ours}" for ours in wanted if f"raw_{ours}" not in frame.columns]
+    columns = [f"raw_{ours}" for ours in wanted] + [name for name in _IDS if name in wanted]
+    missing = [name for name in columns if name not in frame.columns]
     return frame.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
 
 
@@ -268,17 +309,11 @@ def _no_column(path: Path, ours: str, theirs: str, there: list[str], kind: str) 
     key = "text" if ours.startswith("text_") else ours
     hint = f"; the nearest is '{near}'" if near else ""
     also = ", or give one file per domain" if ours == "domain" else ""
-    return f"{path}: no column '{theirs}' for {key}{hint}. It has {', '.join(there)}. Set {section} {key}{also}."
-
-
-def _name(column: str) -> pl.Expr:
-    """Return an id or a domain: its text without outer white space, null where nothing is left."""
-    return pl.col(f"raw_{column}").cast(pl.String).str.strip_chars().replace("", None).alias(column)
+    return f"{path}: no column '{theirs}' for {key}{hint}. It has {shortened(there)}. Set {section} {key}{also}."
 
 
 def _clean_items(items: pl.DataFrame, texts: int, refused: _Refused) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the items, one row each with title and text, and every domain that each item is listed in."""
-    items = items.with_columns(_name("item_id"), _name("domain"))
     _check_domains(items)
     reason = pl.when(pl.col("item_id").is_null()).then(pl.lit("no_item")).when(pl.col("domain").is_null())
     items = refused.take(items, reason.then(pl.lit("no_domain")), "item")
@@ -294,22 +329,20 @@ def _clean_items(items: pl.DataFrame, texts: int, refused: _Refused) -> tuple[pl
 
 
 def _folded(texts: pl.Series) -> pl.Series:
-    """Return texts without HTML entities, tags and repeated white space; null where nothing is left."""
+    """Return texts without HTML entities, markup, scripts and repeated white space; null where nothing is left."""
     texts = texts.cast(pl.String)
     escaped = texts.str.contains("&", literal=True).fill_null(False).arg_true()
     if len(escaped):  # twice: catalogues hold &amp;quot; too
         texts = texts.scatter(escaped, [html.unescape(html.unescape(text)) for text in texts.gather(escaped)])
-    texts = texts.str.replace_all(_TAG, " ").str.replace_all(r"[\s\x00-\x1f\x7f]+", " ")
+    texts = texts.str.replace_all(_MARKUP, " ").str.replace_all(r"[\s\x00-\x1f\x7f]+", " ")
     return texts.str.strip_chars().replace("", None)
 
 
 def _named(actions: pl.DataFrame, cfg: DataConfig) -> pl.DataFrame:
-    """Read ids and ratings, and say in `order` what decides among actions at one time."""
-    rating = pl.col("raw_rating").cast(pl.Float64, strict=False)
-    actions = actions.with_columns(
-        _name("user_id"), _name("item_id"), _name("domain"), rating.alias("stars"),
-        _name("rating").alias("rating_text"),
-    )  # fmt: skip
+    """Read ratings, and say in `order` what decides among actions at one time."""
+    texts = actions["raw_rating"].cast(pl.String).str.strip_chars().replace("", None)
+    stars = actions["raw_rating"].cast(pl.Float64, strict=False).fill_nan(None)
+    actions = actions.with_columns(stars.alias("stars"), texts.set(is_missing_word(texts), None).alias("rating_text"))
     return actions.with_columns(_order(actions, cfg).alias("order"))
 
 
@@ -324,7 +357,20 @@ def _checked(actions: pl.DataFrame, cfg: DataConfig, kind: str, refused: _Refuse
         .when(pl.col("rating_text").is_not_null() & ~pl.col("stars").is_finite().fill_null(False))
         .then(pl.lit("bad_rating"))
     )  # fmt: skip
+    if cfg.times == "real":
+        _warn_of_times(actions, names(cfg)[2], refused)
     return refused.take(actions, reason, kind).drop("rating_text")
+
+
+def _warn_of_times(actions: pl.DataFrame, unit: str, refused: _Refused) -> None:
+    """Name a time that is outside of what is taken, and how it was read."""
+    outside = actions.filter(~pl.col("time").is_between(EARLIEST, LATEST, closed="left"))
+    if len(outside):
+        raw = outside["raw_timestamp"][0]
+        refused.warn(
+            f"{len(outside):,} times are outside of {EARLIEST:%Y} to {LATEST:%Y}, the first of them {str(raw)[:60]!r}, "
+            f'read as {day_of(outside["time"][:1])} ([data] timestamp_unit = "{unit}").'
+        )
 
 
 def _order(actions: pl.DataFrame, cfg: DataConfig) -> pl.Expr:
@@ -358,6 +404,18 @@ def _unlisted_items(actions: pl.DataFrame, listings: pl.DataFrame) -> pl.DataFra
     new = new.unique("item_id", keep="first", maintain_order=True)
     _check_domains(new)
     return new
+
+
+def _warn_of_twins(actions: pl.DataFrame, listings: pl.DataFrame, kind: str, refused: _Refused) -> None:
+    """Name an item that the actions and the items file write in two ways."""
+    named = actions["item_id"].drop_nulls().unique(maintain_order=True)
+    unknown = named.filter(~named.is_in(listings["item_id"].unique().implode()))
+    if twins := written_otherwise(unknown, listings["item_id"]):
+        (ours, theirs), rows = next(iter(twins.items())), actions["item_id"].is_in(list(twins)).sum()
+        refused.warn(
+            f"{rows:,} {kind} rows name an item that the items file writes otherwise: {ours!r} here, {theirs!r} there. "
+            "Write each id in one way."
+        )
 
 
 def _give_domains(actions: pl.DataFrame, listings: pl.DataFrame, kind: str, refused: _Refused) -> pl.DataFrame:
@@ -396,6 +454,7 @@ def _clean_queries(
         .when(is_in_both).then(pl.lit("user_in_both_queries"))
     )  # fmt: skip
     queries = _checked(refused.take(queries, reason, "query"), cfg, "query", refused)
+    _warn_of_twins(queries, listings, "query", refused)
     queries = _give_domains(queries, listings, "query", refused)
     queries = _without_duplicates(queries, cfg, "query", refused)
     reason = (
@@ -434,6 +493,19 @@ def _in_order(actions: pl.DataFrame, cfg: DataConfig) -> pl.DataFrame:
         timestamp=pl.col("time"),
         rating=pl.col("stars").cast(pl.Float32),
     )
+
+
+def _warn_of_domains(actions: pl.DataFrame, items: pl.DataFrame, refused: _Refused) -> None:
+    """Name what a model for several domains cannot work with."""
+    of_domain = dict(items["domain"].value_counts().sort("domain").iter_rows())
+    if len(of_domain) == 1:
+        refused.warn(f"All items are of one domain, {next(iter(of_domain))!r}: nothing can be carried to another.")
+    for what, domains in (
+        ("has one item, which every ranking puts first", [domain for domain, count in of_domain.items() if count == 1]),
+        ("has no action", sorted(of_domain.keys() - set(actions["domain"].unique()))),
+    ):
+        if domains:
+            refused.warn(f"Domain {shortened(map(repr, domains))} {what}.")
 
 
 def _figures(

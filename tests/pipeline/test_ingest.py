@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -98,6 +99,26 @@ def test_titles_lose_entities_tags_and_white_space(take):
         {"item_id": "d", "domain": "kitchen", "title": "5 < 6 > 4", "text": "5 < 6 > 4 x"},
     ]
     assert result.interactions["domain"].to_pylist() == ["food"]
+
+
+@pytest.mark.parametrize(
+    ("title", "expected"),
+    [
+        ("var aPageStart = (new Date()).getTime(); var ue_t0=ue_t0||+new Date();", None),
+        ("Tea <script>var a = '<b>';</script>cup", "Tea cup"),
+        ("<SCRIPT type='x'>if (a < b) {}</SCRIPT >", None),
+        ("Tea <script src='cut", "Tea"),
+        ("<style>b {c: d}</style>Tea<!-- a > b -->", "Tea"),
+        ("<!DOCTYPE html><html><head><meta charset='utf-8'><title>Tea</title>", "Tea"),
+        ("&lt;!-- cut &lt;b&gt;", None),
+        ("<img src='a.png' alt=''> <div class='x'></div>", None),
+        ("Cup <3 tea, 5 < 6 > 4, variable", "Cup <3 tea, 5 < 6 > 4, variable"),
+        ("A scripted <LED> var", "A scripted <LED> var"),
+    ],
+)
+def test_scripts_tags_and_comments_are_no_part_of_a_title(take, title, expected):
+    listing = f'item_id,domain,title\nf1,food,"{title}"\nk1,kitchen,Pan\n'
+    assert take("user_id,item_id,timestamp\nu,f1,1500000000\n", listing).items["title"][0].as_py() == expected
 
 
 def test_an_item_in_two_domains_keeps_the_first_and_its_actions_follow(take):
@@ -318,9 +339,120 @@ def test_typed_columns_of_a_parquet_file_are_read_as_what_they_mean(take_parquet
     ]
 
 
+def test_ids_that_are_floats_in_one_file_and_integers_in_the_other_are_the_same(tmp_path):
+    actions = {"user_id": [1.0, 2.0, None], "item_id": [1000.0, 1001.0, 1000.0], "timestamp": [1500000000] * 3}
+    pl.DataFrame(actions).write_parquet(tmp_path / "actions.parquet")
+    pl.DataFrame({"item_id": [1000, 1001], "domain": ["food", "kitchen"]}).write_parquet(tmp_path / "items.parquet")
+    cfg = DataConfig(interactions=tmp_path / "actions.parquet", items=tmp_path / "items.parquet", max_bad=0.5)
+    result = ingest(cfg)
+    assert [(row["user_id"], row["item_id"]) for row in result.interactions.to_pylist()] == [
+        ("1", "1000"),
+        ("2", "1001"),
+    ]
+    assert refusals(result) == [("actions.parquet", 3, "no_user")]
+
+
+@pytest.mark.parametrize("max_bad", [0.5, 1.0])
+def test_an_id_that_the_two_files_write_in_two_ways_is_named(take, max_bad):
+    text = "user_id,item_id,timestamp\nu,2e+16,1500000000\nu,F1,1500000001\nu,x,1500000002\nu,f1,1500000003\n"
+    said = (
+        "2 interaction rows name an item that the items file writes otherwise: '2e+16' here, '20000000000000000' there."
+    )
+    listing = ITEMS + "20000000000000000,food,Cup\n"
+    if max_bad == 1:
+        assert take(text, listing).warnings[0].startswith(said)
+    else:
+        with pytest.raises(DataRefused, match=re.escape(said)):
+            take(text, listing, max_bad=max_bad)
+
+
+def test_a_rating_that_is_no_number_by_name_is_no_rating(take, take_parquet):
+    words = ["NaN", "nan", "NULL", "None", "NA", "\\N", "n/a", ""]
+    rows = [f"u,f1,150000000{number},{word}\n" for number, word in enumerate(words)]
+    result = take("user_id,item_id,timestamp,rating\n" + "".join(rows) + "u,f1,1500000009,inf\n")
+    assert refusals(result) == [("actions.csv", 10, "bad_rating")]
+    assert result.interactions["rating"].null_count == len(words)
+    typed = take_parquet(user_id=["u"], item_id=["f1"], timestamp=[1500000000], rating=[float("nan")])
+    assert typed.interactions["rating"].to_pylist() == [None]
+
+
+def test_ids_that_are_words_for_a_missing_value_are_kept_and_told_with_their_counts(take):
+    result = take(
+        "user_id,item_id,timestamp\nnan,f1,1500000000\nnan,f2,1500000000\n\\N,f1,1500000000\nNathan,k1,1500000000\n",
+        ITEMS + "NA,kitchen,None\n",
+    )
+    assert result.interactions.num_rows == 4
+    assert result.figures["words_for_missing"] == {
+        "user_id '\\\\N' in interaction rows": 1, "user_id 'nan' in interaction rows": 2,
+        "item_id 'NA' in item rows": 1, "title 'None' in item rows": 1,
+    }  # fmt: skip
+    assert "user_id 'nan' in interaction rows: 2" in result.warnings[0]
+
+
+def test_every_column_may_be_a_dictionary(take_parquet):
+    columns = {"user_id": ["7"], "item_id": ["f1"], "domain": ["food"], "timestamp": ["2020-01-01"], "rating": ["4.5"]}
+    result = take_parquet(**{name: pl.Series(values, dtype=pl.Categorical) for name, values in columns.items()})
+    assert result.interactions.to_pylist() == [
+        {"user_id": "7", "item_id": "f1", "domain": "food", "timestamp": datetime(2020, 1, 1, tzinfo=UTC),
+         "position": 0, "rating": 4.5}
+    ]  # fmt: skip
+
+
+def test_times_that_are_impossible_are_told_with_a_value_and_how_it_was_read(take):
+    text = "user_id,item_id,timestamp\nu,f1,20210228\nu,f2,20210301\n"
+    said = "2 times are outside of 1990 to 2100, the first of them '20210228', read as 1970-08-22"
+    with pytest.raises(DataRefused, match=f'{said} .*timestamp_unit = "s"'):
+        take(text, timestamp_unit="s")
+
+
+def test_a_time_that_no_calendar_reaches_is_impossible(take):
+    with pytest.raises(DataRefused, match="read as a day after the year 9999"):
+        take("user_id,item_id,timestamp\nu,f1,9e14\n", timestamp_unit="s")
+    with pytest.raises(DataRefused, match="read as a day before the year 1"):
+        take("user_id,item_id,timestamp\nu,f1,-9e14\n", timestamp_unit="s")
+
+
+def test_a_file_without_rows_is_named(take):
+    header = "user_id,item_id,timestamp\n"
+    with pytest.raises(UserError, match=r"actions.csv: no row, only the names of columns"):
+        take(header)
+    with pytest.raises(UserError, match=r"items.csv: no row, only the names of columns"):
+        take(header + "u,f1,1500000000\n", "item_id,domain,title\n")
+
+
+def test_what_no_other_domain_can_learn_from_is_told(take):
+    header = "user_id,item_id,timestamp\n"
+    assert take(header + "u,f1,1500000000\n", "item_id,domain\nf1,food\nf2,food\n").warnings == (
+        "All items are of one domain, 'food': nothing can be carried to another.",
+    )
+    assert take(header + "u,f1,1500000000\n", "item_id,domain\nf1,food\nk1,kitchen\nk2,kitchen\n").warnings == (
+        "Domain 'food' has one item, which every ranking puts first.", "Domain 'kitchen' has no action.",
+    )  # fmt: skip
+
+
+def test_a_folder_stands_for_its_parquet_files(tmp_path):
+    for number, domain in enumerate(["food", "kitchen"]):
+        folder = tmp_path / "items" / f"domain={domain}"
+        folder.mkdir(parents=True)
+        pl.DataFrame({"item_id": [domain[0] + "1"]}).write_parquet(folder / "part-0.parquet")
+        actions = {"user_id": ["u"], "item_id": [domain[0] + "1"], "timestamp": [1500000000 + number]}
+        (tmp_path / "actions").mkdir(exist_ok=True)
+        pl.DataFrame(actions).write_parquet(tmp_path / "actions" / f"part-{number}.parquet")
+    (tmp_path / "actions" / "_SUCCESS").write_text("")
+    (tmp_path / "actions" / "_metadata.parquet").write_text("")
+    cfg = DataConfig(interactions=tmp_path / "actions", items=tmp_path / "items")
+    assert [path.name for path in cfg.sources()] == ["part-0.parquet", "part-1.parquet"] + ["part-0.parquet"] * 2
+    assert ingest(cfg).interactions["domain"].to_pylist() == ["food", "kitchen"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValidationError, match="empty: a folder without Parquet files"):
+        DataConfig(interactions=tmp_path / "empty", items=tmp_path / "items")
+
+
 def test_a_missing_column_names_the_nearest(take):
     with pytest.raises(UserError, match=r"no column 'user_id' for user_id; the nearest is 'userId'.*\[data.columns\]"):
         take("userId,item_id,timestamp\nu,f1,1500000000\n")
+    with pytest.raises(UserError, match=r"It has c0, .*, c19 and 980 more\. Set"):
+        take(",".join(f"c{number}" for number in range(1000)) + "\n")
     with pytest.raises(UserError, match="no column 'stars' for rating"):
         take("user_id,item_id,timestamp\nu,f1,1500000000\n", columns={"rating": "stars"})
     with pytest.raises(UserError, match=r"items.csv: no column 'domain'.*one file per domain"):
@@ -346,6 +478,25 @@ NOON = datetime(2020, 5, 1, 12, tzinfo=UTC)
         ("2020-05-01T07:00:00.000-0500", NOON),
         ("2020-13-01", None),
         ("yesterday", None),
+        ("2020-05-01 12:00:00+00", NOON),
+        ("2020-05-01T04:00-08:00", NOON),
+        ("20200501T120000Z", NOON),
+        ("2020-05-01 12:00:00,250", NOON + timedelta(milliseconds=250)),
+        ("2020-05-01 17:30:00.25+05:30", NOON + timedelta(milliseconds=250)),
+        ("2020-05-01T14:00:00+02:00[Europe/Paris]", NOON),
+        ("2020-05-01 12:00:00 +0000 UTC", NOON),
+        ("20200501T1400+0200", NOON),
+        ("2020-05-01T12Z", NOON),
+        ("2020-04-30T24:00Z", NOON - timedelta(hours=12)),
+        ("20200501", NOON - timedelta(hours=12)),
+        ("20200501.0", NOON - timedelta(hours=12)),
+        ("202005011200", NOON),
+        ("20200501120000", NOON),
+        ("20201301", None),
+        ("2020-02-30T12:00-08:00", None),
+        ("2020-05-01T25:00Z", None),
+        ("2020-05-01T12:60Z", None),
+        ("2020/05/01", None),
         ("1588334400", NOON),
         ("1588334400000", NOON),
         ("1588334400000000", NOON),
@@ -356,6 +507,30 @@ NOON = datetime(2020, 5, 1, 12, tzinfo=UTC)
 )
 def test_a_time_is_read_by_its_form_and_size(text, expected):
     assert read_times(pl.Series([text, None]), "auto").to_list() == [expected, None]
+
+
+def test_a_number_that_is_a_date_is_read_as_one_where_times_are_iso():
+    midnight = NOON - timedelta(hours=12)
+    assert read_times(pl.Series([20200501, None]), "iso").to_list() == [midnight, None]
+    assert read_times(pl.Series([20200501.0, float("nan")]), "auto").to_list() == [midnight, None]
+
+
+instants = st.datetimes(datetime(1990, 1, 1), datetime(2099, 12, 30), timezones=st.just(UTC))
+zones = st.integers(-15 * 60 + 1, 15 * 60 - 1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    instants, zones, st.sampled_from(["-", ""]), st.sampled_from([":", ""]), st.sampled_from("T "),
+    st.sampled_from(".,"), st.sampled_from([":", "", " "]),
+)  # fmt: skip
+def test_a_time_in_any_form_of_iso_8601_is_read_to_the_millisecond(when, zone, dash, colon, mark, point, offset):
+    when = when.replace(microsecond=when.microsecond // 1000 * 1000)
+    local = when + timedelta(minutes=zone)
+    hours, minutes = divmod(abs(zone), 60)
+    text = local.strftime(f"%Y{dash}%m{dash}%d{mark}%H{colon}%M{colon}%S") + f"{point}{local.microsecond // 1000:03}"
+    text += f"{' ' * (offset == ' ')}{'-' if zone < 0 else '+'}{hours:02}{offset.strip()}{minutes:02}"
+    assert read_times(pl.Series([text]), "iso").to_list() == [when]
 
 
 def test_a_unit_that_is_set_goes_before_the_size():

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from data_lake.errors import UserError
 from data_lake.schemas import INTERACTIONS, QUERIES, SEQUENCES
 from pipeline.config import SplitConfig
-from pipeline.split import split
+from pipeline.split import domains_without_targets, split
 
 
 def day(number):
@@ -52,6 +52,16 @@ def test_leave_one_out_takes_the_last_two_actions_and_spares_short_histories():
         "actions_left_out": 0,
         "actions": {"train": 5, "validation": 2, "test": 2, "context": 0},
     }
+
+
+def test_a_domain_without_targets_is_found():
+    table, _ = split(interactions(a=[1, 2, 3], b=[1, 2, 3], c=[1, 2]), SplitConfig())
+    assert domains_without_targets(table) == {"test": ["food"], "validation": ["kitchen"]}
+
+
+def test_leave_one_out_of_histories_that_are_all_too_short_is_an_error():
+    with pytest.raises(UserError, match="leaves no test target: no user has 3 actions"):
+        split(interactions(a=[1, 2], b=[1]), SplitConfig())
 
 
 def test_by_time_the_first_action_in_each_window_is_the_target():
