@@ -46,7 +46,7 @@ Json = Annotated[bool, typer.Option("--json", help="For scripts.")]
 
 @app.command()
 def init(
-    interactions: Annotated[Path, typer.Option(help="File of interactions: CSV, JSON lines or Parquet.")],
+    interactions: Annotated[Path, typer.Option(help="File of interactions: CSV, TSV, JSON lines, Parquet.")],
     items: Annotated[Path, typer.Option(help="File of items.")],
     dataset: Annotated[str | None, typer.Option(help="Name of the dataset in the lake.")] = None,
     out: Annotated[Path, typer.Option(help="The settings file to write.")] = DEFAULT_FILE,

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from data_lake.errors import UserError
 from flows.settings import DATASET
+from flows.text import log
 
 TEMPLATE = """\
 # Settings of LLM-EDT. Every key has a default; what stands behind `#` is that default or an example.
@@ -91,6 +92,9 @@ protocols = ["full", "sampled-100", "sampled-999"]
 """
 
 
+LONGEST_NAME = 60
+"""Characters of a dataset's name that is made from a folder's."""
+
 LINES = {
     "generator": """\
 generator = "cooccurrence" # or "vllm", an LLM; or "none", no enrichment. This one: what users alike chose""",
@@ -121,11 +125,13 @@ def write_settings(
     if dataset is not None and not re.fullmatch(DATASET, dataset):
         raise UserError(f"--dataset {dataset}: give letters, digits and . _ - only, beginning with a letter or digit.")
     for path in (interactions, items):
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"{path}: no such file. Name the file of interactions and the file of items.")
     from pipeline.ingest.describe_inputs import describe
 
     found = describe(interactions, items)
+    for sentence in found.warnings:
+        log(f"warning: {sentence}")
     folder = out.resolve().parent
     text = TEMPLATE.format(
         dataset=_toml(dataset or _name(interactions)),
@@ -155,7 +161,7 @@ def _columns(names: dict[str, str], reasons: dict[str, str], prefix: str) -> str
 def _name(interactions: Path) -> str:
     """Return a name for the dataset: that of the folder the file lies in, of the characters that a name may have."""
     name = "".join(c if c.isascii() and c.isalnum() else "-" for c in interactions.resolve().parent.name)
-    return name.strip("-") or "dataset"
+    return name.strip("-")[:LONGEST_NAME].rstrip("-") or "dataset"
 
 
 def _relative(path: Path, folder: Path) -> str:

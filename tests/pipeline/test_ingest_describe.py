@@ -2,7 +2,10 @@
 
 import gzip
 
+import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_lake.errors import UserError
 from pipeline.config import DataConfig
@@ -56,3 +59,104 @@ def test_what_cannot_be_found_is_named_with_what_there_is(tmp_path):
     actions.write_text("user,item_id,timestamp\nu,1,soon\n")
     with pytest.raises(UserError, match="column 'timestamp' holds 'soon', no times"):
         describe(actions, items)
+
+
+ITEMS = "item_id,domain\n1,food\n2,kitchen\n"
+
+
+def settings_of(tmp_path, actions, items=ITEMS, name="a.csv"):
+    """Describe two files and return settings for them."""
+    (tmp_path / name).write_text(actions)
+    (tmp_path / "items.csv").write_text(items)
+    found = describe(tmp_path / name, tmp_path / "items.csv")
+    return DataConfig(
+        interactions=tmp_path / name, items=tmp_path / "items.csv", columns=found.columns,
+        item_columns=found.item_columns, timestamp_unit=found.timestamp_unit,
+    )  # fmt: skip
+
+
+def test_the_time_is_taken_from_the_column_that_holds_one(tmp_path):
+    cfg = settings_of(tmp_path, "user_id,item_id,date,hourmin,time_ms\nu,1,20220408,1400,1649397600000\n")
+    assert (cfg.columns.timestamp, cfg.timestamp_unit) == ("time_ms", "ms")
+    cfg = settings_of(tmp_path, "user_id,item_id,time,date\nu,1,14:00,20220408\n")
+    assert (cfg.columns.timestamp, cfg.timestamp_unit) == ("date", "iso")
+    assert str(ingest(cfg).interactions["timestamp"][0]) == "2022-04-08 00:00:00+00:00"
+
+
+def test_a_column_that_ingest_could_not_read_is_not_taken_for_what_its_name_says(tmp_path):
+    cfg = settings_of(tmp_path, "user_id,item_id,category,timestamp,score\nu,1,shoes,1500000000,good\n")
+    assert (cfg.columns.rating, cfg.columns.domain) == ("rating", "domain")
+    assert ingest(cfg).interactions.num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("actions", "items", "message"),
+    [
+        ("user_id,item_id,timestamp\nu,1,1\n", ITEMS, r"'1', read as 1970-01-01 \(s\); times from 1990 to"),
+        ("user_id,item_id,timestamp\nu,1,1500000000\nu,2,\n", ITEMS, "'timestamp' is empty in 1 of the first 2 rows"),
+        ("user_id,item_id,timestamp,rating\nu,1,1500000000,good\n", ITEMS, "'rating' holds 'good', no number"),
+        ("user_id,item_id,timestamp,domain\nu,1,1500000000,shoes\n", ITEMS, "'shoes', which is not a domain of"),
+        (
+            "user_id,item_id,timestamp\nu,x,1500000000\n",
+            ITEMS,
+            "'x', which is not an item of the items file, such as '1'",
+        ),
+        ("user_id,item_id,timestamp\n", ITEMS, "a.csv: no row, only the names of columns"),
+        ("user_id,item_id,timestamp\nu,1,1500000000\n", "item_id,domain\n", "items.csv: no row, only the names"),
+        ("user_id,item_id,timestamp\nu,1,1500000000\n", "item_id,domain\n1,\n", "column 'domain' is empty"),
+        ("user_id,item_id,timestamp\nu,1,1500000000\n", "item_id,domain\n1,all\n", "cannot be called 'all'"),
+        ("u,1193,5,978300760\n", ITEMS, "Is its first line a row"),
+    ],
+)
+def test_what_ingest_would_refuse_is_refused_before_settings_are_written(tmp_path, actions, items, message):
+    with pytest.raises(UserError, match=message):
+        settings_of(tmp_path, actions, items)
+
+
+TIMES = [
+    *("1500000000", "1500000000.5", "1500000000000", "20210228", "20210228134352", "2021-02-28", "20210228T134352Z"),
+    *("2021-02-28T13:43:52+00", "28.02.2021", "1", "2021", "44255.5", "99999999999", "soon", "nan", "-1", ""),
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(TIMES), st.sampled_from(TIMES), st.sampled_from(["5", "NaN", "", "good"]),
+                  st.sampled_from(["food", "", "shoes"])),
+        min_size=1, max_size=4,
+    ),
+    st.permutations(["timestamp", "date", "rating", "domain"]),
+)  # fmt: skip
+def test_what_is_described_ingest_takes(tmp_path_factory, rows, names):
+    header = ",".join(["user_id", "item_id", *names])
+    lines = [f"u{number},1,{','.join(row)}\n" for number, row in enumerate(rows)]
+    try:
+        cfg = settings_of(tmp_path_factory.mktemp("init"), f"{header}\n{''.join(lines)}")
+    except UserError:
+        return
+    assert ingest(cfg).interactions.num_rows == len(rows)
+
+
+def test_folders_of_parquet_files_are_described(tmp_path):
+    for number in range(2):
+        folder = tmp_path / "items" / f"domain=d{number}"
+        folder.mkdir(parents=True)
+        pl.DataFrame({"item_id": [number]}).write_parquet(folder / "part.parquet")
+    (tmp_path / "actions").mkdir()
+    actions = pl.DataFrame({"user_id": ["u"], "item_id": [0.0], "timestamp": [1500000000]})
+    actions.write_parquet(tmp_path / "actions" / "part.parquet")
+    found = describe(tmp_path / "actions", tmp_path / "items")
+    assert (found.domains, found.interactions, found.items) == (("d0", "d1"), 1, 2)
+    (tmp_path / "actions" / "part.parquet").unlink()
+    with pytest.raises(UserError, match="a folder without Parquet files"):
+        describe(tmp_path / "actions", tmp_path / "items")
+
+
+def test_one_domain_alone_is_told(tmp_path):
+    (tmp_path / "a.csv").write_text("user_id,item_id,timestamp\nu,1,1500000000\n")
+    (tmp_path / "items.csv").write_text("item_id,domain\n1,food\n2,food\n")
+    found = describe(tmp_path / "a.csv", tmp_path / "items.csv")
+    assert found.warnings[0].endswith(
+        "items.csv: all items are of one domain, 'food': nothing can be carried to another."
+    )
