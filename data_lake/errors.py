@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from data_lake.messages import hide_credentials
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -10,8 +12,12 @@ if TYPE_CHECKING:
 class UserError(Exception):
     """A mistake in input or settings. The message says what is wrong, where, and what to do.
 
-    The command line prints it without a traceback; every other exception keeps its traceback.
+    The command line prints it without a traceback; every other exception keeps its traceback. What a URL in it holds
+    before its host, or as its query, is hidden.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(hide_credentials(message))
 
 
 class DataRefused(UserError):

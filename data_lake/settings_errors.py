@@ -7,6 +7,7 @@ from typing import Any, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from data_lake.errors import UserError
+from data_lake.messages import hide_credentials
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -56,7 +57,7 @@ def _missing(loc: tuple[str, ...]) -> str:
 def _wrong(loc: tuple[str, ...], message: str, value: Any, secrets: frozenset[str]) -> str:
     title, message = _title(loc), message.removeprefix("Value error, ")
     is_hidden = isinstance(value, dict) or len(repr(value)) > WIDEST or (loc and loc[-1] in secrets)
-    shown = "" if is_hidden else f", not {value!r}"
+    shown = "" if is_hidden else f", not {hide_credentials(repr(value))}"
     return f"{title + ': ' if title else ''}{message[:1].lower()}{message[1:]}{shown}."
 
 

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -56,7 +56,7 @@ def init(
     from flows.init import write_settings
 
     write_settings(out, interactions, items, dataset, force)
-    print(f"{out} is written. Next: edt plan{_option(out)}, then edt run{_option(out)}")
+    text.show(f"{out} is written. Next: edt plan{_option(out)}, then edt run{_option(out)}")
 
 
 @app.command()
@@ -70,8 +70,8 @@ def sample(
     from flows.sample import write_sample
 
     knobs = [*(set_ or ()), *([f"users={users}"] if users is not None else ())]
-    print("\n".join(write_sample(out, settings, knobs)))
-    print(f"Next: edt plan{_option(settings)}, then edt run{_option(settings)}")
+    text.show("\n".join(write_sample(out, settings, knobs)))
+    text.show(f"Next: edt plan{_option(settings)}, then edt run{_option(settings)}")
 
 
 @app.command("plan")
@@ -102,9 +102,9 @@ def show_plan(
     by_stage = {each["stage"]: each for each in asked}
     _print_steps(steps, as_json, ("stage", "action", "rows", "seconds", "why"), {"asks": by_stage})
     if asked and not as_json:
-        print("\n" + text.table([*asked, asdict(total(found))], widest=200))
+        text.show("\n" + text.table([*asked, asdict(total(found))], widest=200))
     if lines and not as_json:
-        print("\nWhat was inserted last:\n" + "\n".join(lines))
+        text.show("\nWhat was inserted last:\n" + "\n".join(lines))
 
 
 @app.command()
@@ -119,7 +119,7 @@ def run(
 ) -> None:
     """Make what is missing or stale, from raw files to recommendations."""
     try:
-        print(run_locally(_request(config, set_, ask_again, only, from_, rerun, to)))
+        text.show(run_locally(_request(config, set_, ask_again, only, from_, rerun, to)))
     except KeyboardInterrupt:
         last = f" --only {only}" if only else f" --to {to}" if to else ""
         again = f"edt run{last}{_option(config, set_ or ())}"
@@ -146,7 +146,7 @@ def show_status(
     found = {"positions": {stage: str(check) for stage, check in checks.items()}} if verify else {}
     _print_steps(steps, as_json, ("stage", "state", "rows", "seconds", "why"), found)
     if checks and not as_json:
-        print("\n" + "\n".join(f"{check.artifact}: {check}." for check in checks.values()))
+        text.show("\n" + "\n".join(f"{check.artifact}: {check}." for check in checks.values()))
     if leaked := [stage for stage, check in checks.items() if check.leaked]:
         names = ", ".join(leaked)
         text.log(f"error: {names}: rows saw what they must not see. Rebuild with --rerun {leaked[0]}, or report a bug.")
@@ -170,7 +170,7 @@ def show(
         shown = describe(run.lake, artifact, user, table, is_fresh=why is None)
         if why and "error" not in shown:
             text.log(f"{artifact} is stale: {why}.")
-    print(json.dumps(shown, indent=2) if as_json else format_artifact(shown))
+    _print(shown, as_json, format_artifact)
 
 
 @app.command()
@@ -186,7 +186,7 @@ def trial(
     from flows.trial import trial as run_trial
 
     outcome = run_trial(_request(config, set_), users, seeds)
-    print(json.dumps(asdict(outcome), indent=2) if as_json else told(outcome))
+    _print(asdict(outcome), as_json, lambda _: told(outcome))
 
 
 @app.command()
@@ -212,10 +212,11 @@ def main() -> None:
     """Run the command line; a mistake that the user can fix is a sentence without a traceback."""
     warnings.showwarning = _warn
     os.environ.setdefault("DO_NOT_TRACK", "1")  # read by Prefect and vLLM, which else report what they are used for
+    sys.excepthook = text.log_crash
     try:
         app()
     except (UserError, RunFailed) as error:
-        text.log("\n".join(f"error: {text.escape_control(line)}" for line in str(error).splitlines()))
+        text.log("\n".join(f"error: {line}" for line in str(error).splitlines()))
         sys.exit(2 if isinstance(error, UserError) else 1)
 
 
@@ -252,7 +253,15 @@ def _print_steps(
     added = [{name: values.get(step.stage) for name, values in (more or {}).items()} for step in steps]
     rows: list[dict[str, Any]] = [asdict(step) | each for step, each in zip(steps, added, strict=True)]
     shown = [{name: row[name] for name in columns} for row in rows]
-    print(json.dumps(rows, indent=2) if as_json else text.table(shown, widest=200))
+    _print(rows, as_json, lambda _: text.table(shown, widest=200))
+
+
+def _print(found: Any, as_json: bool, told: Callable[[Any], str]) -> None:
+    """Print a result as it is in JSON, which has no control characters, or as it is told to a person."""
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        text.show(told(found))
 
 
 def _option(config: Path, set_: Sequence[str] = ()) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from data_lake.messages import hide_credentials
 from flows.text import cell, log
 
 WIDEST = 300
@@ -21,7 +22,7 @@ def stage_failed(stage: str, error: Exception, logs: Path, number: int, delays: 
     `number` counts the tries from 1; `delays` are the seconds before each further one.
     """
     tries = f"try {number} of {len(delays) + 1}"
-    words = ": ".join(filter(None, [type(error).__name__, str(error).strip()]))
+    words = ": ".join(filter(None, [type(error).__name__, hide_credentials(str(error)).strip()]))
     first, *rest = [line for line in words.splitlines() if line.strip()]
     if number <= len(delays):
         why = cell(" ... ".join([first, *rest[-1:]]), WIDEST).removesuffix(".")
@@ -36,7 +37,7 @@ def _write_log(file: Path, error: Exception) -> str:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8", errors="backslashreplace") as out:
-            out.writelines(traceback.format_exception(error))
+            out.writelines(map(hide_credentials, traceback.format_exception(error)))
     except OSError as failure:
         return f"could not be written to {file}: {failure}"
     return f"is in {file}"

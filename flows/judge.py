@@ -5,9 +5,10 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from data_lake.errors import UserError
+from data_lake.messages import escape_control
 from data_lake.stage_io import StageIO
 from flows.counting import Make
-from flows.text import escape_control, log
+from flows.text import log
 from pipeline.config import LLMConfig
 from pipeline.llm.answers import answers_of
 from pipeline.llm.failures import Failures, failed

@@ -3,7 +3,7 @@
 from typing import Any
 
 from data_lake.lake import Lake
-from flows.text import escape_control
+from data_lake.messages import escape_control
 
 
 def lift(lake: Lake) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from prefect.states import Completed
 from data_lake.errors import UserError
 from data_lake.lake import Lake, Stage
 from data_lake.manifest import Manifest
+from data_lake.messages import hide_credentials
 from flows.failures import stage_failed
 from flows.run import Run, RunRequest, open_run
 from flows.selection import StageSelection
@@ -108,13 +109,13 @@ def check_given_to_server(overrides: Sequence[str]) -> None:
 
 
 def run_as_flow(run: Run) -> tuple[list[Manifest], int]:
-    """Make the stages of an opened run as a run of the flow, as `nightly` would."""
+    """Make the stages of an opened run as a run of the flow, as `nightly` would; Prefect learns no credentials."""
 
     @flow(name=nightly.name)
     def opened(request: RunRequest) -> tuple[list[Manifest], int]:
         return make_stages(run)
 
-    return opened(run.request)
+    return opened(run.request.model_copy(update={"overrides": tuple(map(hide_credentials, run.request.overrides))}))
 
 
 def make_stages(run: Run) -> tuple[list[Manifest], int]:

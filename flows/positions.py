@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import pyarrow.dataset as ds
 
 from data_lake.lake import Lake
+from data_lake.messages import escape_control
 from data_lake.schemas import ARTIFACTS
 from data_lake.tables import open_parts
 from flows.run import Run
-from flows.text import escape_control
 
 POSITIONED = tuple(
     name for name, artifact in ARTIFACTS.items() for schema in artifact.tables.values() if "forbidden" in schema.names

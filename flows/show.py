@@ -12,6 +12,7 @@ import pyarrow.dataset as ds
 
 from data_lake.errors import UserError
 from data_lake.lake import Lake
+from data_lake.messages import escape_control
 from data_lake.schemas import ARTIFACTS
 from data_lake.tables import open_parts
 from flows import text
@@ -70,7 +71,7 @@ def describe(
 def format_artifact(shown: Mapping[str, Any]) -> str:
     """Return what `describe` found as text for a person."""
     head = shown["artifact"] + (f", table {shown['table']} of {', '.join(shown['tables'])}" if "table" in shown else "")
-    failed = f"\nof a run that failed: {text.escape_control(shown['error'])}" if "error" in shown else ""
+    failed = f"\nof a run that failed: {escape_control(shown['error'])}" if "error" in shown else ""
     positions = f"\n{shown['positions']}." if "positions" in shown else ""
     parts = [
         f"{head}: {shown['count']:,} rows, made in {shown['seconds']:.1f} s{failed}\n{shown['folder']}{positions}",

@@ -1,16 +1,14 @@
-"""Plain text for a terminal: tables, messages, and escapes for the control characters of untrusted texts."""
+"""Plain text for a terminal: tables and messages."""
 
 import sys
-import unicodedata
+import traceback
 from collections.abc import Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
+from data_lake.messages import escape_control, for_terminal
+
 WIDEST = 60
-
-
-def escape_control(text: str) -> str:
-    """Return the text in one line, with what could steer a terminal written out as an escape."""
-    return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} else c for c in text)
 
 
 def cell(value: Any, widest: int = WIDEST, decimals: int = 4) -> str:
@@ -41,6 +39,16 @@ def table(rows: Sequence[Mapping[str, Any]], widest: int = WIDEST) -> str:
     return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
+def show(text: str) -> None:
+    """Print a result to stdout, safe for a terminal (see `for_terminal`)."""
+    print(for_terminal(text))
+
+
+def log_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show the traceback of an error that nobody expected, as `sys.excepthook` does, but safely."""
+    log("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
+
+
 def log(text: str) -> None:
-    """Tell the person at the terminal how things go; results go to stdout instead. Control characters are escaped."""
-    print("\n".join(map(escape_control, text.split("\n"))), file=sys.stderr, flush=True)
+    """Tell the person at the terminal, through stderr and as safely, how things go."""
+    print(for_terminal(text), file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_lake.errors import UserError
+from data_lake.messages import escape_control
 from model import parallel
 from model.checkpoint import Progress
 
@@ -49,7 +50,7 @@ class Report:
     def epoch(self, progress: Progress, row: Mapping[str, Any], by_domain: Mapping[str, float], speed: str) -> None:
         """Show an evaluated epoch. row: of the history. by_domain: the validation figure."""
         self._to_tensorboard(progress, row, by_domain)
-        shown = ", ".join(f"{name} {figure:.4f}" for name, figure in by_domain.items())
+        shown = ", ".join(f"{escape_control(name)} {figure:.4f}" for name, figure in by_domain.items())
         left = (time.monotonic() - self.started) * (self.epochs - progress.epoch) / 60
         parts = ", ".join(f"{name} {value:.4f}" for name, value in progress.parts.items())
         print(
