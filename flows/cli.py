@@ -25,6 +25,7 @@ from flows.run import RunRequest, open_run
 from flows.selection import StageSelection
 from flows.settings import DEFAULT_FILE, load_settings
 from flows.stages import open_lake
+from pipeline.proxies import spare_loopback
 
 app = typer.Typer(
     help="LLM-EDT: raw interaction logs and item texts in; a trained two-phase recommender out.",
@@ -211,6 +212,7 @@ def serve(
 def main() -> None:
     """Run the command line; a mistake that the user can fix is a sentence without a traceback."""
     warnings.showwarning = _warn
+    spare_loopback()
     os.environ.setdefault("DO_NOT_TRACK", "1")  # read by Prefect and vLLM, which else report what they are used for
     sys.excepthook = text.log_crash
     try:

@@ -65,6 +65,9 @@ by = "leave-one-out"       # or "time", with validation_days and test_days; or "
 # key_variable = "OPENAI_API_KEY"  # the environment variable that holds the key
 # batch = true                     # send files to the batch interface: half the price, an answer within a day
 # tokenizer = "models/my-model"    # a folder; else four characters count as a token
+# timeout = 300                    # seconds for a whole answer
+# max_tokens_name = "max_completion_tokens"  # what OpenAI's newer models ask for
+# omit = ["temperature"]           # parameters that the endpoint refuses
 
 {described}
 [train]

@@ -50,7 +50,9 @@ class Models:
         """Return the generator, with its cache of replies where it asks a language model."""
         if not self.generator.asks_model:
             return self.generator
-        keep = partial(worth_keeping, is_deterministic=self._settings.llm.temperature == 0)
+        sampling = self.generator.identity.get("sampling", {})
+        is_deterministic = (sampling | sampling.get("extra_body", {})).get("temperature") == 0
+        keep = partial(worth_keeping, is_deterministic=is_deterministic)
         return CachedGenerator(self._within_budget, cache, self._ask_again, keep)
 
     @cached_property

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import IO
 
 from data_lake.errors import UserError
 from pipeline.processes.child import Child
+from pipeline.proxies import check_proxies, spare_loopback, through_proxy
 
 HOST, PORT = "127.0.0.1", 4200
 START_SECONDS = 120
@@ -38,6 +38,7 @@ def prefect_server(*options: str) -> str:
     from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
+    check_proxies()
     if url := get_current_settings().api.url:
         check(url)
         return url
@@ -85,15 +86,22 @@ def _secret() -> str:
 
 def check(url: str) -> None:
     """Raise UserError where no Prefect server can be reached."""
+    import httpx
+
+    try:
+        known = httpx.URL(f"{url.rstrip('/')}/health")
+    except httpx.InvalidURL:
+        raise UserError(
+            "PREFECT_API_URL is no URL. Set it to one such as http://127.0.0.1:4200/api, or unset it."
+        ) from None  # it shows a part of the URL
+    spare_loopback(known.host)
     advice = "Start a Prefect server there, or unset it."
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10) as reply:
-            is_healthy = reply.read(100).strip() == b"true"
-    except urllib.error.HTTPError as error:
-        is_healthy = error.code in (401, 403)  # whether it lets us in is Prefect's to say
-    except (OSError, ValueError) as error:
-        raise UserError(f"PREFECT_API_URL={url} does not answer ({error}). {advice}") from error
-    if not is_healthy:
+        reply = httpx.get(known, timeout=10)
+    except httpx.HTTPError as error:
+        proxy = through_proxy(known.host)
+        raise UserError(f"PREFECT_API_URL={url} does not answer ({error}){proxy}. {advice}") from error
+    if reply.status_code not in (401, 403) and reply.text.strip() != "true":  # whether it lets us in is Prefect's to say
         raise UserError(f"PREFECT_API_URL={url}: what answers there is no Prefect server. {advice}")
 
 

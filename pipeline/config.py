@@ -410,13 +410,21 @@ class OpenAIConfig(Config):
     """Send the requests of each shard as files to the provider's batch interface: for half the price, within a day."""
     concurrency: PositiveInt = 32
     """Requests under way at a time."""
-    timeout: float = Field(300.0, gt=0)
-    """Seconds to wait for an answer."""
+    timeout: float = Field(300.0, gt=0, allow_inf_nan=False)
+    """Seconds to wait for a whole answer, from its first byte sent to its last one received. A request that got none is
+    sent once more, and up to three times where others were answered meanwhile. An endpoint that is silent to two
+    requests in a row stops the run."""
     retries: NonNegativeInt = 12
     """Tries after the first where the endpoint is busy or fails. The pause before each is that of its Retry-After, at
     most a minute, or else doubles from half a second to a minute, less up to a half by chance: with 12, 3 to 6 minutes
     in all. An endpoint that has not answered yet and cannot be reached is tried 7 times, 15 to 32 seconds."""
     tokenizer: str = ""
     """A folder with the model's tokenizer, to cut prompts by its tokens; empty: four characters are a token."""
+    max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """How the endpoint calls the limit of an answer's tokens; OpenAI's newer models know the second name only."""
+    omit: tuple[
+        Literal["max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "response_format"], ...
+    ] = ()
+    """Parameters that are not sent, where an endpoint refuses them."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Added to each request, such as {chat_template_kwargs = {enable_thinking = false}} for vLLM."""

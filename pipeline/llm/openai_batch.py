@@ -8,14 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-import httpx
 import pyarrow as pa
 
 from data_lake.errors import UserError
 from data_lake.keyed_cache import KeyedCache
 from pipeline.config import LLMConfig, OpenAIConfig
+from pipeline.llm.completion import error_status
+from pipeline.llm.endpoint import NO_COMPLETION, Answer, Failed, Unreachable, run_apart
 from pipeline.llm.generator import OnReply, Reply, Request, no_listener, prompt_hash
-from pipeline.llm.openai import FIRST_RETRIES, NO_COMPLETION, TRY_AGAIN, OpenAI, pause, read_completion
+from pipeline.llm.openai import TRY_AGAIN, OpenAI, pause
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
 """What one file may hold."""
@@ -54,9 +55,10 @@ class OpenAIBatch(OpenAI):
         indices = defaultdict(list)
         for index, key in enumerate(keys):
             indices[key].append(index)
+        asked = dict(zip(keys, requests, strict=True))
         replies: dict[str, Reply] = {}
         for batch in self._ended(waiting):
-            found = self._results(batch, waiting[batch["id"]])
+            found = self._results(batch, {key: asked[key] for key in waiting[batch["id"]]})
             replies |= found
             for key, reply in found.items():
                 for index in indices[key]:
@@ -78,12 +80,13 @@ class OpenAIBatch(OpenAI):
         for row in self._cache.get(list(key_of)).to_pylist():
             if row["batch"]:
                 batches[row["batch"]].append(key_of[row["key"]])
-        return {batch: of for batch, of in batches.items() if self._request("GET", _batch(batch)).status_code == 200}
+        return {batch: of for batch, of in batches.items() if self._request("GET", _batch(batch)).status == 200}
 
     def _send(self, lines: Mapping[str, bytes]) -> dict[str, list[str]]:
         """Upload a file of requests and start its batch; return its keys under the batch's name."""
         content = {"file": ("requests.jsonl", b"\n".join(lines.values()) + b"\n", "application/jsonl")}
-        uploaded = self._object("POST", "files", files=content, data={"purpose": "batch"})
+        size = sum(map(len, lines.values()))
+        uploaded = self._object("POST", "files", files=content, data={"purpose": "batch"}, is_file=True, size=size)
         asked = {"input_file_id": uploaded["id"], "endpoint": PATH, "completion_window": "24h"}
         batch = self._object("POST", "batches", json=asked)["id"]
         try:
@@ -100,100 +103,109 @@ class OpenAIBatch(OpenAI):
         waiting, wait = list(names), FIRST_POLL
         while waiting:
             for name in list(waiting):
-                batch = self._object("GET", _batch(name)) | {"id": name}
-                if batch.get("status") in ENDED:
+                batch = self._object("GET", _batch(name), "status") | {"id": name}
+                if batch["status"] in ENDED:
                     waiting.remove(name)
                     yield batch
             if waiting:
                 time.sleep(wait)
                 wait = min(2 * wait, LONGEST_POLL)
 
-    def _results(self, batch: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Reply]:
+    def _results(self, batch: Mapping[str, Any], asked: Mapping[str, Request]) -> dict[str, Reply]:
         """Return the reply to each key's request of a batch that has ended."""
         status = batch["status"]
         if status == "failed":
-            self.last_words = self._words(json.dumps({"error": _first_error(batch)}).encode())
-        replies = dict.fromkeys(keys, Reply(None, NO_COMPLETION if status == "completed" else f"batch_{status}"))
+            self.last_words = self._endpoint.words(_answer(400, {"error": _first_error(batch)}))
+        replies = dict.fromkeys(asked, Reply(None, NO_COMPLETION if status == "completed" else f"batch_{status}"))
         for name in ("error_file_id", "output_file_id"):
             for line in self._content(batch[name]).split(b"\n") if batch.get(name) else ():
-                key, reply = self._result(line)
+                key, result = _result(line)
                 if key in replies:
-                    replies[key] = reply
+                    replies[key] = self._reply_of(result, asked[key])
         return replies
 
     def _content(self, file: Any) -> bytes:
         """Return what a file holds; nothing where the endpoint has it no longer."""
         path = f"files/{quote(str(file), safe='')}/content"
-        response = self._request("GET", path)
-        if response.status_code not in (200, 404):
-            raise self._refusal("GET", path, response)
-        return response.content if response.status_code == 200 else b""
+        answer = self._request("GET", path, is_file=True)
+        if answer.status not in (200, 404):
+            raise self._refusal("GET", path, answer)
+        return answer.body if answer.status == 200 else b""
 
-    def _result(self, line: bytes) -> tuple[str, Reply]:
-        """Return key and reply of a line of an output or error file; the key is empty where it has none."""
-        try:
-            result = json.loads(line)
-            key, response, error = str(result["custom_id"]), result.get("response"), result.get("error")
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return "", Reply(None, NO_COMPLETION)
-        if isinstance(response, dict) and response.get("status_code") == 200:
-            return key, read_completion(response.get("body"))
+    def _reply_of(self, result: Mapping[str, Any], request: Request) -> Reply:
+        """Return the reply in a line of an output or error file."""
+        response, error = result.get("response"), result.get("error")
         if isinstance(response, dict) and isinstance(response.get("status_code"), int):
-            return key, self._refused(response["status_code"], json.dumps(response.get("body")).encode())
-        self.last_words = self._words(json.dumps({"error": error}).encode())
+            try:
+                return self._read(_answer(response["status_code"], response.get("body")), request)
+            except Failed as failed:
+                self.last_words = str(failed)
+                return Reply(None, failed.reason)
+        self.last_words = self._endpoint.words(_answer(400, {"error": error}))
         code = error.get("code") if isinstance(error, dict) else None
         is_word = isinstance(code, str) and re.fullmatch(r"[a-z_]{1,40}", code)
-        return key, Reply(None, code if is_word else "batch_error")
+        return Reply(None, code if is_word else "batch_error")
 
-    def _object(self, method: str, path: str, **content: Any) -> dict[str, Any]:
-        """Return what the endpoint answers, an object; raise UserError where it refuses."""
-        response = self._request(method, path, **content)
-        try:
-            found = json.loads(response.content)
-        except (ValueError, RecursionError):
-            found = None
-        if response.status_code != 200 or not isinstance(found, dict) or not isinstance(found.get("id"), str):
-            raise self._refusal(method, path, response)
+    def _object(self, method: str, path: str, named: str = "id", **content: Any) -> dict[str, Any]:
+        """Return what the endpoint answers, an object with a text of this name; raise UserError where it refuses."""
+        answer = self._request(method, path, **content)
+        found = answer.content
+        if answer.status != 200 or not isinstance(found, dict) or not isinstance(found.get(named), str):
+            raise self._refusal(method, path, answer)
         return found
 
-    def _refusal(self, method: str, path: str, response: httpx.Response) -> UserError:
+    def _refusal(self, method: str, path: str, answer: Answer) -> UserError:
         return UserError(
-            f"[openai] base_url {self.cfg.base_url} refuses {method} {path} ({response.status_code}: "
-            f"{self._words(response.content)}). Where it has no batch interface set [openai] batch = false."
+            f"[openai] base_url {self.cfg.base_url} refuses {method} {path} ({answer.status}: "
+            f"{self._endpoint.words(answer)}). Where it has no batch interface set [openai] batch = false."
         )
 
-    def _request(self, method: str, path: str, **content: Any) -> httpx.Response:
+    def _request(self, method: str, path: str, **content: Any) -> Answer:
         """Return the endpoint's answer; it is asked again while it is busy or away, and then UserError is raised.
 
         A connection that breaks while a batch is started is not tried again: the batch may have been started.
         """
-        client, problem = self._open(), ""
-        for attempt in range(self.cfg.retries + 1):
-            asked_to_wait = None
+        started, attempt = time.monotonic(), 0
+        while True:
             try:
-                response = client.request(method, path, **content)
-            except httpx.ConnectError as error:
-                problem = f"cannot be reached ({error})"
-                if attempt >= FIRST_RETRIES and not self._answered:
-                    break
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                problem = f"broke off {method} {path} ({type(error).__name__})"
-                if (method, path) == ("POST", "batches"):
+                answer = run_apart(self._send_once(method, path, **content))
+                self._answered += 1
+                return answer
+            except Failed as failed:
+                self._check_access(failed)
+                problem = self._problem(failed, f"{method} {path}")
+                is_known = isinstance(failed, Unreachable) or failed.status
+                if (method, path) == ("POST", "batches") and not is_known:
                     problem += ", and may have started a batch that is not known here: look for it at the provider"
                     break
-            else:
-                self._count_answer()
-                if response.status_code not in TRY_AGAIN and response.status_code < 500:
-                    self._check_key(response)
-                    return response
-                problem = f"answers {response.status_code} to {method} {path} ({self._words(response.content)})"
-                asked_to_wait = response.headers.get("retry-after")
-            if attempt < self.cfg.retries:
-                time.sleep(pause(attempt, asked_to_wait))
+                is_early = isinstance(failed, Unreachable) and self._gives_up_early(attempt, time.monotonic() - started)
+                if is_early or attempt >= self._retries(failed, is_silent=True):
+                    break
+                wait = pause(attempt, failed.wait)
+            time.sleep(wait)
+            attempt += 1
         raise UserError(
             f"[openai] base_url {self.cfg.base_url} {problem}. Run again once it answers: the batches that are "
             "known here are waited for, and not paid for twice."
         )
+
+    async def _send_once(self, method: str, path: str, **content: Any) -> Answer:
+        """Send a request once. Raises Failed, also where trying again may help."""
+        async with self._endpoint.open() as client:
+            answer = await self._endpoint.ask(client, method, path, **content)
+        status = answer.status if answer.status != 200 else error_status(answer.content) or 200
+        if status in (401, 403, 407) or status in TRY_AGAIN or status >= 500:
+            words = self._endpoint.words(answer)
+            raise Failed(f"http_{status}", words, None, answer.headers.get("retry-after"), status)
+        return answer
+
+    def _problem(self, failed: Failed, call: str) -> str:
+        """Return what a person reads of a call that failed."""
+        if isinstance(failed, Unreachable):
+            return f"cannot be reached ({failed})"
+        if failed.status:
+            return f"answers {failed.status} to {call} ({failed})"
+        return f"broke off {call} ({failed})"
 
     def _remembered_as(self, key: str) -> str:
         return f"{self.cfg.base_url} {key}"
@@ -227,6 +239,20 @@ def files(lines: Iterable[tuple[str, bytes]]) -> Iterator[dict[str, bytes]]:
 def _line(key: str, body: Mapping[str, Any]) -> tuple[str, bytes]:
     asked = {"custom_id": key, "method": "POST", "url": PATH, "body": dict(body)}
     return key, json.dumps(asked).encode()
+
+
+def _result(line: bytes) -> tuple[str, Mapping[str, Any]]:
+    """Return the key of a line of an output or error file, and the line; the key is empty where it has none."""
+    try:
+        result = json.loads(line)
+        return str(result["custom_id"]), result
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return "", {}
+
+
+def _answer(status: int, content: Any) -> Answer:
+    """Return what a line of a file holds as an answer of its own."""
+    return Answer(status, json.dumps(content).encode())
 
 
 def _first_error(batch: Mapping[str, Any]) -> Any:

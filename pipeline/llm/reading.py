@@ -5,7 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +19,14 @@ SAME = "same"
 ENDS = (".", "!", "?", "…", "。")
 """How a sentence ends."""
 
-_FENCED = re.compile(r"```\w*\s*(.*?)\s*```", re.DOTALL)
+_BAD_FORM = ("not_json", "schema")
+_MOST_BRACES = 100
+"""Braces of a text that may begin its object."""
+_JSON = json.JSONDecoder(strict=False)  # a string may hold a raw line end
+_FENCE_NAME = re.compile(r"\w+[ \t]*\n")
+_THOUGHT = r"think|thinking|thought|reasoning"
+_THOUGHT_BEGINS = re.compile(rf"<({_THOUGHT})>|\[THINK\]", re.IGNORECASE)
+_THOUGHT_ENDS = re.compile(rf"</({_THOUGHT})>|\[/THINK\]|<\|message\|>", re.IGNORECASE)
 _LEFT_OFF = re.compile(r"(…|\.\.\.)\W*$")
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
@@ -73,6 +80,15 @@ def read_reply(text: str, request: Request, is_judged: bool = True) -> Reading:
     else:
         [profile] = _texts([_field(text, name)], schema["maxLength"])
     return _profile(profile, schema["maxLength"], request) if is_judged else _unjudged([profile])
+
+
+def has_form(text: str, request: Request) -> bool:
+    """Say whether a text holds a JSON object as the request's schema asks for it, whatever that says."""
+    try:
+        read_reply(text, replace(request, is_text=False))
+    except BadReply as bad:
+        return str(bad) not in _BAD_FORM
+    return True
 
 
 @lru_cache(maxsize=1024)
@@ -153,7 +169,7 @@ def _profile(text: str, longest: int, request: Request) -> Reading:
 def _field(text: str, name: str) -> Any:
     """Return the only field of the JSON object in a reply."""
     try:
-        value = json.loads(_plain(text))
+        value = _object(_plain(text))
         json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no text
     except (ValueError, RecursionError) as error:
         raise BadReply("not_json") from error
@@ -166,9 +182,38 @@ def _plain(text: str) -> str:
     """Return a reply without what a model thought before it, and without a fence around it."""
     text = text.strip()
     if not text.startswith("{"):
-        text = text.rpartition("</think>")[2].strip()
-    fenced = _FENCED.fullmatch(text)
-    return fenced[1] if fenced else text
+        ends = [end.end() for end in _THOUGHT_ENDS.finditer(text)]
+        if not ends and _THOUGHT_BEGINS.match(text):
+            return ""
+        text = text[max(ends, default=0) :].strip()
+    if len(text) >= 6 and text.startswith("```") and text.endswith("```"):
+        name = _FENCE_NAME.match(text, 3)
+        text = text[name.end() if name else 3 : -3].strip()
+    return text
+
+
+def _object(text: str) -> Any:
+    """Return the JSON value that a text is, else the one object that stands among other words."""
+    try:
+        return _JSON.decode(text)
+    except ValueError:
+        pass
+    found: list[Any] = []
+    start = text.find("{")
+    for _ in range(_MOST_BRACES):
+        if start < 0:
+            break
+        try:
+            value, end = _JSON.raw_decode(text, start)
+        except ValueError:
+            end = start + 1
+        else:
+            if value and value not in found:
+                found.append(value)
+        start = text.find("{", end)
+    if len(found) != 1:
+        raise ValueError("not one object")
+    return found[0]
 
 
 def _texts(values: Any, longest: int) -> list[str]:

@@ -18,6 +18,7 @@ from pipeline.llm.openai import OpenAI
 from pipeline.llm.openai_batch import OpenAIBatch
 from pipeline.llm.prompts import items_schema
 from tests.pipeline.batch_endpoint import BatchEndpoint, batch
+from tests.pipeline.raw_endpoint import RawEndpoint, silent
 from tests.pipeline.stub_endpoint import ask, completion
 
 HOME = Path(__file__).resolve().parents[2]
@@ -183,7 +184,7 @@ def test_ask_again_asks_again(endpoint, tmp_path):
 
 def test_a_busy_endpoint_is_asked_again(endpoint, tmp_path):
     endpoint.refusals = {
-        ("POST", "files"): [(429, {})],
+        ("POST", "files"): [(429, {}), (200, {"error": {"code": 429}})],
         ("POST", "batches"): [(503, {})],
         ("GET", "batches/batch_0"): [(500, {}), (502, {})],
         ("GET", "files/batch_0-output/content"): [(503, {})],
@@ -209,6 +210,20 @@ def test_what_stops_a_batch_stops_the_run_without_the_key(endpoint, tmp_path, mo
         batch(endpoint.url, tmp_path)(ask("rice"))
     assert "s3cret" not in str(raised.value)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
+
+
+def test_a_batch_without_a_status_is_not_waited_for(endpoint, tmp_path):
+    endpoint.statuses = [None]
+    with pytest.raises(UserError, match="refuses GET batches/batch_0"):
+        batch(endpoint.url, tmp_path)(ask("rice"))
+
+
+def test_a_silent_endpoint_is_asked_for_a_batch_twice(endpoint, tmp_path):
+    with RawEndpoint() as raw:
+        raw.script = {"file": silent}
+        with pytest.raises(UserError, match=r"broke off POST files \(no whole answer within"):
+            batch(raw.url, tmp_path, timeout=0.2)(ask("rice"))
+        assert raw.asked == ["file", "file"]
 
 
 def test_a_batch_whose_start_broke_off_is_not_started_twice(endpoint, tmp_path):

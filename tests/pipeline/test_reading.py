@@ -54,6 +54,10 @@ def profile(text, question=DOMAIN, longest=60, is_retry=False):
         ('{"items": ["green teapot", "Rye  bread", "RYE BREAD"]}', "copied"),
         ('{"items": ["green teapot", "kitchen", "Rye bread"]}', "echo"),
         ("<think>rice?", "not_json"),
+        ('<think>perhaps {"items": ["rice"]}', "not_json"),
+        ('{"items": ["rice"]} or {"items": ["tea"]}', "not_json"),
+        ("{" * 100_000 + '{"items": ["rice"]}', "not_json"),
+        ("```" + " " * 1_000_000 + "x", "not_json"),
         ("", "not_json"),
     ],
 )
@@ -76,10 +80,22 @@ def test_a_good_reply_is_its_texts():
         '```\n{"items": ["Pan"]}```\n',
         '<think>\n\n</think>\n```json\n{"items": ["Pan"]}\n```',
         '\n {"items": ["Pan"]} ',
+        'Sure! Here is the JSON:\n{"items": ["Pan"]}',
+        'Here you go:\n```json\n{"items": ["Pan"]}\n```\nEnjoy {all} of it!',
+        '```json\n{"items": ["Pan"]}',
+        '\ufeff{"items": ["Pan"]}<|im_end|>',
+        '{"items": ["Pan"]}\n\n{"items": ["Pan"]}',
+        '[THINK]{"items": ["tea"]}?[/THINK]{"items": ["Pan"]}',
+        '<thinking>{tea}</thinking> {"items": ["Pan"]}',
+        '<|channel|>analysis<|message|>{"items": []}<|end|><|channel|>final<|message|>{"items": ["Pan"]}',
     ],
 )
-def test_what_a_model_thought_and_the_fence_around_an_answer_are_no_part_of_it(text):
+def test_what_stands_around_the_one_object_of_an_answer_is_no_part_of_it(text):
     assert read_reply(text, request()) == Reading(("Pan",))
+
+
+def test_a_string_may_hold_raw_line_ends():
+    assert read_reply('{"items": ["Pan\n", "a\tpot"]}', request()) == Reading(("Pan", "a\tpot"))
 
 
 def test_marks_inside_an_answer_are_its_own():
@@ -193,6 +209,11 @@ def plain(text, longest=60, is_retry=False):
 )  # fmt: skip
 def test_a_plain_reply_is_the_profile_and_one_in_json_all_the_same(text):
     assert plain(text).texts == ("Likes strong tea.",)
+
+
+def test_a_plain_reply_that_is_all_thought_is_empty():
+    with pytest.raises(BadReply, match="empty"):
+        plain("<think>The user likes tea, so")
 
 
 def test_a_plain_reply_longer_than_asked_for_is_cut_and_the_second_one_ends_at_a_word():
