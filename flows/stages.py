@@ -564,7 +564,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="finetune",
-        version=9,
+        version=10,
         reads=("training_set", "pretrained"),
         makes=("checkpoint",),
         settings=all_but("train", TrainSettings, "pretrain", *ON_TRAINING_MACHINE),

@@ -24,13 +24,14 @@ What differs from SASRec (Kang and McAuley, 2018), and where:
 - the loss is a softmax over shared negatives or all items (`loss/softmax.py`), and old targets count less
   (`Sequences.batch`);
 - states are pulled to the users' profiles (`loss/align.py`);
-- phase 2 freezes all that and trains an adapter per domain (`network/domain_adapter.py`,
-  `training/domain_finetuning.py`).
+- phase 2 freezes all that and trains an adapter per domain, over the transformer's states of that domain's items alone
+  (`network/domain_adapter.py`, `training/domain_finetuning.py`).
 
 What computes the same faster:
 
 - dropout is drawn from 16-bit numbers on CPU (`network/dropout.py`);
 - rows that carry a gradient are read by `F.embedding`, not by an index: its gradient is summed in one order on any
   number of threads;
-- the id vectors of items are stepped only where a batch reads them, with dense AdamW's result (`lazy_adamw.py`).
+- the id vectors of items are stepped only where a batch reads them, with dense AdamW's result (`lazy_adamw.py`);
+- phase 2 computes the frozen transformer's states once and not in each epoch (`training/frozen_states.py`).
 """

@@ -21,7 +21,7 @@ from data_lake.config import Config
 from data_lake.errors import UserError
 from data_lake.schemas import CHECKPOINT
 from data_lake.tables import check, read_tables
-from model.config import FinetuneConfig, NetworkConfig, PretrainConfig
+from model.config import NetworkConfig, PretrainConfig
 from model.lazy_adamw import LazyAdamW
 from model.weight_average import WeightAverage
 
@@ -29,17 +29,17 @@ HISTORY = "history.parquet"
 MODEL = "model.safetensors"
 STATE = "train_state.safetensors"
 
-OLD_TENSORS = {"trends.": "recency_popularity.", "readers.": "domain_adapters.", "rows.": "lazy_adamw."}
+OLD_TENSORS = {"trends.": "recency_popularity.", "rows.": "lazy_adamw."}
 """How the names of tensors began in files of earlier versions, and how they begin now."""
 
 REMOVED: dict[str, dict[str, float]] = {
     "network": {"text_dropout": 0.0},
     "pretrain": {"warmup_steps": 0},
-    "finetune": {"warmup_steps": 0},
 }
-"""Settings of earlier versions that are gone, and the value at which they did nothing."""
+"""Settings of earlier versions that are gone, and the value at which they did nothing. Those of phase 2 are not here:
+its earlier weights do not fit."""
 
-ADDED: dict[str, dict[str, float]] = {"pretrain": {"average_epochs": 1.0}, "finetune": {"average_epochs": 1.0}}
+ADDED: dict[str, dict[str, float]] = {"pretrain": {"average_epochs": 1.0}}
 """Settings that earlier versions did not have, and the value that is what they did."""
 
 LOSS = "_loss"
@@ -138,7 +138,7 @@ class PhaseCheckpoint:
         tensors = load_tensors(path)
         with safe_open(path, framework="pt") as file:
             progress = Progress.from_json(json.loads(file.metadata()["progress"]))
-        network.load_state_dict(_under(tensors, "weights."))
+        load_weights(network, _under(tensors, "weights."), path)
         average.load(_under(tensors, "average.") or _under(tensors, "weights."))  # an earlier version has the latter
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under(tensors, "optimizer.").items():
@@ -161,7 +161,7 @@ class PhaseCheckpoint:
 
     def load_best(self, network: nn.Module) -> None:
         """Load the weights of the best epoch."""
-        network.load_state_dict(load_tensors(self.path / MODEL))
+        load_weights(network, load_tensors(self.path / MODEL), self.path / MODEL)
 
     def history(self) -> list[dict[str, Any]]:
         """Return one row per evaluated epoch."""
@@ -199,6 +199,18 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return {_new_tensor_name(name): tensor for name, tensor in tensors.items()}
 
 
+def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load the tensors of a file into a network, or say which does not fit."""
+    own = network.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        if name not in own or name not in tensors or own[name].shape != tensors[name].shape:
+            raise UserError(
+                f"{path} holds the weights of another version's network: {name} does not fit. Delete its folder and "
+                "train again."
+            )
+    network.load_state_dict(tensors)
+
+
 def _new_tensor_name(name: str) -> str:
     prefix = "weights." if name.startswith("weights.") else ""
     for old, new in OLD_TENSORS.items():
@@ -210,7 +222,7 @@ def _new_tensor_name(name: str) -> str:
 def _with_new_names(config: dict[str, Any]) -> dict[str, Any]:
     """Return a config.json with settings named as they are now, without those that are gone and did nothing."""
     train = config.get("train", {})
-    kinds: dict[str, type[Config]] = {"network": NetworkConfig, "pretrain": PretrainConfig, "finetune": FinetuneConfig}
+    kinds: dict[str, type[Config]] = {"network": NetworkConfig, "pretrain": PretrainConfig}
     for section, kind in kinds.items():
         if section not in train:
             continue

@@ -35,6 +35,7 @@ class Batch:
 
     users: Tensor  # (B,) rows of the training set
     windows: Windows
+    start: Tensor  # (B,) flat position at which each window starts
     batch_index: Tensor  # (P,) the window of a prediction ...
     position: Tensor  # (P,) ... and the last position in it that the prediction reads
     target: Tensor  # (P,) item number
@@ -84,6 +85,10 @@ class Sequences:
         position_ids = position_ids.clamp(0, self.max_length - 1).masked_fill(is_pad, 0)
         return Windows(items, position_ids, self.synthetic[flat] & ~is_pad, lengths), start
 
+    def training_windows(self, users: Tensor) -> tuple[Windows, Tensor]:
+        """Return the windows that batches of `users` (B,) read, and the flat position (B,) at which each starts."""
+        return self.windows(users, self._last_target(users.to(self.home)) - self.offsets[users.to(self.home)])
+
     def batch(self, users: Tensor, loss: LossConfig) -> Batch:
         """Return the training prefixes of `users` (B,), each up to its last real training item, which is only a target.
 
@@ -93,9 +98,8 @@ class Sequences:
         target.
         """
         users = users.to(self.home)
-        first = self.offsets[users]
-        last = self.real_at[self.real_before[first + self.train_end[users]] - 1]  # (B,) flat position
-        windows, start = self._windows(users, last - first)
+        last = self._last_target(users)  # (B,)
+        windows, start = self._windows(users, last - self.offsets[users])
         read_index, read_position = (windows.items > 0).nonzero(as_tuple=True)  # (R,) every position that is read
         flat = start[read_index] + read_position
         next_real = self.real_before[flat + 1]  # (R,) the next real item, counted over all users
@@ -112,8 +116,12 @@ class Sequences:
             position = torch.cat([position, last_real - start[read_index[extra]]])
             target = torch.cat([target, self.items[flat[extra] + 1].long()])
             weight = torch.cat([weight, worth[extra]])
-        tensors = [tensor.to(self.device) for tensor in (batch_index, position, target, weight, time)]
+        tensors = [tensor.to(self.device) for tensor in (start, batch_index, position, target, weight, time)]
         return Batch(users.to(self.device), windows.to(self.device), *tensors)
+
+    def _last_target(self, users: Tensor) -> Tensor:
+        """Return the flat position (B,) of each user's last real training item, which is a target alone."""
+        return self.real_at[self.real_before[self.offsets[users] + self.train_end[users]] - 1]
 
     def _synthetic_weight(self, loss: LossConfig, flat: Tensor) -> Tensor:
         """Return what each flat position (P,) counts as an inserted target; 0 for real ones."""

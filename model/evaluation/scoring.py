@@ -14,11 +14,11 @@ from torch import Tensor
 
 from data_lake.errors import UserError
 from data_lake.settings_errors import parse
-from model.checkpoint import MODEL, PhaseCheckpoint, load_tensors
+from model.checkpoint import MODEL, PhaseCheckpoint, load_tensors, load_weights
 from model.config import NetworkConfig
 from model.data.sequences import Sequences
 from model.data.training_set import TrainingSet
-from model.network.network import Network, Predictions, build_network
+from model.network.network import Encoded, Network, Predictions, build_network
 
 CPU = torch.device("cpu")
 
@@ -38,8 +38,11 @@ class Scorer(Protocol):
 class NetworkScorer:
     """Scores of a network as it stands: make a new one after its weights change."""
 
-    def __init__(self, network: Network, data: TrainingSet, sequences: Sequences) -> None:
-        self.network, self.data, self.sequences = network, data, sequences
+    def __init__(
+        self, network: Network, data: TrainingSet, sequences: Sequences, held: dict[bytes, Encoded] | None = None
+    ) -> None:
+        """held: what earlier scorers over the same frozen transformer made of the rows of each call, to be kept."""
+        self.network, self.data, self.sequences, self.held = network, data, sequences, held
         self.device = network.positions.weight.device
         self.vectors = network.all_item_vectors()  # (items + 1, D)
         self.item_domain = torch.from_numpy(data.item_domain.astype(np.int64)).to(self.device)
@@ -52,12 +55,9 @@ class NetworkScorer:
         self.network.eval()
         recency = self.network.recency_popularity
         number = self.data.domains.index(domain)
-        windows, _ = self.sequences.windows(self._tensor(users), self._tensor(prefix_lengths))
-        inputs, item_domains = self.vectors[windows.items], self.item_domain[windows.items]  # (B, L, D), (B, L)
-        index, last = torch.arange(len(users), device=self.device), (windows.lengths - 1).clamp(min=0)
-        predictions = Predictions(index, last, torch.full_like(index, number))
-        query = self.network.query(inputs, windows, item_domains, predictions)  # (B, D)
-        query = query.masked_fill((windows.lengths == 0).unsqueeze(1), 0.0)
+        encoded = self._encode(users, prefix_lengths, number)
+        query = self.network.query(encoded, torch.full(encoded.is_empty.shape, number, device=self.device))  # (B, D)
+        query = query.masked_fill(self._tensor(prefix_lengths == 0).unsqueeze(1), 0.0)
         if self.domain != number:  # blocks come domain by domain
             items = self._tensor(self.data.domain_items[number])  # (M,)
             self.domain, self.keys = number, self.network.scaled(self.vectors[items])
@@ -68,7 +68,21 @@ class NetworkScorer:
             scores += self.popularity[recency.scoring_time_bins(self.data, users, prefix_lengths)]
         return scores.div_(self.network.cfg.temperature)
 
-    def _tensor(self, numbers: NDArray[np.int64]) -> Tensor:
+    def _encode(self, users: NDArray[np.int64], prefix_lengths: NDArray[np.int64], domain: int) -> Encoded:
+        """Return what the transformer makes of each prefix (B,) before an item of the domain."""
+        call = np.concatenate([[domain], users, prefix_lengths]).tobytes()
+        if self.held is not None and call in self.held:
+            return self.held[call]
+        windows, _ = self.sequences.windows(self._tensor(users), self._tensor(prefix_lengths))
+        inputs, item_domains = self.vectors[windows.items], self.item_domain[windows.items]  # (B, L, D), (B, L)
+        index, last = torch.arange(len(users), device=self.device), (windows.lengths - 1).clamp(min=0)
+        predictions = Predictions(index, last, torch.full_like(index, domain))
+        encoded = self.network.encode_predictions(inputs, windows, item_domains, predictions)
+        if self.held is not None:
+            self.held[call] = encoded
+        return encoded
+
+    def _tensor(self, numbers: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device)
 
 
@@ -83,7 +97,7 @@ def load_scorer(folder: str | Path, data: TrainingSet, device: torch.device = CP
     network = build_network(cfg, data, about["profile_size"])
     if about["phase"] == "finetune":
         network.add_domain_adapters(len(data.domains))
-    network.load_state_dict(load_tensors(folder / MODEL))
+    load_weights(network, load_tensors(folder / MODEL), folder / MODEL)
     network.to(device).eval()
     return NetworkScorer(network, data, Sequences(data, cfg.max_length, device))
 

@@ -40,7 +40,7 @@ class Reading:
     """What a phase makes of a batch."""
 
     query: Tensor  # (P, D) what scores the items at each prediction
-    items: Items
+    items: Items  # vectors as scores see them
     user_states: Callable[[], list[Tensor]]
     """Computes, where a term asks for them, the states of the batch's users, (B, D) each: one, or one per domain."""
 
@@ -92,12 +92,11 @@ class Objective:
 
     def _next_item(self, network: Network, reading: Reading, batch: Batch, negatives: list[Tensor]) -> Tensor:
         """Return the weighted sum of the next-item losses over all domains."""
-        items = Items(network.scaled(reading.items.vectors), reading.items.row_of)
         target_domain = self.catalogue.item_domain[batch.target]  # (P,)
         loss = reading.query.new_zeros((), dtype=torch.float32)
         for domain, competing in enumerate(negatives):
             mine = (target_domain == domain).nonzero().squeeze(1)
             query, time = F.embedding(mine, reading.query), batch.time[mine]
-            scores = DomainScores(query, items, network.recency_popularity, time, domain, self.temperature)
+            scores = DomainScores(query, reading.items, network.recency_popularity, time, domain, self.temperature)
             loss = loss + self.next_item(scores, batch.target[mine], competing, batch.weight[mine])
         return loss

@@ -104,7 +104,8 @@ class _SlicedSoftmax(torch.autograd.Function):
                 added_grad.index_add_(0, time_bins[part], slope)
             slope = slope.to(query.dtype)
             query_grad[part] = slope @ keys
-            keys_grad += slope.T @ query[part]
+            if ctx.needs_input_grad[5]:
+                keys_grad += slope.T @ query[part]
         ctx.save_for_backward(positive_grad, query_grad, keys_grad, added_grad)
         return total
 

@@ -9,7 +9,7 @@ from model.network.dropout import dropout
 
 
 class DomainAdapter(nn.Module):
-    """Position vectors, a residual bottleneck adapter, a head, and the weight of the domain's term in the score.
+    """A residual bottleneck adapter, a head, and the weight of the domain's term in the score.
 
     The bottleneck corrects the frozen transformer's states of the domain's sub-sequence (Houlsby et al., ICML 2019).
     Its up-projection starts at zero and the head at the identity, so that an adapter starts as the transformer's own
@@ -19,7 +19,6 @@ class DomainAdapter(nn.Module):
     def __init__(self, cfg: NetworkConfig, weight: float, weight_learnt: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(weight), requires_grad=weight_learnt)
-        self.positions = nn.Embedding(cfg.max_length, cfg.hidden)
         self.down = nn.Linear(cfg.hidden, cfg.bottleneck)
         self.up = nn.Linear(cfg.bottleneck, cfg.hidden)
         self.head = identity(cfg.hidden)

@@ -7,7 +7,9 @@ Letters used in this file: B sequences, L positions, M positions of one domain, 
 a text vector, K items.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +36,13 @@ class Predictions:
     position: Tensor  # (P,) the last position in it that is read
     target_domain: Tensor  # (P,)
 
-    def __getitem__(self, which: Tensor) -> "Predictions":
-        return Predictions(self.batch_index[which], self.position[which], self.target_domain[which])
+
+class Encoded(NamedTuple):
+    """What the transformer makes of what predictions read."""
+
+    shared: Tensor  # (P, D) the last state of the mixed sequence
+    domain: Tensor  # (P, D) the last state of the items of the target's domain alone; anything where there is none
+    is_empty: Tensor  # (P,) bool, where there is none
 
 
 class Network(nn.Module):
@@ -59,11 +66,9 @@ class Network(nn.Module):
         nn.init.normal_(self.positions.weight, std=0.02)
 
     def add_domain_adapters(self, domains: int, weight: float = 1.0, weight_learnt: bool = True) -> None:
-        """Freeze phase 1 and add one adapter per domain, which starts from phase 1's positions and this weight."""
+        """Freeze phase 1 and add one adapter per domain, whose term starts with this weight."""
         self.requires_grad_(False)
         self.domain_adapters = nn.ModuleList(DomainAdapter(self.cfg, weight, weight_learnt) for _ in range(domains))
-        for adapter in self.domain_adapters:
-            adapter.positions.load_state_dict(self.positions.state_dict())  # type: ignore[union-attr]
 
     def train(self, mode: bool = True) -> "Network":
         """Set the mode of what is trained; once there are domain adapters, phase 1 stays in evaluation mode."""
@@ -73,14 +78,14 @@ class Network(nn.Module):
                 module.train(mode and name == "domain_adapters")
         return self
 
-    def encode(self, inputs: Tensor, windows: Windows, positions: nn.Embedding) -> Tensor:
+    def encode(self, inputs: Tensor, windows: Windows) -> Tensor:
         """inputs: (B, L, D) item vectors of the windows. Returns the transformer's states (B, L, D)."""
         if self.cfg.item_dropout and self.blocks.training:
             kept = torch.rand(inputs.shape[:2], device=inputs.device) >= self.cfg.item_dropout  # (B, L)
             inputs = inputs * kept.unsqueeze(-1)
         if self.cfg.input_scaled:
             inputs = inputs * self.item_vectors.text.shape[1] ** 0.5
-        states = inputs + positions(windows.position_ids)
+        states = inputs + self.positions(windows.position_ids)
         if self.synthetic_mark is not None:
             states = states + windows.synthetic.unsqueeze(-1) * self.synthetic_mark
         states = dropout(states, self.cfg.input_dropout if self.blocks.training else 0.0)
@@ -89,47 +94,60 @@ class Network(nn.Module):
         normed: Tensor = self.norm(states)
         return normed
 
-    def query(self, inputs: Tensor, windows: Windows, item_domains: Tensor, predictions: Predictions) -> Tensor:
+    def domain_states(self, inputs: Tensor, windows: Windows, item_domains: Tensor, domains: Iterable[int]) -> Tensor:
+        """Return (B, L, D): each item's state where the transformer reads the items of its own domain alone.
+
+        inputs: (B, L, D) item vectors of the windows. item_domains: (B, L) the domain of each. The states of items that
+        are of none of `domains` are zero.
+        """
+        states = torch.zeros_like(inputs)
+        for domain in domains:
+            is_domain = item_domains == domain  # (B, L)
+            own_windows, order = domain_windows(windows, is_domain)
+            own_inputs = inputs.gather(1, order.unsqueeze(-1).expand(-1, -1, inputs.shape[-1]))  # (B, M, D)
+            own = self.encode(own_inputs, own_windows)  # (B, M, D)
+            place = (is_domain.cumsum(1) - 1).clamp(min=0)  # (B, L) in the domain's sub-sequence
+            own = own.gather(1, place.unsqueeze(-1).expand_as(inputs))  # (B, L, D)
+            states = torch.where(is_domain.unsqueeze(-1), own, states)
+        return states
+
+    def encode_predictions(
+        self, inputs: Tensor, windows: Windows, item_domains: Tensor, predictions: Predictions
+    ) -> Encoded:
+        """inputs: (B, L, D) item vectors of the windows. item_domains: (B, L) the domain of each."""
+        index, domains = predictions.batch_index, len(self.domain_adapters)
+        shared = gather_positions(self.encode(inputs, windows), index, predictions.position)  # (P, D)
+        if not domains:
+            return Encoded(shared, torch.zeros_like(shared), torch.ones_like(index, dtype=torch.bool))
+        wanted = torch.unique(predictions.target_domain).tolist()
+        states = self.domain_states(inputs, windows, item_domains, wanted)  # (B, L, D)
+        last = last_of_domain(item_domains, predictions, domains)  # (P,)
+        return Encoded(shared, gather_positions(states, index, last.clamp(min=0)), last < 0)
+
+    def query(self, encoded: Encoded, target_domain: Tensor) -> Tensor:
         """Return (P, D): the vector whose products with a domain's items are their scores, shared and domain terms.
 
-        inputs: (B, L, D) item vectors of the windows. item_domains: (B, L) the domain of each.
+        target_domain: (P,).
         """
-        shared = self.shared_query(self.encode(inputs, windows, self.positions), predictions)
-        return shared + self.domain_query(inputs, windows, item_domains, predictions)
+        return self.shared_query(encoded.shared, target_domain) + self.domain_query(encoded, target_domain)
 
-    def shared_query(self, states: Tensor, predictions: Predictions) -> Tensor:
-        """states: (B, L, D) of the mixed sequences. Returns (P, D), their part of each query."""
-        states = gather_positions(states, predictions.batch_index, predictions.position)  # (P, D)
+    def shared_query(self, states: Tensor, target_domain: Tensor) -> Tensor:
+        """states: (P, D) of the mixed sequences. target_domain: (P,). Returns (P, D), their part of each query."""
         query = states
         for domain, head in enumerate(self.heads):
-            query = torch.where((predictions.target_domain == domain).unsqueeze(1), head(states), query)
+            query = torch.where((target_domain == domain).unsqueeze(1), head(states), query)
         return self.scaled(query)
 
-    def domain_query(self, inputs: Tensor, windows: Windows, item_domains: Tensor, predictions: Predictions) -> Tensor:
-        """Return (P, D): the part of each query that its domain's adapter makes; zero without adapters.
-
-        inputs: (B, L, D) item vectors of the windows. item_domains: (B, L) the domain of each.
-        """
-        query = inputs.new_zeros((len(predictions.position), inputs.shape[-1]))
+    def domain_query(self, encoded: Encoded, target_domain: Tensor) -> Tensor:
+        """Return (P, D): the part of each query that its domain's adapter makes, zero where that read nothing."""
+        query = torch.zeros_like(encoded.domain)
         for domain, adapter in enumerate(self.domain_adapters):
-            mine = (predictions.target_domain == domain).nonzero().squeeze(1)
+            mine = ((target_domain == domain) & ~encoded.is_empty).nonzero().squeeze(1)
             if len(mine):
                 assert isinstance(adapter, DomainAdapter)
-                term = self._domain_term(adapter, inputs, windows, item_domains == domain, predictions[mine])
+                term = adapter.weight * self.scaled(adapter(F.embedding(mine, encoded.domain)))
                 query = query.index_add(0, mine, term.to(query.dtype))
         return query
-
-    def _domain_term(
-        self, adapter: DomainAdapter, inputs: Tensor, windows: Windows, is_domain: Tensor, predictions: Predictions
-    ) -> Tensor:
-        """Read one domain's items of the windows, (B, L) bool. Returns (P, D), zero where none came before."""
-        count = is_domain.cumsum(1)  # (B, L)
-        own_windows, order = domain_windows(windows, is_domain)
-        own_inputs = inputs.gather(1, order.unsqueeze(-1).expand(-1, -1, inputs.shape[-1]))  # (B, M, D)
-        states = self.encode(own_inputs, own_windows, adapter.positions)  # (B, M, D)
-        seen = count[predictions.batch_index, predictions.position]  # (P,)
-        query = adapter(gather_positions(states, predictions.batch_index, (seen - 1).clamp(min=0)))
-        return (adapter.weight * self.scaled(query)).masked_fill((seen == 0).unsqueeze(-1), 0.0)
 
     @torch.no_grad()
     def all_item_vectors(self) -> Tensor:
@@ -149,6 +167,16 @@ class Network(nn.Module):
 def gather_positions(states: Tensor, batch_index: Tensor, position: Tensor) -> Tensor:
     """states: (B, L, D). batch_index, position: (P,). Returns (P, D)."""
     return F.embedding(batch_index * states.shape[1] + position, states.flatten(0, 1))
+
+
+def last_of_domain(item_domains: Tensor, predictions: Predictions, domains: int) -> Tensor:
+    """Return (P,) the position of the last item of the target's domain that each prediction reads; -1 without one.
+
+    item_domains: (B, L).
+    """
+    position = torch.arange(item_domains.shape[1], device=item_domains.device)  # (L,)
+    last = [torch.where(item_domains == domain, position, -1).cummax(1).values for domain in range(domains)]
+    return torch.stack(last)[predictions.target_domain, predictions.batch_index, predictions.position]
 
 
 def domain_windows(windows: Windows, is_domain: Tensor) -> tuple[Windows, Tensor]:

@@ -23,7 +23,7 @@ from model.evaluation.ranking import rank_targets
 from model.evaluation.scoring import NetworkScorer
 from model.lazy_adamw import LazyAdamW
 from model.loss.objective import LossTerms, Objective, Phase
-from model.network.network import Network
+from model.network.network import Encoded, Network
 from model.training.domain_finetuning import DomainFinetuning
 from model.training.report import Report
 from model.training.shared_pretraining import SharedPretraining
@@ -54,17 +54,19 @@ class PhaseTrainer:
         self.phase_cfg: PhaseConfig = cfg.pretrain if phase == "pretrain" else cfg.finetune
         self.sequences = Sequences(data, cfg.network.max_length, self.device)
         self.objective = Objective(data, cfg, self.phase_cfg, self.device)
-        self.reader: Phase = SharedPretraining(network, self.objective.catalogue)
-        if phase == "finetune":
-            self.reader = DomainFinetuning(network, self.objective.catalogue, cfg.finetune)
         self.users = trainable_users(data)
         if len(self.users) < parallel.world():
             raise UserError(f"only {len(self.users)} users have two training actions; too few to train on.")
+        catalogue = self.objective.catalogue
+        self.reader: Phase = SharedPretraining(network, catalogue)
+        if phase == "finetune":
+            self.reader = DomainFinetuning(network, catalogue, self.sequences, self.users, cfg.finetune)
         self._make_optimizers()
         self.average = WeightAverage(network, self.phase_cfg.average_epochs)
         self.targets = find_targets(data, "validation", cfg.select_users)
         all_blocks = blocks(data, self.targets, [cfg.select_protocol], batch=1024)
         self.blocks = list(islice(all_blocks, parallel.rank(), None, parallel.world()))  # that this process ranks
+        self.encoded: dict[bytes, Encoded] | None = {} if phase == "finetune" else None  # as the scorer holds it
         self.report = Report(phase, self.phase_cfg.epochs, tensorboard)
 
     def _make_optimizers(self) -> None:
@@ -186,7 +188,7 @@ class PhaseTrainer:
 
     def validate(self) -> dict[str, float]:
         """Return the chosen figure per domain that has validation targets; each process ranks its part of them."""
-        scorer = NetworkScorer(self.network, self.data, self.sequences)
+        scorer = NetworkScorer(self.network, self.data, self.sequences, self.encoded)
         protocol, metric = self.cfg.select_protocol, METRIC_NAMES.index(self.cfg.select_metric)
         ranked = rank_targets(self.data, self.targets, self.blocks, {self.phase: scorer}, [protocol])
         ranks = torch.from_numpy(ranked[self.phase, protocol].ranks)  # (T,), 0 where another process ranks

@@ -11,7 +11,7 @@ from model import parallel
 from model.data.sequences import Batch
 from model.loss.objective import Reading
 from model.loss.scores import Catalogue, Items
-from model.network.network import Network, Predictions, gather_positions
+from model.network.network import Network, gather_positions
 
 
 class SharedPretraining:
@@ -26,14 +26,15 @@ class SharedPretraining:
         network, windows = self.network, batch.windows
         items = self._item_vectors([windows.items.flatten(), batch.target, *negatives])  # vectors (K, D)
         inputs = F.embedding(items.row_of[windows.items], items.vectors)  # (B, L, D)
-        states = network.encode(inputs, windows, network.positions)  # (B, L, D)
-        predictions = Predictions(batch.batch_index, batch.position, self.item_domain[batch.target])
+        states = network.encode(inputs, windows)  # (B, L, D)
+        read = gather_positions(states, batch.batch_index, batch.position)  # (P, D)
 
         def user_states() -> list[Tensor]:
             users = torch.arange(len(states), device=states.device)
             return [gather_positions(states, users, windows.lengths - 1)]  # (B, D)
 
-        return Reading(network.shared_query(states, predictions), items, user_states)
+        query = network.shared_query(read, self.item_domain[batch.target])
+        return Reading(query, Items(network.scaled(items.vectors), items.row_of), user_states)
 
     def _item_vectors(self, numbers: list[Tensor]) -> Items:
         """Compute the vectors of the items that the batch reads, predicts or contrasts, each once."""

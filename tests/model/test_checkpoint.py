@@ -12,7 +12,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from data_lake.errors import UserError
-from data_lake.manifest import hash_file
 from model.checkpoint import PhaseCheckpoint, Progress
 from model.config import TrainConfig
 from model.data.training_set import TrainingSet
@@ -98,25 +97,41 @@ def test_the_same_state_is_the_same_bytes(tmp_path: Path) -> None:
     assert sorted(written[0]) == ["train_state.json", "train_state.safetensors"]
 
 
-def test_a_run_of_an_earlier_version_goes_on_under_the_new_names(
+def test_phase_one_of_an_earlier_version_goes_on_under_the_new_names(
     tiny: TrainingSet, small: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = without_average(small)
-    for phase in ("pretrain", "finetune"):
-        folder = tmp_path / PHASES[phase]
-        train(tiny, small, phase, folder, tmp_path / "pretrained")  # type: ignore[arg-type]
-    before = {phase: scores(tiny, tmp_path / name) for phase, name in PHASES.items()}
-    for name in PHASES.values():
-        as_earlier(tmp_path / name)
-    for phase, name in PHASES.items():
-        assert torch.equal(scores(tiny, tmp_path / name), before[phase])
-    config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
-    config["pretrained"] = hash_file(tmp_path / "pretrained" / "model.safetensors")  # whose bytes just changed
-    (tmp_path / "checkpoint" / "config.json").write_text(json.dumps(config))
+    train(tiny, small, "pretrain", tmp_path, tmp_path)
+    before = scores(tiny, tmp_path)
+    as_earlier(tmp_path)
+    assert torch.equal(scores(tiny, tmp_path), before)
     capsys.readouterr()
-    train(tiny, small, "pretrain", tmp_path / "pretrained", tmp_path / "pretrained")
-    train(tiny, small, "finetune", tmp_path / "checkpoint", tmp_path / "pretrained")
-    assert capsys.readouterr().err == "pretrain: 3 epochs are trained already\nfinetune: 2 epochs are trained already\n"
+    train(tiny, small, "pretrain", tmp_path, tmp_path)
+    assert capsys.readouterr().err == "pretrain: 3 epochs are trained already\n"
+
+
+def test_phase_two_of_an_earlier_version_is_refused_in_one_sentence(
+    tiny: TrainingSet, small: TrainConfig, tmp_path: Path
+) -> None:
+    for phase, name in PHASES.items():
+        train(tiny, small, phase, tmp_path / name, tmp_path / "pretrained")  # type: ignore[arg-type]
+    with_trained_positions(tmp_path / "checkpoint")
+    refused = r"{} holds the weights of another version's network: domain_adapters\.0\.positions\.weight does not fit"
+    with pytest.raises(UserError, match=refused.format(r"model\.safetensors")):
+        load_scorer(tmp_path / "checkpoint", tiny)
+    with pytest.raises(UserError, match=refused.format(r"train_state\.safetensors")):
+        train(tiny, small, "finetune", tmp_path / "checkpoint", tmp_path / "pretrained")
+
+
+def with_trained_positions(folder: Path) -> None:
+    """Give the domain adapters of a phase's files the positions that they had in earlier versions."""
+    for name, prefix in (("model.safetensors", ""), ("train_state.safetensors", "weights.")):
+        with safe_open(folder / name, "pt") as file:
+            metadata = file.metadata()
+        tensors = load_file(folder / name)
+        positions = tensors[f"{prefix}positions.weight"]
+        own = {f"{prefix}domain_adapters.{number}.positions.weight": positions.clone() for number in range(2)}
+        save_file(tensors | own, folder / name, metadata)
 
 
 def test_a_state_of_an_earlier_version_is_loaded(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:
@@ -142,8 +157,7 @@ def test_a_setting_that_is_gone_is_named_where_it_did_something(
 
 def without_average(cfg: TrainConfig) -> TrainConfig:
     """Return the settings as earlier versions trained, whatever they were called."""
-    phases = {name: {**getattr(cfg, name).model_dump(), "average_epochs": 1.0} for name in ("pretrain", "finetune")}
-    return TrainConfig(**{**cfg.model_dump(), **phases})
+    return TrainConfig(**{**cfg.model_dump(), "pretrain": {**cfg.pretrain.model_dump(), "average_epochs": 1.0}})
 
 
 def scores(data: TrainingSet, folder: Path) -> torch.Tensor:
@@ -151,16 +165,15 @@ def scores(data: TrainingSet, folder: Path) -> torch.Tensor:
 
 
 def as_earlier(folder: Path, text_dropout: float = 0.0) -> None:
-    """Rewrite a phase's folder as the version before the renames wrote it."""
+    """Rewrite the folder of phase 1 as the version before the renames wrote it."""
     config = json.loads((folder / "config.json").read_text())
-    network, phases = config["train"]["network"], [config["train"][name] for name in PHASES if name in config["train"]]
+    network, phase = config["train"]["network"], config["train"]["pretrain"]
     network |= {"id_start": network.pop("id_init"), "trends": network.pop("recency_half_lives")}
     network["text_dropout"] = text_dropout
-    for phase in phases:
-        phase |= {"halve_after": phase.pop("lr_patience"), "warmup_steps": 0}
-        del phase["average_epochs"]
+    phase |= {"halve_after": phase.pop("lr_patience"), "warmup_steps": 0}
+    del phase["average_epochs"]
     (folder / "config.json").write_text(json.dumps(config))
-    new_names = {"recency_popularity.": "trends.", "domain_adapters.": "readers.", "lazy_adamw.": "rows."}
+    new_names = {"recency_popularity.": "trends.", "lazy_adamw.": "rows."}
     for name in ("model.safetensors", "train_state.safetensors"):
         with safe_open(folder / name, "pt") as file:
             metadata = file.metadata()

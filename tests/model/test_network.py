@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import LossConfig, TrainConfig
+from model.data.batches import trainable_users
 from model.data.sequences import Batch, Sequences
 from model.data.training_set import TrainingSet
 from model.evaluation.scoring import NetworkScorer
@@ -56,7 +57,8 @@ def phase_of(network: Network, data: TrainingSet, cfg: TrainConfig, phase: str) 
         objective = Objective(data, cfg, cfg.pretrain, CPU)
         return objective, SharedPretraining(network, objective.catalogue)
     objective = Objective(data, cfg, cfg.finetune, CPU)
-    return objective, DomainFinetuning(network, objective.catalogue, cfg.finetune)
+    sequences = Sequences(data, cfg.network.max_length, CPU)
+    return objective, DomainFinetuning(network, objective.catalogue, sequences, trainable_users(data), cfg.finetune)
 
 
 @pytest.mark.parametrize("phase", ["pretrain", "finetune"])
@@ -69,7 +71,8 @@ def test_a_later_item_changes_no_earlier_prediction(tiny: TrainingSet, small: Tr
         windows = dataclasses.replace(batch.windows, items=items)
         inputs = network.item_vectors(items.flatten()).view(*items.shape, -1)
         predictions = Predictions(batch.batch_index, batch.position, torch.zeros_like(batch.target))
-        return network.query(inputs, windows, item_domain[items], predictions)
+        encoded = network.encode_predictions(inputs, windows, item_domain[items], predictions)
+        return network.query(encoded, predictions.target_domain)
 
     changed = batch.windows.items.clone()
     changed[:, 4] = torch.where(changed[:, 4] == 1, 2, 1)  # both of domain "a"
@@ -268,12 +271,12 @@ def test_a_dropped_item_leaves_only_its_place(tiny: TrainingSet, small: TrainCon
     windows, _ = Sequences(tiny, cfg.network.max_length, CPU).windows(torch.tensor([0, 2]), torch.tensor([3, 3]))
     inputs = network.item_vectors(windows.items.flatten()).view(*windows.items.shape, -1)
     network.cfg = cfg.network.model_copy(update={"input_dropout": 0.0})
-    whole = network.encode(inputs, windows, network.positions)
+    whole = network.encode(inputs, windows)
     assert not torch.equal(whole[0], whole[1])
     network.blocks.train()
     for block in network.blocks:
         block.dropout = 0.0
-    dropped = network.encode(inputs, windows, network.positions)
+    dropped = network.encode(inputs, windows)
     assert torch.allclose(dropped[0], dropped[1], atol=1e-6)
 
 
