@@ -110,7 +110,7 @@ ITEM_EMBEDDINGS = _one(
             _field("domain", pa.string()),
             _field("vector", VECTOR, null=True),  # null where the item has no text
             _field("model", pa.string()),
-            _field("revision", pa.string()),
+            _field("revision", pa.string()),  # ends in "+described" where descriptions are part of the texts
         ]
     ),
     "item_id",
@@ -187,6 +187,20 @@ _REPLY = [
     _field("tokens_cached", pa.int32()),
     _field("dropped", _texts()),  # of each answer in the reply that says nothing and was left out, the reason
 ]
+
+ITEM_DESCRIPTIONS = _one(
+    "item_descriptions",
+    pa.schema(
+        [
+            _field("item_id", pa.string()),
+            _field("domain", pa.string()),
+            *_REPLY,
+            _field("attributes", _texts()),  # phrases that fit things of any domain, empty if the reply failed
+            _field("goes_with", _texts()),  # kinds of product of the other domains, empty if the reply failed
+        ]
+    ),
+    "item_id",
+)
 
 GENERATED_ITEMS = _one(
     "generated_items",
@@ -440,8 +454,8 @@ RECOMMENDATIONS = _one(
 ARTIFACTS: dict[str, Artifact] = {
     artifact.name: artifact
     for artifact in (
-        INTERACTIONS, ITEMS, QUERIES, REJECTS, SEQUENCES, ITEM_EMBEDDINGS, PROBES, REPRESENTATIVES, GENERATED_ITEMS,
-        GROUNDED_ITEMS, ANSWER_LIFT, AUGMENTED_SEQUENCES, DOMAIN_PROFILES, USER_PROFILES, PROFILE_EMBEDDINGS,
-        TRAINING_SET, PRETRAINED, CHECKPOINT, METRICS, RANKS, RECOMMENDATIONS,
+        INTERACTIONS, ITEMS, QUERIES, REJECTS, SEQUENCES, ITEM_DESCRIPTIONS, ITEM_EMBEDDINGS, PROBES, REPRESENTATIVES,
+        GENERATED_ITEMS, GROUNDED_ITEMS, ANSWER_LIFT, AUGMENTED_SEQUENCES, DOMAIN_PROFILES, USER_PROFILES,
+        PROFILE_EMBEDDINGS, TRAINING_SET, PRETRAINED, CHECKPOINT, METRICS, RANKS, RECOMMENDATIONS,
     )
 }  # fmt: skip

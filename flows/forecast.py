@@ -60,14 +60,12 @@ def forecast(run: Run, steps: Sequence[Step]) -> list[Forecast]:
 
     Where the run asks again, no reply of the lake counts, and `reused` is of prompts that stand twice.
     """
-    if not (run.settings.enrich.is_on and run.models.generator.asks_model):
-        return []
     specs, active = {spec.name: spec for spec in SPECS}, {stage.name: stage for stage in run.stages}
     to_run = [step.stage for step in steps if step.action in ("run", "depends")]
     maker = {artifact: name for name in to_run for artifact in active[name].makes}
     found = []
     for name in to_run:
-        if not specs[name].asks:
+        if not (specs[name].asks and specs[name].generator(run.models).asks_model):
             continue
         before = [maker[artifact] for artifact in active[name].reads if artifact in maker]
         if before:
@@ -185,9 +183,9 @@ class _CountingModels(Models):
     def __init__(self, run: Run) -> None:
         super().__init__(run.settings)
         cache = run.lake.keyed_cache("replies")
-        self.counting = CountingGenerator(run.models.generator, cache, run.request.ask_again)
+        self.counting = CountingGenerator(run.models.language_model, cache, run.request.ask_again)
 
-    def generator_with_cache(self, cache: KeyedCache) -> Generator:
+    def generator_with_cache(self, generator: Generator, cache: KeyedCache) -> Generator:
         """Return the generator that counts."""
         return self.counting
 

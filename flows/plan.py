@@ -7,7 +7,8 @@ from data_lake.errors import UserError
 from data_lake.lake import Lake, Stage
 from flows.run import Run
 from flows.selection import StageSelection
-from flows.stages import STAGES
+from flows.stages import SPECS
+from pipeline.llm.backends import NONE
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,10 @@ def plan(run: Run) -> list[Step]:
     active = {stage.name: stage for stage in run.stages}
     remade: dict[str, str] = {}  # artifact: the stage that will make it
     steps = []
-    for name in STAGES:
+    for spec in SPECS:
+        name = spec.name
         if name not in active:
-            steps.append(Step(name, "off", "off", f'generator = "{run.settings.enrich.generator}"'))
+            steps.append(Step(name, "off", "off", f'[{spec.section}] generator = "{NONE}"'))
             continue
         steps.append(_step(run, active[name], remade))
         if steps[-1].action in ("run", "depends"):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from data_lake.errors import UserError
 from data_lake.lake import Stage
-from flows.stages import STAGES
+from flows.stages import SPECS, STAGES
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class StageSelection:
             if name and name not in STAGES:
                 raise UserError(f"{name!r} is no stage. The stages are {', '.join(STAGES)}.")
             if name and name not in names:
-                raise UserError(f"Stage {name} is off with these settings. Set [enrich] generator to turn it on.")
+                section = SPECS[STAGES.index(name)].section
+                raise UserError(f"Stage {name} is off with these settings. Set [{section}] generator to turn it on.")
         for name in (self.from_, *self.rerun):
             if name and self.is_beyond(name):
                 raise UserError(f"Stage {name} comes after --to {self.to}. Name a later stage there.")

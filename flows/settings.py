@@ -14,6 +14,7 @@ from data_lake.settings_errors import problems
 from model.config import OLD_PRESETS, RELEASES, EvaluateConfig, RecommendConfig, TrainConfig
 from pipeline.config import (
     DataConfig,
+    DescribeConfig,
     DomainConfig,
     EmbedConfig,
     EnrichConfig,
@@ -28,7 +29,7 @@ DATASET = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 """What the name of a dataset looks like, since a folder is called by it."""
 PROMPTS = frozenset({
     ("enrich", "prompt"), ("profile", "domain_prompt"), ("profile", "user_prompt"), ("domains", "generate_prompt"),
-    ("domains", "profile_prompt"),
+    ("domains", "profile_prompt"), ("describe", "prompt"),
 })  # fmt: skip
 """The settings, by their first section, that name a file with a prompt; what it holds is what they mean."""
 SECRETS = frozenset({"key_variable"})
@@ -60,6 +61,7 @@ class Settings(Config):
 
     data: DataConfig
     split: SplitConfig = SplitConfig()
+    describe: DescribeConfig = DescribeConfig()
     embed: EmbedConfig = EmbedConfig()
     enrich: EnrichConfig = EnrichConfig()
     profile: ProfileConfig = ProfileConfig()

@@ -25,9 +25,10 @@ class StageSpec:
     `reads` and `makes` name artifacts. `settings` are those that decide what is made; they go into the fingerprint.
     `machine` are further ones that the work reads and that change no result, such as the rows of a shard. Reading any
     other raises UndeclaredSettingError. `constants` are texts and numbers of the package that decide what is made, too,
-    `sources` the raw files that it reads. A stage that `enriches` is off where the generator is `none`. One that `asks`
-    gets the generator, and also reads what that answers from; one that `encodes` gets the text encoder; one that is
-    `by_domain` gets the domains in their order, and also reads `items`, which tell them.
+    `sources` the raw files that it reads. A stage that `enriches` is off where the generator of [enrich] is `none`, one
+    that `describes` where that of [describe] is. One that `asks` gets its generator, and also reads what that answers
+    from; one that `encodes` gets the text encoder; one that is `by_domain` gets the domains in their order, and also
+    reads `items`, which tell them.
     """
 
     name: str
@@ -38,6 +39,7 @@ class StageSpec:
     work: Callable[["StageRun"], None]
     machine: tuple[str, ...] = ()
     enriches: bool = False
+    describes: bool = False
     asks: bool = False
     encodes: bool = False
     by_domain: bool = False
@@ -46,7 +48,16 @@ class StageSpec:
 
     def is_on(self, settings: Settings) -> bool:
         """Say whether the settings turn the stage on."""
-        return not self.enriches or settings.enrich.is_on
+        return (settings.enrich.is_on or not self.enriches) and (settings.describe.is_on or not self.describes)
+
+    @property
+    def section(self) -> str:
+        """The section of the settings whose generator turns the stage on."""
+        return "describe" if self.describes else "enrich"
+
+    def generator(self, models: Models) -> Generator:
+        """Return the generator that the stage asks."""
+        return models.describer if self.describes else models.generator
 
     def stage(self, settings: Settings, models: Models) -> Stage:
         """Return the stage as the lake runs it."""
@@ -57,12 +68,14 @@ class StageSpec:
         if self.encodes:
             fingerprint["embed"] = {"model": models.encoder.model, "revision": models.encoder.revision}
         if self.asks:
-            fingerprint |= {"generator": settings.enrich.generator, **models.generator.fingerprint}
+            name = (settings.describe if self.describes else settings.enrich).generator
+            fingerprint |= {"generator": name, **self.generator(models).fingerprint}
         if self.by_domain:
             fingerprint["domain_order"] = list(settings.domains)
 
         def work(io: StageIO) -> None:
-            self.work(StageRun(io, settings.only(*names, *self.machine), models, reads, list(settings.domains)))
+            only = settings.only(*names, *self.machine)
+            self.work(StageRun(io, only, models, reads, list(settings.domains), self.generator))
 
         sources = tuple(self.sources(settings))
         return Stage(self.name, self.version, reads, self.makes, fingerprint, work, sources)
@@ -72,7 +85,7 @@ class StageSpec:
         if self.by_domain:
             reads = (*reads, "items")
         if self.asks:
-            reads = (*reads, *models.generator.reads)
+            reads = (*reads, *self.generator(models).reads)
         return tuple(dict.fromkeys(reads))
 
 
@@ -80,10 +93,11 @@ class StageRun:
     """What the work of a stage is given: its inputs and outputs, its own settings, and the models."""
 
     def __init__(
-        self, io: StageIO, settings: Settings, models: Models, reads: tuple[str, ...], domain_order: list[str]
-    ) -> None:
+        self, io: StageIO, settings: Settings, models: Models, reads: tuple[str, ...], domain_order: list[str],
+        generator_of: Callable[[Models], Generator],
+    ) -> None:  # fmt: skip
         self.io, self.settings, self.models, self.reads = io, settings, models, reads
-        self._domain_order = domain_order
+        self._domain_order, self._generator_of = domain_order, generator_of
 
     @cached_property
     def domains(self) -> list[str]:
@@ -97,8 +111,9 @@ class StageRun:
     @cached_property
     def generator(self) -> Generator:
         """The generator, with the artifacts that it answers from."""
-        self.models.generator.remember_in(self.io.keyed_cache("batches"))
-        generator = self.models.generator_with_cache(self.io.keyed_cache("replies"))
+        asked = self._generator_of(self.models)
+        asked.remember_in(self.io.keyed_cache("batches"))
+        generator = self.models.generator_with_cache(asked, self.io.keyed_cache("replies"))
         generator.read({artifact: self.io.read(artifact) for artifact in generator.reads})
         return generator
 

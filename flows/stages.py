@@ -60,11 +60,29 @@ def _split(run: StageRun) -> None:
             log(f"split: warning: no {role} target lies in domain {shortened(map(repr, domains))}.")
 
 
-def _embed_items(run: StageRun) -> None:
-    from pipeline.vectors.embed_items import embed_items
+def _describe_items(run: StageRun) -> None:
+    from pipeline.describe_items import describe_items
 
-    make = with_counts(run.io, lambda rows: embed_items(rows, run.embed), run.embed, lambda table: {})
-    run.io.sharded("item_embeddings", run.io.read("items"), ("item_id",), make, run.settings.embed.rows_per_shard)
+    cfg, items = run.settings.describe, run.io.read("items")
+
+    def descriptions(rows: pa.Table) -> pa.Table:
+        return describe_items(rows, run.generator, cfg, run.settings.domains, run.domains)
+
+    _ask(run, "describe_items", "item_descriptions", items, ("item_id",), descriptions, cfg.rows_per_shard)
+
+
+def _embed_items_reads(settings: Settings) -> tuple[str, ...]:
+    return ("items", "item_descriptions") if settings.describe.is_on else ("items",)
+
+
+def _embed_items(run: StageRun) -> None:
+    from pipeline.vectors.embed_items import embed_items, with_descriptions
+
+    items, is_described = run.io.read("items"), "item_descriptions" in run.reads
+    if is_described:
+        items = with_descriptions(items, run.io.read("item_descriptions"))
+    make = with_counts(run.io, lambda rows: embed_items(rows, run.embed, is_described), run.embed, lambda table: {})
+    run.io.sharded("item_embeddings", items, ("item_id",), make, run.settings.embed.rows_per_shard)
     run.models.close()
 
 
@@ -412,9 +430,24 @@ SPECS: tuple[StageSpec, ...] = (
         work=_split,
     ),
     StageSpec(
-        name="embed_items",
+        name="describe_items",
         version=1,
         reads=("items",),
+        makes=("item_descriptions",),
+        settings=(
+            "describe.attributes", "describe.goes_with", "describe.title_tokens", "describe.max_tokens",
+            "describe.prompt", "domains.describe",
+        ),
+        machine=("describe.rows_per_shard", *LIMITS),
+        work=_describe_items,
+        describes=True,
+        asks=True,
+        by_domain=True,
+    ),
+    StageSpec(
+        name="embed_items",
+        version=1,
+        reads=_embed_items_reads,
         makes=("item_embeddings",),
         settings=(),
         machine=("embed.rows_per_shard",),

@@ -21,7 +21,7 @@ from flows.stages import ASKING, open_lake
 from flows.summary import stage_line
 from flows.text import log
 from model.evaluation.compare import Difference, paired
-from pipeline.config import ColumnsConfig, DataConfig, SplitConfig
+from pipeline.config import ColumnsConfig, DataConfig, DescribeConfig, SplitConfig
 from pipeline.llm.backends import NONE
 from pipeline.trial import make_trial
 
@@ -131,6 +131,7 @@ def _settings(
         "split": SplitConfig(),
         "lake": LakeConfig(root=str(folder / "lake")),
         "enrich": settings.enrich.model_copy(update={"users": users}),
+        "describe": DescribeConfig(),  # it would ask about the whole catalogue
     }
     return settings.model_copy(update=changed)
 

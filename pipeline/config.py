@@ -340,6 +340,38 @@ class ProfileConfig(Config):
         return check_prompt("profile_domain" if info.field_name == "domain_prompt" else "profile_user", text)
 
 
+class DescribeConfig(Config):
+    """What a language model knows of each item, asked once and embedded after the item's own text."""
+
+    generator: str = NONE
+    """`none`, or one of `pipeline.llm.backends` that asks a language model: that of [enrich], or any where that one
+    asks none."""
+    attributes: PositiveInt = 5
+    """Phrases about an item that fit things of any domain."""
+    goes_with: PositiveInt = 5
+    """Kinds of product of the other domains that go with it."""
+    title_tokens: PositiveInt = 30
+    """As in [enrich]."""
+    max_tokens: PositiveInt = 256
+    prompt: str = load_prompt("describe_item")
+    rows_per_shard: PositiveInt = 2000
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a generator."""
+        return self.generator != NONE
+
+    @field_validator("generator")
+    @classmethod
+    def _check_generator(cls, name: str) -> str:
+        return one_of(name, NONE, *BACKENDS)
+
+    @field_validator("prompt")
+    @classmethod
+    def _check_prompt(cls, text: str) -> str:
+        return check_prompt("describe_item", text)
+
+
 class DomainConfig(Config):
     """What prompts say about a domain, and prompts of its own where the common ones do not fit."""
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from data_lake.errors import UserError
 from pipeline.llm.generator import CUT, TOO_LONG, Generator, Reply, Request, Tokens, prompt_hash
+from pipeline.llm.prompts import DESCRIPTION
 from pipeline.llm.reading import COPIED, ECHO, EMPTY, BadReply, Reading, read_reply
 
 ASKED_TWICE = frozenset({"not_json", "schema", CUT, EMPTY, ECHO, COPIED})
@@ -35,6 +36,8 @@ class Answer:
     dropped: tuple[str, ...] = ()
     item_ids: tuple[str, ...] = ()
     """The catalogue item of each text in `value`, where the generator knows them; else empty."""
+    fields: tuple[str, ...] = ()
+    """The field of the reply in which each text in `value` stands, where it has several; else empty."""
 
 
 Build = Callable[[int, bool, int], Request | None]
@@ -143,9 +146,12 @@ def figures(table: pa.Table) -> dict[str, Any]:
 
 
 def answers_of(table: pa.Table) -> list[tuple[str, ...]]:
-    """Return the answers that each row of an artifact of replies keeps: item descriptions, or the one profile."""
+    """Return the answers that each row keeps: items, the phrases of a description, or the one profile."""
     if "answers" in table.column_names:
         return [tuple(texts) for texts in table["answers"].to_pylist()]
+    if set(DESCRIPTION) <= set(table.column_names):
+        fields = (table[name].to_pylist() for name in DESCRIPTION)
+        return [tuple(phrase for phrases in row for phrase in phrases) for row in zip(*fields, strict=True)]
     return [() if text is None else (text,) for text in table["text"].to_pylist()]
 
 
@@ -178,5 +184,7 @@ def _ask(generator: Generator, requests: Mapping[int, Request]) -> dict[int, Ans
         text = None if reply.text is None else reply.text.encode(errors="replace").decode()
         tokens = (reply.tokens_in, reply.tokens_out, reply.tokens_cached)
         item_ids = (reading.item_ids or reply.item_ids) if reading.texts else ()
-        answers[index] = Answer(request, text, reading.texts, reason, *tokens, reading.dropped, item_ids)
+        answers[index] = Answer(
+            request, text, reading.texts, reason, *tokens, reading.dropped, item_ids, reading.fields
+        )
     return answers

@@ -1,4 +1,4 @@
-"""Every generator by its name in [enrich] generator. Nothing is loaded before one is opened."""
+"""Every generator by its name in [enrich] and [describe] generator. Nothing is loaded before one is opened."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from pipeline.llm.generator import Generator
 
 NONE = "none"
-"""Stands for no generator: nothing is enriched."""
+"""Stands for no generator: nothing is enriched, or described."""
 
 
 class GeneratorSettings(Protocol):
@@ -59,6 +59,6 @@ BACKENDS: dict[str, Callable[[GeneratorSettings, BeforeStart], "Generator"]] = {
 }
 
 
-def open_generator(settings: GeneratorSettings, before_start: BeforeStart) -> "Generator":
-    """Return the generator that the settings name, not started."""
-    return BACKENDS[settings.enrich.generator](settings, before_start)
+def open_generator(name: str, settings: GeneratorSettings, before_start: BeforeStart) -> "Generator":
+    """Return the generator of this name, not started."""
+    return BACKENDS[name](settings, before_start)

@@ -8,7 +8,7 @@ from pipeline.llm.reading import COPIED, ECHO, SAME
 
 ENOUGH = 20
 """Asked rows below which a share says nothing."""
-UNASKED = frozenset({"no_items", "no_profiles", "not_asked"})
+UNASKED = frozenset({"no_items", "no_profiles", "no_title", "not_asked"})
 """Reasons of rows for which no request was sent."""
 SAY_NOTHING = frozenset({ECHO, COPIED, SAME})
 """Reasons of replies that have the right form; `usefulness` counts them."""

@@ -91,7 +91,16 @@ class UserProfileQuestion:
     summaries: tuple[DomainSummary, ...]
 
 
-Question = ItemsQuestion | DomainProfileQuestion | UserProfileQuestion
+@dataclass(frozen=True)
+class DescriptionQuestion:
+    """What is an item like, and what does it go with in the other domains?"""
+
+    task: ClassVar[str] = "describe_item"
+    domain: str
+    title: str
+
+
+Question = ItemsQuestion | DomainProfileQuestion | UserProfileQuestion | DescriptionQuestion
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from pipeline.llm.generator import CUT, DomainProfileQuestion, ItemsQuestion, Request
+from pipeline.llm.generator import CUT, DescriptionQuestion, DomainProfileQuestion, ItemsQuestion, Request
 
 ECHO, COPIED, REPEATED, EMPTY = "echo", "copied", "repeated", "empty"
 """Why an answer says nothing: it is text of the prompt, a title that was shown, said before in the reply, or blank."""
@@ -43,28 +43,33 @@ class BadReply(Exception):
 class Reading:
     """The texts of a reply, and the reasons of the answers in it that were left out.
 
-    `item_ids` are the catalogue items of the texts where candidates were chosen from; else empty.
+    `item_ids` are the catalogue items of the texts where candidates were chosen from; else empty. `fields` are those of
+    the reply in which the texts stand, where it has several; else empty.
     """
 
     texts: tuple[str, ...]
     dropped: tuple[str, ...] = ()
     item_ids: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
 
 
 def read_reply(text: str, request: Request, is_judged: bool = True) -> Reading:
-    """Return what a reply holds: the item descriptions, or the one profile.
+    """Return what a reply holds: the item descriptions, the one profile, or the phrases of a description.
 
     Raises BadReply: `not_json`; `schema` where it is another object than the request's schema asks for; `cut` where the
     schema ended a profile inside a sentence, unless it is the second one; and the most frequent reason of its answers
-    where none is left.
+    where none is left, of a description in one of its fields.
 
     What a language model says is judged: an answer that is `empty`, `repeated`, text of the prompt (`echo`) or a title
     that the prompt shows (`copied`) is left out. Texts are compared without case, white space and punctuation. A text
     that the schema ended loses its last word, which may be half of one; where it is a single word, it stays. What else
     answers is taken by its word, or fails where a text is blank or `repeated`.
 
-    Of candidates the titles are returned. Numbers that count up from 1 are no choice: `echo`.
+    Of candidates the titles are returned. Numbers that count up from 1 are no choice: `echo`. A phrase about an item
+    is `copied` where it lies within the item's title.
     """
+    if isinstance(request.question, DescriptionQuestion):
+        return _description(text, request)
     [(name, schema)] = request.schema["properties"].items()
     question = request.question
     if isinstance(question, ItemsQuestion) and question.candidates:
@@ -130,6 +135,36 @@ def _of_candidates(question: ItemsQuestion, which: Sequence[int], dropped: Seque
 
 def _items(texts: Sequence[str], longest: int, request: Request) -> Reading:
     kept: dict[str, str] = {}
+    dropped = _sift(texts, longest, request, kept)
+    if not kept:
+        raise BadReply(_most_frequent(dropped), dropped)
+    return Reading(tuple(kept.values()), tuple(dropped))
+
+
+def _description(text: str, request: Request) -> Reading:
+    schemas = request.schema["properties"]
+    values = _fields(text, schemas)
+    kept: dict[str, str] = {}
+    fields: list[str] = []
+    dropped: list[str] = []
+    hollow = []
+    for name, schema in schemas.items():
+        longest = schema["items"]["maxLength"]
+        texts = _texts(values[name], longest)
+        if len(texts) > schema["maxItems"]:
+            raise BadReply("schema")
+        lost = _sift(texts, longest, request, kept)
+        if len(kept) == len(fields):
+            hollow.append(_most_frequent(lost))
+        fields += [name] * (len(kept) - len(fields))
+        dropped += lost
+    if hollow:
+        raise BadReply(hollow[0], dropped)
+    return Reading(tuple(kept.values()), tuple(dropped), fields=tuple(fields))
+
+
+def _sift(texts: Sequence[str], longest: int, request: Request, kept: dict[str, str]) -> list[str]:
+    """Add the texts that say something to `kept`, by their words, and return the reasons of the others."""
     dropped = []
     for text in texts:
         is_cut = _is_cut(text, longest)
@@ -139,9 +174,11 @@ def _items(texts: Sequence[str], longest: int, request: Request) -> Reading:
             dropped.append(reason)
         else:
             kept[key] = clean
-    if not kept:
-        raise BadReply(Counter(dropped).most_common(1)[0][0] if dropped else EMPTY, dropped)
-    return Reading(tuple(kept.values()), tuple(dropped))
+    return dropped
+
+
+def _most_frequent(dropped: Sequence[str]) -> str:
+    return Counter(dropped).most_common(1)[0][0] if dropped else EMPTY
 
 
 def _unjudged(texts: Sequence[str]) -> Reading:
@@ -168,14 +205,19 @@ def _profile(text: str, longest: int, request: Request) -> Reading:
 
 def _field(text: str, name: str) -> Any:
     """Return the only field of the JSON object in a reply."""
+    return _fields(text, [name])[name]
+
+
+def _fields(text: str, names: Iterable[str]) -> dict[str, Any]:
+    """Return the JSON object in a reply, which has these fields and no other."""
     try:
         value = _object(_plain(text))
         json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no text
     except (ValueError, RecursionError) as error:
         raise BadReply("not_json") from error
-    if not isinstance(value, dict) or set(value) != {name}:
+    if not isinstance(value, dict) or set(value) != set(names):
         raise BadReply("schema")
-    return value[name]
+    return value
 
 
 def _plain(text: str) -> str:
@@ -243,7 +285,7 @@ def _hollow(text: str, is_cut: bool, request: Request) -> str | None:
 
 
 def _copies(said: str, is_beginning: bool, request: Request) -> bool:
-    """Say whether an item is one that was shown, or its beginning; whether a profile is a part or a list of such."""
+    """Say whether an item is one that was shown, or its beginning; whether another text is a part or list of such."""
     match request.question:
         case ItemsQuestion(titles=titles):
             return _copies_one(said, is_beginning, [folded(title) for title in titles])
@@ -251,6 +293,8 @@ def _copies(said: str, is_beginning: bool, request: Request) -> bool:
             shown = [folded(title) for group in groups for title in group]
             own = _without_titles(said, shown)
             return not own or _copies_one(own, is_beginning, shown) or any(_within(said, title) for title in shown)
+        case DescriptionQuestion(title=title):
+            return _within(said, title)
     return False  # the one description that there is may well be the user's
 
 

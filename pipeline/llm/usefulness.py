@@ -10,13 +10,17 @@ import pyarrow as pa
 
 from pipeline.llm.answers import answers_of
 from pipeline.llm.failures import ENOUGH
+from pipeline.llm.prompts import DESCRIPTION
 from pipeline.llm.reading import SAME, folded
 
 MANY, SHARE = 5, 0.02
 """A reply to more than so many different prompts, and to more than this share of them, is no answer to any."""
 KINDS = ("from_domain", "to_domain", "domain")
 """The columns that say what a row asks for."""
-FAILED: dict[str, Any] = {"status": "failed", "reason": SAME, "answers": [], "item_ids": [], "text": None}
+FAILED: dict[str, Any] = {
+    "status": "failed", "reason": SAME, "answers": [], "item_ids": [], "text": None,
+    **{name: [] for name in DESCRIPTION},
+}  # fmt: skip
 """What a row holds whose reply many others got."""
 
 
@@ -76,7 +80,7 @@ class Usefulness:
 
     @property
     def alike(self) -> float:
-        """The mean share of their answers (of profiles: of their words) that two users have in common."""
+        """The mean share of their answers (of profiles: of their words) that two users, or items, have in common."""
         return self._overlap / self._pairs if self._pairs else 0.0
 
     @property
@@ -108,12 +112,12 @@ class Usefulness:
     def _compare(self, shard: pa.Table, answers: Sequence[tuple[str, ...]]) -> None:
         """Compare each row with the one before it that asked for the same, about another prompt."""
         kinds = shard.select([name for name in KINDS if name in shard.column_names]).to_pylist()
-        is_items = "answers" in shard.column_names
+        is_profile = "text" in shard.column_names
         before: dict[tuple[str, ...], tuple[str, set[str]]] = {}
         for kind, prompt, texts in zip(kinds, shard["prompt_hash"].to_pylist(), answers, strict=True):
             if not texts:
                 continue
-            said = set(map(folded, texts)) if is_items else set(folded(texts[0]).split())
+            said = set(folded(texts[0]).split()) if is_profile else set(map(folded, texts))
             other_prompt, other = before.get(tuple(kind.values()), (prompt, said))
             before[tuple(kind.values())] = prompt, said
             if other_prompt != prompt:

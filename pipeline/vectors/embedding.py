@@ -160,9 +160,9 @@ def embed_texts(texts: pa.ChunkedArray, embed: Embed) -> tuple[np.ndarray, np.nd
     return vectors, has_text
 
 
-def signed(embed: Embed, rows: int) -> list[pa.Array]:
-    """Return the columns `model` and `revision`."""
-    return [pa.repeat(pa.scalar(embed.model), rows), pa.repeat(pa.scalar(embed.revision), rows)]
+def signed(embed: Embed, rows: int, ending: str = "") -> list[pa.Array]:
+    """Return the columns `model` and `revision`, the second with an `ending`."""
+    return [pa.repeat(pa.scalar(text), rows) for text in (embed.model, embed.revision + ending)]
 
 
 def _longest_first(texts: Sequence[str]) -> tuple[list[str], list[int]]:

@@ -18,8 +18,8 @@ from flows.nightly import nightly
 from flows.run import Run, RunRequest, open_run
 from flows.selection import StageSelection
 from flows.server import DATABASE
-from flows.stages import STAGES
 from pipeline.sample_world.simulate import SimulateConfig, simulate, write
+from tests.flows.by_default import ON_BY_DEFAULT
 
 QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "HF_HUB_OFFLINE": "1"}
 
@@ -128,7 +128,7 @@ def new_place() -> Callable[[Path, SimulateConfig], Place]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A world of 50 users after a whole run. Copy it before changing it."""
     place = _new_place(tmp_path_factory.mktemp("finished"), SimulateConfig(users=50, items=60))
-    assert place.run() == list(STAGES)
+    assert place.run() == list(ON_BY_DEFAULT)
     return place
 
 

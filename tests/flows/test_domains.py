@@ -1,12 +1,12 @@
 import pyarrow.compute as pc
 
-from flows.stages import STAGES
 from pipeline.sample_world.simulate import SimulateConfig
+from tests.flows.by_default import ON_BY_DEFAULT
 
 
 def test_three_domains_go_the_whole_way(new_place, tmp_path):
     place = new_place(tmp_path, SimulateConfig(users=30, items=40, domains=("food", "kitchen", "garden")))
-    assert place.run() == list(STAGES)
+    assert place.run() == list(ON_BY_DEFAULT)
     domains = {"food", "kitchen", "garden"}
     assert set(place.lake.read("recommendations")["domain"].to_pylist()) == domains
     generated = place.lake.read("generated_items")

@@ -5,7 +5,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from data_lake.errors import UserError
 from flows.nightly import SERVED
-from flows.stages import STAGES
+from tests.flows.by_default import ON_BY_DEFAULT
 
 
 def test_a_second_run_makes_nothing(place):
@@ -74,7 +74,7 @@ def test_prefect_shows_a_table_per_stage(finished):
     with get_client(sync_client=True) as client:
         keys = ArtifactFilter(key=ArtifactFilterKey(like_="%-manifest"))
         shown = {artifact.key for artifact in client.read_artifacts(artifact_filter=keys, limit=200)}
-    assert shown == {f"{name.replace('_', '-')}-manifest" for name in STAGES}
+    assert shown == {f"{name.replace('_', '-')}-manifest" for name in ON_BY_DEFAULT}
 
 
 def test_a_stage_that_fails_for_a_reason_of_the_users_is_not_tried_again(place):

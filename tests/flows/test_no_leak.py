@@ -28,9 +28,12 @@ class Listening(BaseHTTPRequestHandler):
         asked = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.asked.append(asked)
         words = hashlib.sha256(asked).hexdigest()
-        [(name, schema)] = json.loads(asked)["response_format"]["json_schema"]["schema"]["properties"].items()
+        fields = json.loads(asked)["response_format"]["json_schema"]["schema"]["properties"]
+        name, schema = next(iter(fields.items()))
         if name == "numbers":
             answer = {name: [int(words[:8], 16) % schema["items"]["maximum"] + 1]}
+        elif name == "attributes":
+            answer = {name: [words[:8]], "goes_with": [words[8:16]]}
         else:
             answer = {name: [words[:8], words[8:16]] if name == "items" else f"likes {words}"}
         choice = {"message": {"content": json.dumps(answer)}, "finish_reason": "stop"}
@@ -123,7 +126,7 @@ def differing(found, clean):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("enrich.generator=openai",),
+        ("enrich.generator=openai", "describe.generator=openai"),
         ("enrich.generator=openai", "enrich.ask=choose"),
         ("enrich.generator=retrieval", *BY_TIME),
     ],

@@ -5,6 +5,7 @@ import pytest
 from data_lake.errors import UserError
 from flows.plan import plan, status
 from flows.stages import SPECS, STAGES
+from tests.flows.by_default import OFF, ON_BY_DEFAULT
 
 
 def steps(place, *overrides, **selection):
@@ -20,7 +21,7 @@ def actions(place, *overrides, **selection):
 
 
 def test_after_a_run_everything_is_fresh(finished):
-    assert actions(finished) == {"skip": list(STAGES)}
+    assert actions(finished) == {"skip": list(ON_BY_DEFAULT), "off": OFF}
     assert steps(finished)["split"].rows == 50
 
 
@@ -49,20 +50,20 @@ def test_a_setting_of_one_phase_leaves_the_other_alone(finished):
     ],
 )
 def test_what_changes_no_result_makes_nothing_stale(finished, override):
-    assert actions(finished, override) == {"skip": list(STAGES)}
+    assert actions(finished, override) == {"skip": list(ON_BY_DEFAULT), "off": OFF}
 
 
 def test_what_comes_after_the_last_stage_asked_for_is_left_alone(finished):
     selection = {"from_": "ground", "to": "profile_domains"}
     found = actions(finished, "train.finetune.epochs=2", **selection)
     asked = STAGES[STAGES.index("ground") : STAGES.index("profile_domains") + 1]
-    assert found == {"run": list(asked), "skip": [name for name in STAGES if name not in asked]}
+    assert found == {"run": list(asked), "skip": [name for name in ON_BY_DEFAULT if name not in asked], "off": OFF}
     assert steps(finished, **selection)["pretrain"].why == "it comes after profile_domains"
 
 
 def test_without_a_generator_the_enrichment_is_off(finished):
     found = actions(finished, "enrich.generator=none")
-    assert found["off"] == [spec.name for spec in SPECS if spec.enriches]
+    assert found["off"] == [spec.name for spec in SPECS if spec.enriches or spec.describes]
     assert found["run"] == ["assemble"]
 
 

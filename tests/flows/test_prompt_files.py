@@ -15,6 +15,8 @@ dataset = "d"
 [data]
 interactions = "a.csv"
 items = "b.csv"
+[describe]
+generator = "openai"
 [enrich]
 generator = "openai"
 examples = 1
@@ -24,6 +26,7 @@ model = "m"
 base_url = "http://127.0.0.1:1/v1"
 """
 READING = {
+    "describe_items": {"describe_item", "retry", "retry_text"},
     "generate_items": {"generate_items", "retry", "retry_text", "example"},
     "ground": {"generate_items"},
     "profile_domains": {"profile_domain", "retry", "retry_text"},
@@ -75,7 +78,10 @@ def test_another_text_in_a_prompt_file_makes_the_stages_stale_that_ask_and_that_
     assert {name for name in before if before[name] != after[name]} == {"generate_items", "ground"}
 
 
-@pytest.mark.parametrize("name", ["generate_items", "profile_domain", "profile_user", "retry", "retry_text", "example"])
+@pytest.mark.parametrize(
+    "name",
+    ["describe_item", "generate_items", "profile_domain", "profile_user", "retry", "retry_text", "example"],
+)
 def test_every_text_of_ours_is_in_the_fingerprints_of_the_stages_that_read_it(load, name):
     found = recipes(load())
     reading = {stage for stage, names in READING.items() if name in names}

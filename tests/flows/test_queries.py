@@ -5,8 +5,8 @@ import pyarrow.compute as pc
 import pytest
 
 from data_lake.schemas import SPLITS
-from flows.stages import STAGES
 from pipeline.sample_world.simulate import SimulateConfig
+from tests.flows.by_default import ON_BY_DEFAULT
 
 USERS, QUERIES = 40, 10
 SETTINGS = """
@@ -44,7 +44,7 @@ def asked(new_place, tmp_path_factory):
         rows = actions.filter(pl.col("user_id").is_in(mine)).drop("timestamp")
         rows.write_csv(place.folder / f"{name}.csv")
     (place.folder / "edt.toml").write_text(SETTINGS)
-    assert place.run() == list(STAGES)
+    assert place.run() == list(ON_BY_DEFAULT)
     return place, parts
 
 

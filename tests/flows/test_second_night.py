@@ -14,12 +14,14 @@ from prefect.client.schemas.sorting import LogSort
 from data_lake.errors import UserError
 from flows.forecast import CountingGenerator, Forecast, forecast, total
 from flows.plan import plan
-from flows.stages import ASKING
+from flows.stages import SPECS
 from pipeline.sample_world.edt_tiny import get_model_path
 from pipeline.sample_world.simulate import SimulateConfig
 
 CHANGED = 2
 """Of 200 users: 1 %."""
+ASKING = {spec.name: spec.makes[0] for spec in SPECS if spec.asks and spec.enriches}
+"""The stages that ask about users, and what each makes."""
 
 
 class Model(BaseHTTPRequestHandler):

@@ -21,7 +21,7 @@ from data_lake.errors import UserError
 from flows.nightly import nightly
 from flows.serve import next_runs
 from flows.server import check
-from flows.stages import STAGES
+from tests.flows.by_default import ON_BY_DEFAULT
 from tests.sockets import listening
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,7 +98,7 @@ def test_a_scheduled_run_finishes_on_the_server_that_serve_starts(place, namesak
         tasks = wait_for(lambda: ask(url, "/task_runs/filter", secret), 60, log)
         states = {task["name"]: task["state_name"] for task in tasks}
         assert states.pop("recommend") == "Completed"
-        assert set(states) == set(STAGES) - {"recommend"}
+        assert set(states) == set(ON_BY_DEFAULT) - {"recommend"}
         assert set(states.values()) == {"Skipped"}
         assert [each["name"] for each in wait_for(lambda: deployments(url, "tiny", secret), 60, log)] == ["tiny"]
         settings = server_settings(url, secret)

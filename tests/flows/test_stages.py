@@ -58,9 +58,10 @@ def test_the_settings_of_the_trainer_are_all_in_one_fingerprint_or_change_no_res
 def test_what_is_off_without_a_generator_and_who_asks_follow_from_the_declarations(finished):
     with finished.open("enrich.generator=none") as run:
         off = [name for name in STAGES if name not in [stage.name for stage in run.stages]]
-    assert off == [spec.name for spec in SPECS if spec.enriches]
+    assert off == [spec.name for spec in SPECS if spec.enriches or spec.describes]
     assert ASKING == {
-        "generate_items": "generated_items", "profile_domains": "domain_profiles", "profile_users": "user_profiles",
+        "describe_items": "item_descriptions", "generate_items": "generated_items",
+        "profile_domains": "domain_profiles", "profile_users": "user_profiles",
     }  # fmt: skip
 
 

@@ -58,7 +58,7 @@ def test_what_the_version_before_asked_is_answered_from_its_memory_but_for_profi
     assert endpoint.asked == 0
     with pytest.warns(RenamedSettingWarning, match="evidence is now called prompt_share"):
         lake = make(RunRequest(config=config, overrides=overrides, selection=StageSelection(to="profile_users")))
-    figures = {stage: lake.manifest(artifact).figures for stage, artifact in ASKING.items()}
+    figures = {stage: lake.manifest(artifact).figures for stage, artifact in ASKING.items() if stage in OK}
     assert {stage: each["ok"] for stage, each in figures.items()} == OK
     assert {stage: each["failed"].get("http_400", 0) for stage, each in figures.items()} == ASKED_AGAIN
 

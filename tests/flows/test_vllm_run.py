@@ -36,3 +36,19 @@ def test_a_run_with_a_language_model_keeps_every_reply_and_asks_for_it_once(plac
     shutil.rmtree(place.lake.home / "generated_items")
     assert place.run(set_=by_vllm, only="generate_items", ask_again=True) == ["generate_items"]
     assert place.lake.manifest("generated_items").figures["asked"] >= len({row["prompt_hash"] for row in rows})
+
+
+def test_items_are_described_by_vllm_and_asked_about_once(place, by_vllm):
+    settings = ("describe.generator=vllm", *by_vllm[1:], "describe.attributes=2", "describe.goes_with=1")
+    assert place.run(set_=settings, to="embed_items") == ["describe_items", "embed_items"]
+    first = place.lake.read("item_descriptions")
+    figures = place.lake.manifest("item_descriptions").figures
+    assert (figures["asked"] > 0, figures["tokens_in"] > 0) == (True, True)
+    ok = [row for row in first.to_pylist() if row["status"] == "ok"]
+    assert ok
+    assert all(1 <= len(row["attributes"]) <= 2 and len(row["goes_with"]) == 1 for row in ok)
+
+    shutil.rmtree(place.lake.home / "item_descriptions")
+    assert place.run(set_=settings, only="describe_items") == ["describe_items"]
+    assert place.lake.manifest("item_descriptions").figures["asked"] == 0
+    assert place.lake.read("item_descriptions").equals(first)

@@ -34,7 +34,7 @@ def test_the_settings_name_the_generator_that_is_opened():
             llm=LLMConfig(model="edt-tiny", max_model_len=2048),
             openai=OpenAIConfig(base_url="http://one/v1"),
         )
-        opened.append(open_generator(settings, lambda: None))
+        opened.append(open_generator(name, settings, lambda: None))
     assert [type(generator) for generator in opened] == [Retrieval, Cooccurrence, VLLM, OpenAI]
     assert [generator.asks_model for generator in opened] == [False, False, True, True]
     assert [generator.reads for generator in opened] == [

@@ -73,7 +73,7 @@ def test_the_settings_choose_batches_and_a_reply_is_the_same_with_and_without_th
     def opened(is_batch):
         openai = OpenAIConfig(base_url=endpoint.url, batch=is_batch)
         settings = SimpleNamespace(enrich=EnrichConfig(generator="openai"), llm=LLMConfig(model="m"), openai=openai)
-        return open_generator(settings, lambda: None)
+        return open_generator("openai", settings, lambda: None)
 
     alone, batched = opened(False), opened(True)
     assert (type(alone), type(batched)) == (OpenAI, OpenAIBatch)

@@ -22,8 +22,12 @@ from pipeline.llm.generator import Message
 DIVIDER = "\n---\n"
 ANSWER_CHARACTERS = 120
 """The longest item description that the reply schema allows."""
+PHRASE_CHARACTERS = 60
+"""The longest phrase of a description of an item that the reply schema allows."""
 NAME_CHARACTERS = 60
 """The longest name of a domain that a prompt shows."""
+DESCRIPTION = ("attributes", "goes_with")
+"""The fields of a description of an item, each a list of phrases."""
 
 _WORD = re.compile(rf"[\w-]{{1,{NAME_CHARACTERS}}}")
 SLOTS: dict[str, frozenset[str]] = {
@@ -32,12 +36,13 @@ SLOTS: dict[str, frozenset[str]] = {
     "score_items": frozenset({"from_domain", "to_domain", "titles"}),
     "profile_domain": frozenset({"domain", "words", "items", "reply"}),
     "profile_user": frozenset({"words", "profiles", "reply"}),
+    "describe_item": frozenset({"domain", "other_domains", "attributes", "goes_with", "title"}),
 }
 """The slots of each prompt; a text must use those for the user's part, and may use the others."""
 
 _USERS_SLOTS = {
     "generate_items": ["titles"], "choose_items": ["titles", "candidates"], "score_items": ["titles"],
-    "profile_domain": ["items"], "profile_user": ["profiles"],
+    "profile_domain": ["items"], "profile_user": ["profiles"], "describe_item": ["title"],
 }  # fmt: skip
 PROFILE_REPLY = {
     "json": 'Reply with JSON only: one object whose only field, "profile", is what you write.',
@@ -127,30 +132,38 @@ def titles_of(items: pa.Table, item_ids: pa.Array) -> dict[str, str]:
 
 def items_schema(answers: int, characters: int = ANSWER_CHARACTERS) -> dict[str, Any]:
     """Return the JSON schema of a reply to `generate_items`: {"items": [...]}."""
-    return _object("items", {
-        "type": "array",
-        "items": {"type": "string", "minLength": 1, "maxLength": characters},
-        "minItems": 1,
-        "maxItems": answers,
-    })  # fmt: skip
+    return _object(items=_texts(answers, characters))
 
 
 def numbers_schema(answers: int, candidates: int) -> dict[str, Any]:
     """Return the JSON schema of a reply to `choose_items`: {"numbers": [...]}, of candidates counted from 1."""
     number = {"type": "integer", "minimum": 1, "maximum": candidates}
-    return _object("numbers", {"type": "array", "items": number, "minItems": 1, "maxItems": min(answers, candidates)})
+    return _object(numbers={"type": "array", "items": number, "minItems": 1, "maxItems": min(answers, candidates)})
 
 
 def scores_schema(candidates: int) -> dict[str, Any]:
     """Return the JSON schema of a reply to `score_items`: {"scores": [...]}, one per candidate."""
     size = {"minItems": candidates, "maxItems": candidates}
-    return _object("scores", {"type": "array", "items": {"type": "number"}, **size})
+    return _object(scores={"type": "array", "items": {"type": "number"}, **size})
 
 
 def profile_schema(words: int) -> dict[str, Any]:
     """Return the JSON schema of a profile of about `words` words: {"profile": "..."}."""
-    return _object("profile", {"type": "string", "minLength": 1, "maxLength": 12 * words})
+    return _object(profile={"type": "string", "minLength": 1, "maxLength": 12 * words})
 
 
-def _object(name: str, value: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": {name: value}, "required": [name], "additionalProperties": False}
+def description_schema(sizes: Mapping[str, int], characters: int = PHRASE_CHARACTERS) -> dict[str, Any]:
+    """Return the JSON schema of a reply to `describe_item`: {"attributes": [...], "goes_with": [...]}.
+
+    `sizes` says how many phrases each field may have.
+    """
+    return _object(**{name: _texts(sizes[name], characters) for name in DESCRIPTION})
+
+
+def _object(**fields: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+
+
+def _texts(most: int, characters: int) -> dict[str, Any]:
+    text = {"type": "string", "minLength": 1, "maxLength": characters}
+    return {"type": "array", "items": text, "minItems": 1, "maxItems": most}

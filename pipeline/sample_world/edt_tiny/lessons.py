@@ -198,6 +198,7 @@ class Teacher:
                 return _json({"items": suggestions(*self.shoppers[user_id], domain, answers, self.rng)})
             case DomainProfileQuestion(user_id=user_id, domain=domain, inferred=inferred):
                 return _json({"profile": self._described(domain, *self.shoppers[user_id], inferred)})
+        raise ValueError(f"edt-tiny gets no lessons in {request.question.task}")
 
     def _described(self, domain: str, shopper: Shopper, shown: Sequence[Kind], inferred: bool) -> str:
         tastes = [taste for taste, _ in shopper.shows(shown)][:3]
