@@ -12,6 +12,7 @@ from data_lake.files import TEMPORARY, cache_folder, put_folder, put_text, remov
 from data_lake.keyed_cache import KeyedCache
 from data_lake.manifest import MANIFEST, Input, Manifest, find_alteration, fingerprint, git_commit, load, versions
 from data_lake.object_store import ObjectStore
+from data_lake.peak_memory import PeakMemory
 from data_lake.schemas import ARTIFACTS
 from data_lake.sources import check_unchanged, source_hashes
 from data_lake.stage import Recipe, Stage, State, differences
@@ -119,6 +120,10 @@ class Lake:
         found = [load(folder) for folder in self._kept(artifact)]
         return sorted((run for run in found if run is not None), key=lambda run: run.started, reverse=True)
 
+    def kept_path(self, artifact: str, run: Manifest) -> Path:
+        """Return the local folder of an artifact that one of its `kept_runs` made."""
+        return self.home / artifact / run.fingerprint
+
     def failed_run(self, artifact: str) -> tuple[Path, Manifest] | None:
         """Return the folder and manifest of the evidence that the last run left if it failed (see `DataRefused`)."""
         manifest = self.store.failed_run(artifact)
@@ -206,16 +211,18 @@ class Lake:
 
     def _make(self, stage: Stage, recipe: Recipe) -> Manifest:
         io = StageIO(self.store, stage.name, stage.reads, stage.makes, recipe.fingerprint)
+        memory = PeakMemory()
         try:
-            stage.work(io)
+            with memory:
+                stage.work(io)
             check_unchanged(recipe.sources, self.home / SOURCES)
-            manifest, folders = _finish(stage, recipe, io, stage.makes)
+            manifest, folders = _finish(stage, recipe, io, memory, stage.makes)
             for artifact, folder in folders.items():
                 put_folder(folder, self.home / artifact / recipe.fingerprint)
         except DataRefused as failure:
             for artifact, table in failure.evidence.items():
                 io.write(artifact, table)
-            _, folders = _finish(stage, recipe, io, failure.evidence, str(failure))
+            _, folders = _finish(stage, recipe, io, memory, failure.evidence, str(failure))
             for artifact, folder in folders.items():
                 self.store.put_failed(artifact, folder)
             raise
@@ -268,7 +275,7 @@ def _skipped(manifest: Manifest, why: str) -> Manifest:
 
 
 def _finish(
-    stage: Stage, recipe: Recipe, io: StageIO, artifacts: Iterable[str], error: str = ""
+    stage: Stage, recipe: Recipe, io: StageIO, memory: PeakMemory, artifacts: Iterable[str], error: str = ""
 ) -> tuple[Manifest, dict[str, Path]]:
     """Write the manifest of a run beside its outputs `artifacts`; return it and the folder of each."""
     finished = io.finish(artifacts)
@@ -285,6 +292,7 @@ def _finish(
         versions=versions(),
         started=io.started.isoformat(timespec="seconds"),
         seconds=round(io.seconds, 3),
+        peak_bytes=memory.bytes,
         error=error,
     )
     folders = {artifact: folder for artifact, (folder, _) in finished.items()}

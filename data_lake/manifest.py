@@ -59,8 +59,9 @@ class Manifest(Config):
     """The record of one run of a stage; every artifact that the run made holds the same one.
 
     `figures` are the stage's own counts over its whole output, including rows that an earlier, killed run made.
-    `error` is the message of a run that failed, and not written for any other. `skipped` and `why` describe the call
-    that returned the manifest; they are not written.
+    `peak_bytes` is the most memory that the run and its children held together (see `PeakMemory`); null where it was
+    not measured. `error` is the message of a run that failed, and not written for any other. `skipped` and `why`
+    describe the call that returned the manifest; they are not written.
     """
 
     stage: str
@@ -75,6 +76,7 @@ class Manifest(Config):
     versions: dict[str, str]
     started: str
     seconds: float
+    peak_bytes: int | None = None
     error: str = ""
     skipped: bool = False
     why: str = ""
