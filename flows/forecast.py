@@ -1,19 +1,15 @@
 """What the language model would be asked by the stages that are to run: prompts, tokens, hours. Nothing is asked."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyarrow as pa
-
 from data_lake.keyed_cache import KeyedCache
-from data_lake.lake import Lake, StageIO
+from data_lake.lake import Lake
 from data_lake.manifest import Manifest
-from data_lake.stage_io import Review, unchanged
-from flows.models import Models
+from flows.dry_run import dry_run
 from flows.plan import Step
 from flows.run import Run
-from flows.settings import Settings
 from flows.stage_spec import StageSpec
 from flows.stages import SPECS, STAGES
 from pipeline.config import LLMConfig
@@ -71,7 +67,10 @@ def forecast(run: Run, steps: Sequence[Step]) -> list[Forecast]:
         if before:
             found.append(Forecast(name, note=f"known after `edt run --to {max(before, key=STAGES.index)}`"))
         else:
-            found.append(_dry_run(run, specs[name]))
+            cache = run.lake.keyed_cache("replies")
+            counting = CountingGenerator(run.models.language_model, cache, run.request.ask_again)
+            dry_run(run, specs[name], counting)
+            found.append(_forecast(run, specs[name], counting))
     return _within_limits(found, run.settings.llm)
 
 
@@ -92,20 +91,6 @@ def _within_limits(forecasts: Sequence[Forecast], llm: LLMConfig) -> list[Foreca
         stops = f"a run stops before the end, at {' or '.join(passed)}" if passed and each.new else ""
         noted.append(replace(each, note="; ".join(filter(None, (each.note, stops)))))
     return noted
-
-
-def _dry_run(run: Run, spec: StageSpec) -> Forecast:
-    """Let the stage work on its inputs while nothing is asked or written, and return what it would have asked."""
-    models = _CountingModels(run)
-    stage = spec.stage(_never_stopping(run.settings), models)
-    stage.work(DryRunIO(run.lake.store, stage.name, stage.reads, stage.makes, ""))
-    return _forecast(run, spec, models.counting)
-
-
-def _never_stopping(settings: Settings) -> Settings:
-    """Return settings by which kept replies end no stage, however bad they are."""
-    llm = settings.llm.model_copy(update={"max_failed": 1.0, "max_useless": 1.0, "max_alike": 1.0})
-    return settings.model_copy(update={"llm": llm})
 
 
 def _forecast(run: Run, spec: StageSpec, counted: "CountingGenerator") -> Forecast:
@@ -175,42 +160,3 @@ class CountingGenerator(GeneratorWrapper):
         self.held += len(held)
         self.held_tokens_out += sum(reply.tokens_out for reply in held.values())
         return [held.get(key, Reply(None, "not_asked")) for key in keys]
-
-
-class _CountingModels(Models):
-    """Models of which none starts: every stage is given the generator that counts."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(run.settings)
-        cache = run.lake.keyed_cache("replies")
-        self.counting = CountingGenerator(run.models.language_model, cache, run.request.ask_again)
-
-    def generator_with_cache(self, generator: Generator, cache: KeyedCache) -> Generator:
-        """Return the generator that counts."""
-        return self.counting
-
-
-class DryRunIO(StageIO):
-    """A stage's inputs as they are, and no outputs."""
-
-    def sharded(
-        self,
-        artifact: str,
-        rows: pa.Table,
-        keys: Sequence[str],
-        make: Callable[[pa.Table], pa.Table],
-        rows_per_shard: int,
-        review: Review = unchanged,
-    ) -> None:
-        """Make each shard and drop it."""
-        for start in range(0, rows.num_rows, rows_per_shard):
-            make(rows.slice(start, rows_per_shard))
-
-    def keyed_cache(self, name: str) -> KeyedCache:
-        """Return the dataset's cache; what is put into it is dropped."""
-        return _ReadOnly(self._store.keyed_cache(name).folder)
-
-
-class _ReadOnly(KeyedCache):
-    def put(self, table: pa.Table) -> None:
-        """Drop the rows."""

@@ -1,0 +1,75 @@
+"""A stage at work on its inputs while nothing is asked or written, to learn what it would ask."""
+
+from collections.abc import Callable, Collection, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_lake.keyed_cache import KeyedCache
+from data_lake.lake import StageIO
+from data_lake.stage_io import Review, unchanged
+from data_lake.stores import Store
+from flows.models import Models
+from flows.run import Run
+from flows.settings import Settings
+from flows.stage_spec import StageSpec
+from pipeline.llm.generator import Generator
+
+
+def dry_run(run: Run, spec: StageSpec, generator: Generator, users: Collection[str] | None = None) -> None:
+    """Let a stage work on its current inputs with `generator`, for these users alone, or for all."""
+    models = _DryModels(run.settings, generator)
+    stage = spec.stage(_never_stopping(run.settings), models)
+    stage.work(DryRunIO(run.lake.store, stage.name, stage.reads, stage.makes, users))
+
+
+def _never_stopping(settings: Settings) -> Settings:
+    """Return settings by which kept replies end no stage, however bad they are."""
+    llm = settings.llm.model_copy(update={"max_failed": 1.0, "max_useless": 1.0, "max_alike": 1.0})
+    return settings.model_copy(update={"llm": llm})
+
+
+class _DryModels(Models):
+    """Models of which none starts: every stage is given the one generator."""
+
+    def __init__(self, settings: Settings, generator: Generator) -> None:
+        super().__init__(settings)
+        self._given = generator
+
+    def generator_with_cache(self, generator: Generator, cache: KeyedCache) -> Generator:
+        """Return the generator that was given."""
+        return self._given
+
+
+class DryRunIO(StageIO):
+    """A stage's inputs as they are, and no outputs. With `users` only rows of these are made."""
+
+    def __init__(
+        self, store: Store, stage: str, reads: Sequence[str], makes: Sequence[str], users: Collection[str] | None
+    ) -> None:
+        super().__init__(store, stage, reads, makes, fingerprint="")
+        self._users = users
+
+    def sharded(
+        self,
+        artifact: str,
+        rows: pa.Table,
+        keys: Sequence[str],
+        make: Callable[[pa.Table], pa.Table],
+        rows_per_shard: int,
+        review: Review = unchanged,
+    ) -> None:
+        """Make each shard and drop it."""
+        if self._users is not None:
+            rows = rows.filter(pc.is_in(rows["user_id"], value_set=pa.array(self._users, pa.string())))
+        for start in range(0, rows.num_rows, rows_per_shard):
+            make(rows.slice(start, rows_per_shard))
+
+    def keyed_cache(self, name: str) -> KeyedCache:
+        """Return the dataset's cache; what is put into it is dropped."""
+        return _ReadOnly(self._store.keyed_cache(name).folder)
+
+
+class _ReadOnly(KeyedCache):
+    def put(self, table: pa.Table) -> None:
+        """Drop the rows."""
