@@ -175,6 +175,19 @@ def show(
 
 
 @app.command()
+def report(
+    config: Config = DEFAULT_FILE,
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write, instead of report.html in the lake.")] = None,
+) -> None:
+    """Write what the lake holds as one page to look at: data, answers, users, training, metrics, lineage."""
+    from flows.report.write import write_report
+
+    with open_run(_request(config, set_)) as run:
+        print(write_report(run, out))
+
+
+@app.command()
 def trial(
     config: Config = DEFAULT_FILE,
     users: Annotated[int, typer.Option(min=1, help="Users of two domains to hide one domain of.")] = 1000,

@@ -95,6 +95,9 @@ protocols = ["full", "sampled-100", "sampled-999"]
 [lake]
 # root = "data_lake/store"
 # keep = 3                 # versions of each artifact
+
+[report]
+# after_run = true         # write report.html, the page of `edt report`, at the end of each run
 """
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import State, Task, flow, task
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.context import TaskRunContext
@@ -61,6 +61,16 @@ def run_stage(stage: Stage, lake: Lake) -> Manifest | State:
     if manifest.skipped:
         return Completed(name="Skipped", message=manifest.why, data=manifest)
     return manifest
+
+
+@task(cache_policy=NO_CACHE, task_run_name="report")
+def report(run: Run) -> Path:
+    """Write the page that shows what the lake holds, and link it from the run's page."""
+    from flows.report.write import write_report
+
+    path = write_report(run)
+    create_link_artifact(key="report", link=path.as_uri(), link_text=f"Report of {run.settings.dataset}")
+    return path
 
 
 @flow(name="nightly")
@@ -119,7 +129,10 @@ def run_as_flow(run: Run) -> tuple[list[Manifest], int]:
 
 
 def make_stages(run: Run) -> tuple[list[Manifest], int]:
-    """Run a task per selected stage; return the records of those that ran, and how many were skipped."""
+    """Run a task per selected stage, then write the report.
+
+    Returns the records of the stages that ran, and how many were skipped.
+    """
     ran, skipped = [], 0
     with run.lake.lock():
         run.lake.clean(run.stages)
@@ -132,4 +145,6 @@ def make_stages(run: Run) -> tuple[list[Manifest], int]:
                 ran.append(result)
             else:
                 skipped += 1
+        if run.settings.report.after_run:
+            report(run)
     return ran, skipped

@@ -45,6 +45,13 @@ class LakeConfig(Config):
     keep: PositiveInt = 3
 
 
+class ReportConfig(Config):
+    """The page that shows what a run made (`edt report`)."""
+
+    after_run: bool = True
+    """Write it at the end of every run."""
+
+
 class TrainSettings(TrainConfig):
     """The trainer's settings, and how it is started."""
 
@@ -72,6 +79,7 @@ class Settings(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     recommend: RecommendConfig = RecommendConfig()
     lake: LakeConfig = LakeConfig()
+    report: ReportConfig = ReportConfig()
 
     @model_validator(mode="before")
     @classmethod

@@ -1,6 +1,7 @@
 """What a person reads at the end of a run, and the line per stage before it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow.compute as pc
 
@@ -10,8 +11,14 @@ from flows.plan import stale_artifacts
 from flows.run import Run
 from flows.settings import DEFAULT_FILE
 
+REPORT = "report.html"
 SHOWN = ("HR@10", "NDCG@10")
 TRY = ("show recommendations", "show metrics", "show rejects", "status", "plan --set enrich.generator=none")
+
+
+def report_path(lake: Lake) -> Path:
+    """Return the file in which the report of a dataset lies: on this machine, also where its artifacts do not."""
+    return lake.home / REPORT
 
 
 def stage_line(manifest: Manifest) -> str:
@@ -28,6 +35,8 @@ def summary(run: Run, ran: Sequence[Manifest], skipped: int, seconds: float) -> 
     lake = run.lake
     names = ", ".join(manifest.stage for manifest in ran) or "nothing"
     parts = [f"Done in {seconds:.0f} s. Made: {names}; skipped: {skipped}.\nArtifacts: {lake.home}"]
+    if run.settings.report.after_run:
+        parts[0] += f"\nReport: {report_path(lake)}"
     stale = stale_artifacts(run)
     if lake.manifest("metrics") and "metrics" in stale:
         parts.append(f"The metrics in the lake are not of these inputs: {stale['metrics']}.")
