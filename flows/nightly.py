@@ -134,12 +134,17 @@ def make_stages(run: Run) -> tuple[list[Manifest], int]:
     Returns the records of the stages that ran, and how many were skipped.
     """
     ran, skipped = [], 0
+    selected = run.selection.apply(run.stages)
+    for stage in selected:
+        for path in stage.sources:
+            if not path.is_file():  # hours before the stage would miss it
+                raise UserError(f"Stage '{stage.name}' needs {path}, which is not there. Make or provide it first.")
     with run.lake.lock():
         run.lake.clean(run.stages)
         for stage in run.stages:
             if run.selection.rebuilds(stage.name):
                 run.lake.request_rebuild(stage)
-        for stage in run.selection.apply(run.stages):
+        for stage in selected:
             result = run_stage(stage, run.lake)
             if isinstance(result, Manifest):
                 ran.append(result)

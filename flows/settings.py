@@ -184,6 +184,7 @@ def _absolute(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     paths = {"data": {"interactions": files, "items": files}, "lake": {"root": files}}
     paths |= {"split": {"validation_queries": files, "test_queries": files}}
+    paths |= {"recommend": {"allow": files, "deny": files}}
     paths |= {"llm": {"model": model}, "embed": {"model": model}, "openai": {"tokenizer": model}}
     for section, keys in paths.items():
         found = tree.get(section)

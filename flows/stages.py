@@ -621,6 +621,7 @@ SPECS: tuple[StageSpec, ...] = (
         settings=all_but("recommend", RecommendConfig, *ON_MACHINE),
         machine=tuple(f"recommend.{name}" for name in ON_MACHINE),
         work=_recommend,
+        sources=lambda settings: settings.recommend.sources(),
     ),
 )  # fmt: skip
 

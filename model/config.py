@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -275,7 +276,25 @@ class RecommendConfig(Config):
     top: PositiveInt = 10
     """Items per user and domain."""
 
+    allow: Path | None = None
+    """A file of ids, one a line or in a column item_id (CSV, Parquet): nothing but these items is recommended."""
+
+    deny: Path | None = None
+    """Such a file: none of these items is recommended, as what is out of stock."""
+
     batch_size: PositiveInt = 512
     device: Literal["auto", "cpu", "cuda"] = "auto"
     stream: bool = False
     """As in training."""
+
+    def sources(self) -> list[Path]:
+        """Return the files of ids that there are."""
+        return [path for path in (self.allow, self.deny) if path is not None]
+
+    def as_fingerprint(self) -> dict[str, Any]:
+        """Return the settings; of a file of ids only that there is one, for what it holds is hashed by itself."""
+        found = super().as_fingerprint()
+        for name in found.keys() & {"allow", "deny"}:
+            if found.pop(name) is not None:
+                found[name] = True
+        return found

@@ -1,7 +1,15 @@
-"""Recommend the best items of every domain to every user, as the user stands after the last real action."""
+"""Recommend the best items of every domain to every user, as the user stands after the last real action.
+
+Users are those of the training set, or of histories that are given now.
+"""
 
 import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -9,19 +17,20 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
+from data_lake.errors import UserError
 from data_lake.schemas import RECOMMENDATIONS
 from data_lake.settings_errors import parse
 from data_lake.tables import check, write_parts
 from model.config import RecommendConfig
-from model.data.training_set import TrainingSet
+from model.data.histories import Histories, with_histories
+from model.data.item_lists import allowed_items, read_ids
+from model.data.training_set import Bools, Ints, TrainingSet
 from model.device import choose_device
 from model.evaluation.candidates import SCORES_AT_ONCE, history
 from model.evaluation.evaluate import phase_folders
 from model.evaluation.ranking import refuse_non_finite
-from model.evaluation.scoring import Scorer, load_scorer
+from model.evaluation.scoring import NetworkScorer, Scorer, load_scorer
 from model.settings import read_settings
-
-Ints = NDArray[np.int64]
 
 
 def main(args: argparse.Namespace) -> None:
@@ -33,31 +42,133 @@ def recommend(data_dir: Path, run_dir: Path, out_dir: Path, cfg: RecommendConfig
     """Write out_dir/recommendations by the last phase that run_dir holds."""
     phase, folder = list(phase_folders(run_dir).items())[-1]
     data = TrainingSet.load(data_dir, cfg.stream)
-    table = top_items(data, load_scorer(folder, data, choose_device(cfg.device)), cfg, phase)
+    allowed = read_lists(data, cfg)
+    table = top_items(data, load_scorer(folder, data, choose_device(cfg.device)), cfg, phase, allowed)
     write_parts(table, out_dir / "recommendations")
 
 
-def top_items(data: TrainingSet, score: Scorer, cfg: RecommendConfig, phase: str = "model") -> pa.Table:
+def read_lists(data: TrainingSet, cfg: RecommendConfig) -> Bools:
+    """Return (items + 1,): which items may be recommended; say what of the files of ids is not in the catalogue."""
+    ids = {path: read_ids(path, "item_id") for path in cfg.sources()}
+    for path, listed in ids.items():
+        unknown = len(listed) - pc.is_in(listed, value_set=data.item_ids).true_count
+        if unknown:
+            print(f"{path.name}: {unknown:,} of {len(listed):,} ids are not in the catalogue.", file=sys.stderr)
+    return allowed_items(data, *(ids[path] if path else None for path in (cfg.allow, cfg.deny)))
+
+
+@dataclass(frozen=True)
+class Served:
+    """Recommendations for histories that were given, and what of these was read."""
+
+    recommendations: pa.Table
+    histories: Histories
+    by_popularity: int
+    """Users without any known item whose lists are what is popular now."""
+    left_out: int
+    """Users without any known item who get nothing, as the network knows no recent popularity."""
+
+    def notes(self) -> list[str]:
+        """Return a sentence about each thing that was given and not used."""
+        given, users = self.histories, self.histories.data.n_users
+        found = []
+        if given.unknown_actions:
+            first = ", ".join(given.unknown_items[:3].to_pylist())
+            found.append(
+                f"{given.unknown_actions:,} of {given.actions:,} actions are not read: the catalogue does not hold "
+                f"their {len(given.unknown_items):,} items ({first}, ...)."
+            )
+        if self.by_popularity:
+            found.append(f"{self.by_popularity:,} of {users:,} users have no known item: they get what is popular now.")
+        if self.left_out:
+            found.append(
+                f"{self.left_out:,} of {users:,} users have no known item and get nothing: this model knows no recent "
+                "popularity ([train.network] recency_half_lives is empty)."
+            )
+        return found
+
+
+class Recommender:
+    """A trained network that recommends for any histories over the items that it was trained with."""
+
+    def __init__(self, data: TrainingSet, scorer: NetworkScorer, phase: str = "model") -> None:
+        """data: the items, and the users whose sequences are known already."""
+        self.data, self.scorer, self.phase = data, scorer, phase
+
+    @classmethod
+    def load(cls, data_dir: Path, phase_dir: Path, cfg: RecommendConfig) -> Self:
+        """Read the folder of a training set, and that of a phase trained on it (OUT/checkpoint)."""
+        data = TrainingSet.load(data_dir, cfg.stream)
+        return cls(data, load_scorer(phase_dir, data, choose_device(cfg.device)), phase_dir.name)
+
+    def recommend(
+        self, given: pa.Table, cfg: RecommendConfig, *, users: pa.Array | None = None, allowed: Bools | None = None,
+        domains: Sequence[str] = (),
+    ) -> Served:  # fmt: skip
+        """Return the best unseen items for the histories of `given` (see `with_histories`).
+
+        A user without any known item gets what is popular now. Raises UserError for a domain that is none.
+        """
+        histories = with_histories(self.data, given, users)
+        found = top_items(histories.data, self.scorer.for_users(histories.data), cfg, self.phase, allowed, domains)
+        empty = histories.data.lengths == 0
+        if self.scorer.network.recency_popularity is not None:
+            return Served(found, histories, int(empty.sum()), 0)
+        nothing = histories.data.user_ids.filter(pa.array(empty))
+        found = found.filter(pc.invert(pc.is_in(found["user_id"], value_set=nothing)))
+        return Served(found, histories, 0, len(nothing))
+
+
+def as_lists(table: pa.Table) -> list[dict[str, Any]]:
+    """Return RECOMMENDATIONS as an object per user and domain: user, domain, and items of item, title and score."""
+    found: list[dict[str, Any]] = []
+    for row in table.to_pylist():
+        if row["rank"] == 1:
+            found.append({"user": row["user_id"], "domain": row["domain"], "items": []})
+        found[-1]["items"].append({"item": row["item_id"], "title": row["title"], "score": row["score"]})
+    return found
+
+
+def write_lists(table: pa.Table, path: Path) -> None:
+    """Write RECOMMENDATIONS as JSON lines, an object of `as_lists` each."""
+    with path.open("w", encoding="utf-8") as file:
+        for each in as_lists(table):
+            file.write(json.dumps(each, ensure_ascii=False) + "\n")
+
+
+def top_items(
+    data: TrainingSet, score: Scorer, cfg: RecommendConfig, phase: str = "model", allowed: Bools | None = None,
+    domains: Sequence[str] = (),
+) -> pa.Table:  # fmt: skip
     """Return the `cfg.top` best unseen items per user and domain, by user id, domain, then rank.
 
+    allowed: (items + 1,), what may be recommended; None: everything. domains: those asked for; none: all.
     Items of the user's real actions are left out; a user who has seen nearly all of a domain gets fewer rows.
     """
+    for name in domains:
+        if name not in data.domains:
+            raise UserError(f"There is no domain '{name}'. The model knows {', '.join(data.domains)}.")
     by_length = np.argsort(data.lengths, kind="stable")
     found = []
     for domain, columns in enumerate(data.domain_items):
+        if domains and data.domains[domain] not in domains:
+            continue
         step = max(1, min(cfg.batch_size, SCORES_AT_ONCE // max(1, len(columns))))
         for start in range(0, len(by_length) if len(columns) else 0, step):
             users = by_length[start : start + step]
-            row, rank, column, scores = _best(data, score, users, domain, cfg.top, phase)
+            may = None if allowed is None else allowed[columns]
+            row, rank, column, scores = _best(data, score, users, domain, cfg.top, phase, may)
             found.append((users[row], np.full(len(row), domain), rank, columns[column], scores))
+    if not found:
+        return RECOMMENDATIONS.tables[""].empty_table()
     user, domain_of, rank, item, scores = (np.concatenate(column) for column in zip(*found, strict=True))
     by_id = np.empty(data.n_users, dtype=np.int64)
     by_id[pc.sort_indices(data.user_ids).to_numpy()] = np.arange(data.n_users)
     order = np.lexsort((rank, domain_of, by_id[user]))
-    domains = pa.DictionaryArray.from_arrays(pa.array(domain_of[order], pa.int32()), pa.array(data.domains))
+    names = pa.DictionaryArray.from_arrays(pa.array(domain_of[order], pa.int32()), pa.array(data.domains))
     columns_out = {
         "user_id": data.user_ids.take(pa.array(user[order])),
-        "domain": domains.dictionary_decode(),
+        "domain": names.dictionary_decode(),
         "rank": rank[order].astype(np.int32),
         "item_id": data.item_ids.take(pa.array(item[order])),
         "title": data.titles.take(pa.array(item[order])),
@@ -67,7 +178,7 @@ def top_items(data: TrainingSet, score: Scorer, cfg: RecommendConfig, phase: str
 
 
 def _best(
-    data: TrainingSet, score: Scorer, users: Ints, domain: int, top: int, phase: str
+    data: TrainingSet, score: Scorer, users: Ints, domain: int, top: int, phase: str, allowed: Bools | None
 ) -> tuple[Ints, Ints, Ints, NDArray[np.float32]]:
     """Return user row, rank from 1, column and score of the best unseen items; of equal scores the first item wins."""
     columns, prefix_length = data.domain_items[domain], data.lengths[users]
@@ -78,6 +189,8 @@ def _best(
         (torch.from_numpy(seen_row).to(scores.device), torch.from_numpy(seen_column).to(scores.device)),
         torch.tensor(-torch.inf, device=scores.device),
     )
+    if allowed is not None:
+        scores = scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), -torch.inf)
     least = scores.topk(min(top, len(columns)), dim=1).values[:, -1:]  # (B, 1)
     chosen = ((scores >= least) & torch.isfinite(scores)).nonzero()  # (C, 2): ties with the last may make too many
     row, column = chosen.cpu().numpy().T

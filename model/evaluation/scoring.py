@@ -4,6 +4,7 @@ Letters used in this file: B users, L positions, M items of a domain, T time bin
 """
 
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,14 +51,18 @@ class NetworkScorer:
         self.keys: Tensor  # (M, D) as scores see them
         self.popularity: Tensor | None  # (T, M) what each time bin adds to their scores
 
+    def for_users(self, data: TrainingSet) -> "NetworkScorer":
+        """Return a scorer of the users of another training set of the same items."""
+        other = copy(self)
+        other.data, other.sequences = data, Sequences(data, self.sequences.max_length, self.device)
+        other.held = None
+        return other
+
     @torch.no_grad()
     def __call__(self, users: NDArray[np.int64], prefix_lengths: NDArray[np.int64], domain: str) -> Tensor:
-        self.network.eval()
         recency = self.network.recency_popularity
         number = self.data.domains.index(domain)
-        encoded = self._encode(users, prefix_lengths, number)
-        query = self.network.query(encoded, torch.full(encoded.is_empty.shape, number, device=self.device))  # (B, D)
-        query = query.masked_fill(self._tensor(prefix_lengths == 0).unsqueeze(1), 0.0)
+        query = self.queries(users, prefix_lengths, domain)  # (B, D)
         if self.domain != number:  # blocks come domain by domain
             items = self._tensor(self.data.domain_items[number])  # (M,)
             self.domain, self.keys = number, self.network.scaled(self.vectors[items])
@@ -67,6 +72,20 @@ class NetworkScorer:
             assert recency is not None
             scores += self.popularity[recency.scoring_time_bins(self.data, users, prefix_lengths)]
         return scores.div_(self.network.cfg.temperature)
+
+    @torch.no_grad()
+    def queries(self, users: NDArray[np.int64], prefix_lengths: NDArray[np.int64], domain: str) -> Tensor:
+        """Return (B, D): the vectors whose products with a domain's items are their scores, but for popularity.
+
+        Zero where nothing is read.
+        """
+        self.network.eval()
+        if not prefix_lengths.any():
+            return self.vectors.new_zeros((len(users), self.vectors.shape[1]))
+        number = self.data.domains.index(domain)
+        encoded = self._encode(users, prefix_lengths, number)
+        query = self.network.query(encoded, torch.full(encoded.is_empty.shape, number, device=self.device))
+        return query.masked_fill(self._tensor(prefix_lengths == 0).unsqueeze(1), 0.0)
 
     def _encode(self, users: NDArray[np.int64], prefix_lengths: NDArray[np.int64], domain: int) -> Encoded:
         """Return what the transformer makes of each prefix (B,) before an item of the domain."""

@@ -73,7 +73,8 @@ class RecencyPopularity(nn.Module):
         """
         device = self.bin_edges.device
         last = data.offsets[users] + prefix_lengths - 1
-        time_bins = self.time_bins(torch.from_numpy(data.times[last.clip(min=0)]).to(device))
+        times = data.times[last.clip(min=0)] if len(data.times) else np.zeros(len(users), np.int64)
+        time_bins = self.time_bins(torch.from_numpy(times).to(device))
         if self.is_split_by_time:
             time_bins.fill_(self.end_of_training)
         time_bins[torch.from_numpy(prefix_lengths == 0).to(device)] = 0

@@ -130,3 +130,13 @@ def test_a_dataset_cannot_leave_the_lake(write, name):
 def test_a_missing_settings_file_says_how_to_write_one(tmp_path):
     with pytest.raises(UserError, match="edt init"):
         load_settings(tmp_path / "edt.toml")
+
+
+def test_lists_of_items_to_recommend_are_relative_to_the_settings_file_too(write, tmp_path):
+    recommend = write(LEAST + '[recommend]\nallow = "in-stock.txt"\n').recommend
+    assert recommend.sources() == [tmp_path / "in-stock.txt"]
+
+
+def test_only_the_presence_of_a_list_is_among_the_settings_of_the_fingerprint(write):
+    assert write(LEAST, "recommend.deny=a.txt").recommend.as_fingerprint()["deny"] is True
+    assert not write(LEAST).recommend.as_fingerprint().keys() & {"allow", "deny"}
