@@ -42,6 +42,8 @@ To = Annotated[str | None, typer.Option("--to", metavar="STAGE", help="Stop afte
 Rerun = Annotated[list[str] | None, typer.Option("--rerun", metavar="STAGE", help="Rebuild it.")]
 Knobs = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A knob of the simulator.")]
 AskAgain = Annotated[bool, typer.Option("--ask-again", help="Use no reply that the lake holds.")]
+Top = Annotated[int | None, typer.Option(min=1, help="Items per user and domain.")]
+Domain = Annotated[list[str] | None, typer.Option("--domain", help="Only of this domain.")]
 Json = Annotated[bool, typer.Option("--json", help="For scripts.")]
 
 
@@ -185,6 +187,50 @@ def report(
 
     with open_run(_request(config, set_)) as run:
         print(write_report(run, out))
+
+
+@app.command()
+def recommend(
+    histories: Annotated[Path | None, typer.Option(help="Actions: user_id, item_id and, if known, time.")] = None,
+    users: Annotated[
+        Path | None, typer.Option(help="Only these users, one id a line; known ones as they stand.")
+    ] = None,
+    allow: Annotated[Path | None, typer.Option(help="Nothing but these items, one id a line.")] = None,
+    deny: Annotated[Path | None, typer.Option(help="None of these items.")] = None,
+    top: Top = None,
+    domain: Domain = None,
+    out: Annotated[Path | None, typer.Option(help="File to write: .parquet or .jsonl.")] = None,
+    config: Config = DEFAULT_FILE,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Recommend by the trained model for histories given now: new users, or today's actions of known ones.
+
+    What a file tells of a known user comes after what the lake holds; an action of the same item and time is the same.
+    """
+    from flows import recommend as serving
+
+    found = serving.recommend(_request(config, set_), histories, users, domain or (), allow=allow, deny=deny, top=top)
+    if out is not None:
+        print(serving.write(found, out))
+    else:
+        print(json.dumps(found.to_pylist(), indent=2) if as_json else serving.format_recommendations(found))
+
+
+@app.command()
+def similar(
+    item: Annotated[str, typer.Option(help="Its id.")],
+    top: Annotated[int, typer.Option(min=1, help="Items per domain.")] = 10,
+    domain: Domain = None,
+    config: Config = DEFAULT_FILE,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Show the items whose learnt vectors are nearest to an item's."""
+    from flows import recommend as serving
+
+    rows = serving.similar(_request(config, set_), item, top, domain or ())
+    print(json.dumps(rows, indent=2) if as_json else text.table(rows))
 
 
 @app.command()

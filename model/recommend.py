@@ -118,6 +118,45 @@ class Recommender:
         found = found.filter(pc.invert(pc.is_in(found["user_id"], value_set=nothing)))
         return Served(found, histories, 0, len(nothing))
 
+    def similar(self, item: str, top: int, domains: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Return the `top` items per domain whose vectors have the largest cosine with the item's.
+
+        One row per item: domain, rank from 1, item_id, title, cosine. Raises UserError for an unknown item or domain.
+        """
+        number, vectors = self._number(item), torch.nn.functional.normalize(self.scorer.vectors, dim=-1)
+        rows: list[dict[str, Any]] = []
+        for domain in checked_domains(self.data, domains):
+            columns = self.data.domain_items[self.data.domains.index(domain)]
+            columns = columns[columns != number]
+            cosine = (vectors[torch.from_numpy(columns).to(vectors.device)] @ vectors[number]).cpu().numpy()
+            best = np.argsort(-cosine, kind="stable")[:top]
+            ids, titles = (column.take(pa.array(columns[best])) for column in (self.data.item_ids, self.data.titles))
+            found = zip(ids.to_pylist(), titles.to_pylist(), cosine[best].tolist(), strict=True)
+            rows += [
+                {"domain": domain, "rank": rank, "item_id": other, "title": title, "cosine": value}
+                for rank, (other, title, value) in enumerate(found, start=1)
+            ]
+        return rows
+
+    def is_told_apart(self, item: str) -> bool:
+        """Whether the item has a text or a training action, without both of which it has a vector with others alike."""
+        number = self._number(item)
+        return bool(self.data.has_text[number] or self.data.train_actions[number])
+
+    def _number(self, item: str) -> int:
+        number: int = pc.index(self.data.item_ids, item).as_py()
+        if number < 0:
+            raise UserError(f"There is no item '{item}'. `edt show items` shows what ids look like.")
+        return number
+
+
+def checked_domains(data: TrainingSet, domains: Sequence[str]) -> Sequence[str]:
+    """Return these domains, or all where none is named; raise UserError for one that is none."""
+    for name in domains:
+        if name not in data.domains:
+            raise UserError(f"There is no domain '{name}'. The model knows {', '.join(data.domains)}.")
+    return domains or data.domains
+
 
 def as_lists(table: pa.Table) -> list[dict[str, Any]]:
     """Return RECOMMENDATIONS as an object per user and domain: user, domain, and items of item, title and score."""
@@ -145,13 +184,11 @@ def top_items(
     allowed: (items + 1,), what may be recommended; None: everything. domains: those asked for; none: all.
     Items of the user's real actions are left out; a user who has seen nearly all of a domain gets fewer rows.
     """
-    for name in domains:
-        if name not in data.domains:
-            raise UserError(f"There is no domain '{name}'. The model knows {', '.join(data.domains)}.")
+    asked = checked_domains(data, domains)
     by_length = np.argsort(data.lengths, kind="stable")
     found = []
     for domain, columns in enumerate(data.domain_items):
-        if domains and data.domains[domain] not in domains:
+        if data.domains[domain] not in asked:
             continue
         step = max(1, min(cfg.batch_size, SCORES_AT_ONCE // max(1, len(columns))))
         for start in range(0, len(by_length) if len(columns) else 0, step):
