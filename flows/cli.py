@@ -210,6 +210,7 @@ def recommend(
     """
     from flows import recommend as serving
 
+    serving.check_name(out)
     found = serving.recommend(_request(config, set_), histories, users, domain or (), allow=allow, deny=deny, top=top)
     if out is not None:
         print(serving.write(found, out))
@@ -231,6 +232,19 @@ def similar(
 
     rows = serving.similar(_request(config, set_), item, top, domain or ())
     print(json.dumps(rows, indent=2) if as_json else text.table(rows))
+
+
+@app.command()
+def export(
+    out: Annotated[Path | None, typer.Option(help="Folder to write (default: exported/DATASET).")] = None,
+    with_scorers: Annotated[bool, typer.Option("--scorers", help="Also a torch.export program per domain.")] = False,
+    config: Config = DEFAULT_FILE,
+    set_: Set = None,
+) -> None:
+    """Write the model for `llm_edt.load`, vectors of items and users with an index, recommendations, and cards."""
+    from flows.export import export
+
+    print("\n".join(export(_request(config, set_), out, with_scorers)))
 
 
 @app.command()

@@ -52,18 +52,22 @@ def open_model(run: Run, cfg: RecommendConfig) -> Recommender:
     """Return the current model with its training set; say where it is not of the current inputs."""
     if why := stale_artifacts(run).get("checkpoint"):
         text.log(f"The model is not of the current inputs: {why}.")
-    paths = [run.lake.verified_path(artifact, full=False) for artifact in ("training_set", "checkpoint")]
-    return Recommender.load(*paths, cfg)
+    data, checkpoint = (run.lake.verified_path(artifact, full=False) for artifact in ("training_set", "checkpoint"))
+    return Recommender.load(data, checkpoint, cfg)
+
+
+def check_name(out: Path | None) -> None:
+    """Refuse a name that tells no format of `write`."""
+    if out is not None and out.suffix not in (".parquet", ".jsonl"):
+        raise UserError(f"--out {out}: in which format? Its name must end in .parquet or .jsonl.")
 
 
 def write(table: pa.Table, path: Path) -> str:
     """Write RECOMMENDATIONS as Parquet or JSON lines, by the name's ending; return what there is to say of it."""
     if path.suffix == ".parquet":
         pq.write_table(table, path, compression="zstd")
-    elif path.suffix in (".jsonl", ".json", ".ndjson"):
-        write_lists(table, path)
     else:
-        raise UserError(f"{path}: in which format? Its name must end in .parquet or .jsonl.")
+        write_lists(table, path)
     return f"{path}: {table.num_rows:,} recommendations for {pc.count_distinct(table['user_id']):,} users"
 
 

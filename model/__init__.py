@@ -9,7 +9,8 @@ The rooms, in the order of the data; each imports only those before it:
 - `checkpoint.py`: the folder of a phase;
 - `evaluation/`: candidates, ranks, metrics, groups of users, comparison of runs;
 - `training/`: shared pre-training, domain fine-tuning, and the trainer of both;
-- `recommend.py`: the best items per user and domain.
+- `recommend.py`: the best items per user and domain, of the training set or of histories given now;
+- `exported.py`: a phase as a folder that recommends by itself; `history_scorer.py`: as a program of torch.export.
 
 What differs from SASRec (Kang and McAuley, 2018), and where:
 

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import importlib.util
+import re
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -47,6 +48,18 @@ def identify(model: str, revision: str | None, section: str) -> ModelIdentity:
             f"[{section}] revision to a commit of it, so that every run means the same weights."
         )
     return ModelIdentity(model, model, revision, is_folder=False)
+
+
+def licence(model: str) -> str | None:
+    """Return the licence that the model's own README names; None where there is none on this machine."""
+    if model in OWN:
+        return "apache-2.0"
+    readme = (_packaged(model) or Path(model).expanduser()) / "README.md"
+    if not readme.is_file():
+        return None
+    head = readme.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
+    found = re.search(r"^license(?:_name)?:\s*(\S.*?)\s*$", head, re.MULTILINE)
+    return found[1] if found and head.startswith("---") else None
 
 
 def hash_folder(folder: Path) -> str:

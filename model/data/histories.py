@@ -24,12 +24,17 @@ class Histories:
     data: TrainingSet
     actions: int
     """Given ones."""
-    unknown_actions: int
-    """Of them on items that the catalogue does not hold; they are not read."""
+    unknown_by_user: Ints
+    """(users,) given actions on items that the catalogue does not hold; they are not read."""
     unknown_items: pa.Array
     """Their items, each once."""
     already_stored: int
     """Given actions that a user's stored sequence holds, or that were given before: they are read once."""
+
+    @property
+    def unknown_actions(self) -> int:
+        """Given actions of all users on items that the catalogue does not hold."""
+        return int(self.unknown_by_user.sum())
 
 
 def with_histories(data: TrainingSet, given: pa.Table, users: pa.Array | None = None) -> Histories:
@@ -46,6 +51,7 @@ def with_histories(data: TrainingSet, given: pa.Table, users: pa.Array | None = 
     item = pc.index_in(given["item_id"], value_set=data.item_ids, skip_nulls=True).fill_null(-1).to_numpy()
     is_known = item >= 0
     unknown_items = pc.unique(given["item_id"].filter(pa.array(~is_known)))
+    unknown = np.bincount(owner[~is_known], minlength=len(names))
     times = given["time"].to_numpy() if "time" in given.column_names else np.full(given.num_rows, UNTIMED)
 
     stored_owner, position = _stored(data, names)
@@ -70,7 +76,7 @@ def with_histories(data: TrainingSet, given: pa.Table, users: pa.Array | None = 
         profiles={},
         on_disk=False,
     )
-    return Histories(histories, given.num_rows, int((~is_known).sum()), unknown_items, int(again.sum()))
+    return Histories(histories, given.num_rows, unknown, unknown_items, int(again.sum()))
 
 
 def _stored(data: TrainingSet, names: pa.Array) -> tuple[Ints, Ints]:

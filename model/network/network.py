@@ -56,6 +56,7 @@ class Network(nn.Module):
         self.cfg = cfg
         self.recency_popularity = recency
         self.item_vectors = item_vectors
+        self.text_size = item_vectors.text.shape[1]
         self.positions = nn.Embedding(cfg.max_length, cfg.hidden)
         self.synthetic_mark = nn.Parameter(torch.zeros(cfg.hidden)) if cfg.mark_synthetic else None
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.blocks))
@@ -84,7 +85,7 @@ class Network(nn.Module):
             kept = torch.rand(inputs.shape[:2], device=inputs.device) >= self.cfg.item_dropout  # (B, L)
             inputs = inputs * kept.unsqueeze(-1)
         if self.cfg.input_scaled:
-            inputs = inputs * self.item_vectors.text.shape[1] ** 0.5
+            inputs = inputs * self.text_size**0.5
         states = inputs + self.positions(windows.position_ids)
         if self.synthetic_mark is not None:
             states = states + windows.synthetic.unsqueeze(-1) * self.synthetic_mark
@@ -182,7 +183,9 @@ def last_of_domain(item_domains: Tensor, predictions: Predictions, domains: int)
 def domain_windows(windows: Windows, is_domain: Tensor) -> tuple[Windows, Tensor]:
     """Return the windows of one domain's items alone, and where each stood, (B, M). is_domain: (B, L) bool."""
     count = is_domain.sum(1)  # (B,)
-    order = torch.argsort(~is_domain, dim=1, stable=True)[:, : max(int(count.max()), 1)]  # (B, M) the domain's first
+    order = torch.argsort(~is_domain, dim=1, stable=True)  # (B, M) the domain's first
+    if not torch.compiler.is_exporting():  # else M stays L, for shapes must not depend on values
+        order = order[:, : max(int(count.max()), 1)]
     own = is_domain.gather(1, order)
     synthetic = windows.synthetic.gather(1, order) & own
     position_ids = ((own & ~synthetic).cumsum(1) - 1).clamp(min=0)

@@ -32,26 +32,23 @@ def read_histories(path: Path, cfg: DataConfig) -> tuple[pa.Table, dict[str, int
     rows = readers.read(path, list(dict.fromkeys(found.values())))
     raw = rows.good.select(pl.col(name).alias(ours) for ours, name in found.items())
     frame = raw.select(pl.col("user_id", "item_id").cast(pl.String).str.strip_chars().replace("", None))
-    reason = pl.when(pl.col("user_id").is_null()).then(pl.lit("no_user"))
-    reason = reason.when(pl.col("item_id").is_null()).then(pl.lit("no_item"))
+    reasons = [(pl.col("user_id").is_null(), "no_user"), (pl.col("item_id").is_null(), "no_item")]
     if "timestamp" in found:
-        times = read_times(raw["timestamp"], names(cfg)[2])
-        frame = frame.with_columns(time=times.dt.epoch("ms"))
-        reason = reason.when(pl.col("time").is_null()).then(pl.lit("bad_time"))
+        frame = frame.with_columns(time=read_times(raw["timestamp"], names(cfg)[2]).dt.epoch("ms"))
+        reasons.append((pl.col("time").is_null(), "bad_time"))
     if "rating" in found and cfg.min_rating is not None:
-        frame = frame.with_columns(stars=raw["rating"].cast(pl.Float64, strict=False))
-        is_low = pl.col("stars").is_null() | (pl.col("stars") < cfg.min_rating)
-        reason = reason.when(is_low).then(pl.lit("rating_below_minimum"))
+        stars = raw["rating"].cast(pl.Float64, strict=False)
+        reasons.append((pl.lit(stars.is_null() | (stars < cfg.min_rating)), "rating_below_minimum"))
+    why = pl.coalesce(pl.when(holds).then(pl.lit(reason)) for holds, reason in reasons)
+    frame = frame.with_columns(reason=why)
     if "position" in found:
         frame = frame.with_columns(position=raw["position"].cast(pl.Float64, strict=False))
         frame = frame.sort("position", nulls_last=True, maintain_order=True)
-    frame = frame.with_columns(reason=reason)
-    reasons = pl.concat([rows.bad["reason"], frame["reason"].drop_nulls()]).value_counts(sort=True)
-    left_out = dict(reasons.iter_rows())
+    left_out = dict(pl.concat([rows.bad["reason"], frame["reason"].drop_nulls()]).value_counts(sort=True).iter_rows())
     good = frame.filter(pl.col("reason").is_null())
     if good.is_empty():
-        why = ", ".join(f"{reason} {count:,}" for reason, count in left_out.items()) or "it has none"
-        raise UserError(f"{path}: no action can be read ({why}). Each row needs a user_id and an item_id.")
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in left_out.items()) or "it has none"
+        raise UserError(f"{path}: no action can be read ({counts}). Each row needs a user_id and an item_id.")
     return good.select(
         column for column in ("user_id", "item_id", "time") if column in good.columns
     ).to_arrow(), left_out

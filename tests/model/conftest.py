@@ -1,5 +1,6 @@
 """A small random training set with everything in it: two domains, synthetic items, profiles, items without text."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from data_lake.schemas import SPLITS, TRAINING_SET
 from data_lake.tables import check, write_parts
+from model.__main__ import main
 from model.config import TrainConfig
 from model.data.training_set import TrainingSet
 
@@ -90,6 +92,18 @@ def tiny_folder(tmp_path: Path) -> Path:
     for name, table in tiny_tables().items():
         write_parts(table, folder / name)
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folder of the tiny training set, and that of a run of both phases on it."""
+    place = tmp_path_factory.mktemp("trained")
+    for name, table in tiny_tables().items():
+        write_parts(table, place / "data" / name)
+    (place / "train.json").write_text(json.dumps(SMALL))
+    arguments = ["train", "--data", place / "data", "--out", place / "run", "--config", place / "train.json"]
+    assert main(list(map(str, arguments))) == 0
+    return place / "data", place / "run"
 
 
 @pytest.fixture
