@@ -91,6 +91,7 @@ protocols = ["full", "sampled-100", "sampled-999"]
 
 [recommend]
 # top = 10
+# deny = "out-of-stock.txt"  # ids, one a line: never recommended; or allow = "in-stock.txt", and nothing else is
 
 [lake]
 # root = "data_lake/store"

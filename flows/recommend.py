@@ -42,7 +42,7 @@ def recommend(
         model = open_model(run, cfg)
         served = model.recommend(given, cfg, users=ids, allowed=read_lists(model.data, cfg), domains=domains)
     for reason, count in left_out.items():
-        text.log(f"{histories}: {count:,} rows are left out: {reason}.")
+        text.log(f"{histories}: rows left out as {reason}: {count:,}.")
     for note in served.notes():
         text.log(text.escape_control(note))
     return served.recommendations
@@ -68,7 +68,7 @@ def write(table: pa.Table, path: Path) -> str:
         pq.write_table(table, path, compression="zstd")
     else:
         write_lists(table, path)
-    return f"{path}: {table.num_rows:,} recommendations for {pc.count_distinct(table['user_id']):,} users"
+    return f"{path}: {table.num_rows:,} recommendations for {len(table['user_id'].unique()):,} users"
 
 
 def format_recommendations(table: pa.Table) -> str:

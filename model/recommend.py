@@ -53,7 +53,7 @@ def read_lists(data: TrainingSet, cfg: RecommendConfig) -> Bools:
     for path, listed in ids.items():
         unknown = len(listed) - pc.is_in(listed, value_set=data.item_ids).true_count
         if unknown:
-            print(f"{path.name}: {unknown:,} of {len(listed):,} ids are not in the catalogue.", file=sys.stderr)
+            print(f"{path.name}: ids that the catalogue lacks: {unknown:,} of {len(listed):,}.", file=sys.stderr)
     return allowed_items(data, *(ids[path] if path else None for path in (cfg.allow, cfg.deny)))
 
 
@@ -70,20 +70,20 @@ class Served:
 
     def notes(self) -> list[str]:
         """Return a sentence about each thing that was given and not used."""
-        given, users = self.histories, self.histories.data.n_users
-        found = []
+        given, users, found = self.histories, self.histories.data.n_users, list[str]()
         if given.unknown_actions:
-            first = ", ".join(given.unknown_items[:3].to_pylist())
+            shown = ", ".join(given.unknown_items[:3].to_pylist()) + (", ..." if len(given.unknown_items) > 3 else "")
             found.append(
-                f"{given.unknown_actions:,} of {given.actions:,} actions are not read: the catalogue does not hold "
-                f"their {len(given.unknown_items):,} items ({first}, ...)."
+                f"Actions on unknown items, not read: {given.unknown_actions:,} of {given.actions:,} ({shown})."
             )
         if self.by_popularity:
-            found.append(f"{self.by_popularity:,} of {users:,} users have no known item: they get what is popular now.")
+            found.append(
+                f"Users without a known item: {self.by_popularity:,} of {users:,}. They get what is popular now."
+            )
         if self.left_out:
             found.append(
-                f"{self.left_out:,} of {users:,} users have no known item and get nothing: this model knows no recent "
-                "popularity ([train.network] recency_half_lives is empty)."
+                f"Users without a known item: {self.left_out:,} of {users:,}. They get nothing, for this model knows "
+                "no recent popularity ([train.network] recency_half_lives is empty)."
             )
         return found
 

@@ -41,10 +41,10 @@ def test_a_newcomer_and_todays_clicks_are_served_and_what_is_not_read_is_said(fi
     assert set(served["rank"].to_pylist()) == {1, 2}
     assert items[0] not in [row["item_id"] for row in served.to_pylist() if row["user_id"] == "new"]
     said = capsys.readouterr().err
-    assert "today.jsonl: 1 rows are left out: no_user." in said
-    assert "today.jsonl: 1 rows are left out: not_json." in said
-    assert "1 of 3 actions are not read: the catalogue does not hold their 1 items (never seen, ...)." in said
-    assert "1 of 3 users have no known item: they get what is popular now." in said
+    assert "today.jsonl: rows left out as no_user: 1." in said
+    assert "today.jsonl: rows left out as not_json: 1." in said
+    assert "Actions on unknown items, not read: 1 of 3 (never seen)." in said
+    assert "Users without a known item: 1 of 3. They get what is popular now." in said
 
 
 def test_what_is_denied_on_the_command_line_is_not_recommended(finished, tmp_path):

@@ -74,7 +74,7 @@ def test_ids_that_the_catalogue_lacks_are_counted_and_all_of_them_are_an_error(t
     data = world({"a": "k1"}, ITEMS)
     (tmp_path / "allow.csv").write_text("item_id,stock\n007,1\nf1,2\n")
     assert read_lists(data, RecommendConfig(allow=tmp_path / "allow.csv")).sum() == 1
-    assert capsys.readouterr().err == "allow.csv: 1 of 2 ids are not in the catalogue.\n"
+    assert capsys.readouterr().err == "allow.csv: ids that the catalogue lacks: 1 of 2.\n"
     (tmp_path / "allow.csv").write_text("item_id\n007\n")
     with pytest.raises(UserError, match="None of the 1 ids to allow is an item of the catalogue"):
         read_lists(data, RecommendConfig(allow=tmp_path / "allow.csv"))
@@ -153,8 +153,8 @@ def test_who_has_no_known_item_gets_what_is_popular_now_and_it_is_said():
     served = recommender().recommend(pa.table({"user_id": ["n", "n"], "item_id": ["x", "y"]}), RecommendConfig(top=2))
     assert served.recommendations.filter(pa.compute.field("domain") == "food")["item_id"].to_pylist()[:1] == ["f5"]
     assert served.notes() == [
-        "2 of 2 actions are not read: the catalogue does not hold their 2 items (x, y, ...).",
-        "1 of 1 users have no known item: they get what is popular now.",
+        "Actions on unknown items, not read: 2 of 2 (x, y).",
+        "Users without a known item: 1 of 1. They get what is popular now.",
     ]
 
 
@@ -163,7 +163,21 @@ def test_who_has_no_known_item_gets_nothing_from_a_model_without_popularity_and_
         pa.table({"user_id": ["n", "m"], "item_id": ["x", "f1"]}), RecommendConfig()
     )
     assert set(served.recommendations["user_id"].to_pylist()) == {"m"}
-    assert "1 of 2 users have no known item and get nothing: this model knows no recent popularity" in served.notes()[1]
+    assert (
+        "Users without a known item: 1 of 2. They get nothing, for this model knows no recent popularity"
+        in served.notes()[1]
+    )
+
+
+def test_an_item_without_a_training_action_is_read_by_its_text():
+    ours = recommender()
+    cold, empty = (
+        ours.recommend(pa.table({"user_id": ["n"], "item_id": [item]}), RecommendConfig(), domains=["food"])
+        for item in ("k2", "gone")
+    )
+    assert WORLD.train_actions[WORLD.item_ids.to_pylist().index("k2")] == 0
+    assert (cold.by_popularity, empty.by_popularity) == (0, 1)
+    assert cold.recommendations["score"] != empty.recommendations["score"]
 
 
 def test_queries_and_items_multiply_to_the_scores():
