@@ -44,7 +44,7 @@ def recommend(
     for reason, count in left_out.items():
         text.log(f"{histories}: rows left out as {reason}: {count:,}.")
     for note in served.notes():
-        text.log(text.escape_control(note))
+        text.log(note)
     return served.recommendations
 
 

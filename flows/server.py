@@ -101,7 +101,8 @@ def check(url: str) -> None:
     except httpx.HTTPError as error:
         proxy = through_proxy(known.host)
         raise UserError(f"PREFECT_API_URL={url} does not answer ({error}){proxy}. {advice}") from error
-    if reply.status_code not in (401, 403) and reply.text.strip() != "true":  # whether it lets us in is Prefect's to say
+    is_closed = reply.status_code in (401, 403)  # whether it lets us in is Prefect's to say
+    if not is_closed and reply.text.strip() != "true":
         raise UserError(f"PREFECT_API_URL={url}: what answers there is no Prefect server. {advice}")
 
 
