@@ -57,7 +57,7 @@ def _split(run: StageRun) -> None:
     run.io.count(**figures)
     for role, domains in domains_without_targets(sequences).items():
         if domains:
-            log(f"split: warning: no {role} target lies in domain {shortened(map(repr, domains))}.")
+            log(f"split: warning: Domains without a {role} target: {shortened(map(repr, domains))}.")
 
 
 def _describe_items(run: StageRun) -> None:

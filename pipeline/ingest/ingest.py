@@ -501,11 +501,11 @@ def _warn_of_domains(actions: pl.DataFrame, items: pl.DataFrame, refused: _Refus
     if len(of_domain) == 1:
         refused.warn(f"All items are of one domain, {next(iter(of_domain))!r}: nothing can be carried to another.")
     for what, domains in (
-        ("has one item, which every ranking puts first", [domain for domain, count in of_domain.items() if count == 1]),
-        ("has no action", sorted(of_domain.keys() - set(actions["domain"].unique()))),
+        ("one item, which every ranking puts first", [domain for domain, count in of_domain.items() if count == 1]),
+        ("no action", sorted(of_domain.keys() - set(actions["domain"].unique()))),
     ):
         if domains:
-            refused.warn(f"Domain {shortened(map(repr, domains))} {what}.")
+            refused.warn(f"Domains with {what}: {shortened(map(repr, domains))}.")
 
 
 def _figures(

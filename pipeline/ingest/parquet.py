@@ -104,6 +104,8 @@ def _plain(path: Path, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
             return column.cast(pa.large_string())
         except pa.ArrowInvalid as error:
             raise UserError(f"{path}: column '{name}' holds bytes that are no text. Give another column.") from error
+    if kinds.is_timestamp(kind) and kind.tz:
+        return column.cast(pa.timestamp(kind.unit, "UTC"))  # polars knows fewer zones
     if any(is_kind(kind) for is_kind in _PLAIN):
         return column
     raise UserError(f"{path}: column '{name}' holds {kind}, no plain values. Give another column.")

@@ -426,7 +426,7 @@ def test_what_no_other_domain_can_learn_from_is_told(take):
         "All items are of one domain, 'food': nothing can be carried to another.",
     )
     assert take(header + "u,f1,1500000000\n", "item_id,domain\nf1,food\nk1,kitchen\nk2,kitchen\n").warnings == (
-        "Domain 'food' has one item, which every ranking puts first.", "Domain 'kitchen' has no action.",
+        "Domains with one item, which every ranking puts first: 'food'.", "Domains with no action: 'kitchen'.",
     )  # fmt: skip
 
 

@@ -314,7 +314,7 @@ def test_dictionaries_decimals_and_extensions_of_a_parquet_file_are_their_values
             "words": pa.array([["x", "y"], None, []], pa.list_(pa.dictionary(pa.int32(), pa.string()))),
             "time": pa.array(["2020-01-01", "2020-01-02", "2020-01-01"]).dictionary_encode(),
             "price": pa.array([Decimal("1000.00"), None, Decimal("2.50")]),
-            "json": pa.array(["{}", "1", None]).cast(pa.string()),
+            "json": pa.array(["{}", "1", None], pa.json_()),
         }
     )
     pq.write_table(table, tmp_path / "a.parquet")
@@ -324,6 +324,12 @@ def test_dictionaries_decimals_and_extensions_of_a_parquet_file_are_their_values
         ("x", "x y", "2020-01-01", "1000.00", "{}"), (None, None, "2020-01-02", None, "1"),
         ("x", "", "2020-01-01", "2.50", None),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("zone", ["Mars/Base", "+02:00", "Europe/Paris", "UTC"])
+def test_an_instant_of_a_parquet_file_is_the_same_in_any_zone(tmp_path, zone):
+    pq.write_table(pa.table({"time": pa.array([1_500_000_000], pa.timestamp("s", zone))}), tmp_path / "a.parquet")
+    assert readers.read(tmp_path / "a.parquet", ["time"]).good["time"].dt.epoch("s").to_list() == [1_500_000_000]
 
 
 def test_the_folders_around_a_parquet_file_add_the_columns_that_they_name(tmp_path):
