@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from data_lake.errors import UserError
 from data_lake.schemas import CONTEXT, SPLITS, TEST, TRAIN, VALIDATION
 
-ORDER = np.array([{TRAIN: 0, CONTEXT: 0, VALIDATION: 1, TEST: 2}[split] for split in SPLITS], np.int8)
-"""Per split, its place in a user's history."""
+ORDER = np.array([{TRAIN: 0, VALIDATION: 1, TEST: 2, CONTEXT: -1}[split] for split in SPLITS], np.int8)
+"""Per split, its place in a user's history; -1: it has none."""
 
 
 def check_positions(flat: Mapping[str, NDArray[Any]], offsets: NDArray[np.int64], items: int, where: str) -> None:
@@ -26,11 +26,12 @@ def check_positions(flat: Mapping[str, NDArray[Any]], offsets: NDArray[np.int64]
     ):
         if is_wrong:
             raise UserError(f"{where}/sequences: {what}. Build it again.")
-    place = ORDER[splits]
-    falls = np.flatnonzero(place[1:] < place[:-1]) + 1
-    if not np.isin(falls, offsets).all():
+    has_place = np.flatnonzero((ORDER[splits] >= 0) & ~flat["synthetic"])
+    place, user = ORDER[splits[has_place]], np.searchsorted(offsets, has_place, side="right")
+    if ((place[1:] < place[:-1]) & (user[1:] == user[:-1])).any():
         raise UserError(
-            f"{where}/sequences: a user's validation or test action stands before training. Build it again."
+            f"{where}/sequences: a user's test action stands before validation, or one of both before training. "
+            "Build it again."
         )
 
 

@@ -67,7 +67,7 @@ def test_a_folder_of_another_run_is_refused_by_the_setting_that_differs(tmp_path
 @pytest.mark.parametrize("text", ["", "{", "[]", "\x00\x00"])
 def test_settings_that_cannot_be_read_are_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UserError, match=r"config\.json is corrupted .*Delete its folder and train again"):
+    with pytest.raises(UserError, match=r"config\.json is corrupted.*Delete its folder and train again"):
         PhaseCheckpoint(tmp_path).open({"train": {}}, {})
 
 

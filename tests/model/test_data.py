@@ -272,8 +272,8 @@ def first_list(table: pa.Table, column: str, change: Callable[[list[Any]], list[
 STRANGE_POSITIONS: dict[str, tuple[str, Callable[[list[Any]], list[Any]], str]] = {
     "a split of a later version": ("splits", lambda given: [99, *given[1:]], r"a split number lies outside 0..3"),
     "a negative split": ("splits", lambda given: [-1, *given[1:]], r"a split number lies outside 0..3"),
-    "test before training": ("splits", lambda given: given[::-1], r"validation or test action stands before training"),
-    "test before validation": ("splits", lambda given: [*given[:-2], 2, 1], r"stands before training"),
+    "test before training": ("splits", lambda given: given[::-1], r"or one of both before training"),
+    "test before validation": ("splits", lambda given: [*given[:-2], 2, 1], r"test action stands before validation"),
     "item 0": ("items", lambda given: [0, *given[1:]], r"an item number lies outside 1..30"),
     "an item too many": ("items", lambda given: [31, *given[1:]], r"an item number lies outside 1..30"),
     "a negative weight": ("weights", lambda given: [-1.0, *given[1:]], r"a weight is negative or no number"),
