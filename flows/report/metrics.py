@@ -119,15 +119,29 @@ def _values(metrics: pl.LazyFrame) -> dict[Key, tuple[Measured, float]]:
 
 def _others(lake: Lake, run: Manifest) -> dict[str, Manifest]:
     """Return the last other run, and the last one without a generator, by the name under which each is shown."""
-    kept = [each for each in lake.kept_runs("metrics") if each.fingerprint != run.fingerprint]
+    kept = [
+        each for each in lake.kept_runs("metrics")
+        if each.fingerprint != run.fingerprint and each.version == run.version and _is_here(lake, each)
+    ]  # fmt: skip
     without = next((each for each in kept if lineage(lake, [each]).generator == "none"), None)
     found = {"before": kept[0]} if kept else {}
     return found | ({"none": without} if without and without is not kept[0] else {})
 
 
+def _is_here(lake: Lake, run: Manifest) -> bool:
+    """Say whether this machine has the files of a kept run; of one that lies in an object store it may not."""
+    return all(
+        (lake.kept_path(artifact, run) / name).exists()
+        for artifact, output in run.outputs.items()
+        for name in output.files
+    )
+
+
 def _changes(before: Lineage, now: Lineage) -> list[str]:
     """Return what differs between the runs that two results rest on: settings, input files, versions of stages."""
     found = []
+    if before.generator != now.generator and "none" in (before.generator, now.generator):
+        found.append(f"generator {before.generator} -> {now.generator}")
     for run in now.runs:
         if there := before.stage(run.stage):
             found += changes(there.settings, run.settings)

@@ -159,6 +159,7 @@ def test_a_run_without_a_generator_stands_beside_one_with(place):
     place.run()
     metrics = report_of(place).metrics
     assert [(other.name, other.generator) for other in metrics.others] == [("before", "retrieval"), ("none", "none")]
+    assert "generator none -> retrieval" in metrics.others[1].changed
 
 
 def test_twelve_users_are_the_same_each_time_and_half_of_them_got_an_item(finished):
