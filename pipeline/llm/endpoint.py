@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 10.0
 """The longest wait for a connection: a host that drops packets never refuses one."""
+LISTEN_SECONDS = 0.2
+"""How often a Ctrl-C is looked for: beside Prefect, whose loops change how signals act, none interrupts a long wait."""
 CANCEL_SECONDS = 5.0
 """The longest wait for requests that are cancelled."""
 LARGEST, LARGEST_FILE = 2**23, 2**29
@@ -172,7 +174,8 @@ def run_apart(work: Coroutine[Any, Any, T]) -> T:
     thread = threading.Thread(target=run, name="endpoint", daemon=True)
     thread.start()
     try:
-        thread.join()
+        while thread.is_alive():
+            thread.join(LISTEN_SECONDS)
     except BaseException:
         with suppress(RuntimeError):  # the loop is closed: nothing is left to cancel
             loop.call_soon_threadsafe(task.cancel)

@@ -1,13 +1,16 @@
 """What a person at the terminal sees of endpoints, proxies and servers that do not do what they should."""
 
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from flows import text
 from model.checkpoint import Progress
 from model.training.report import Report
+from tests.pipeline.raw_endpoint import RawEndpoint, silent
 from tests.pipeline.stub_endpoint import StubEndpoint
 
 DEAD = "127.0.0.1:9"
@@ -54,19 +57,46 @@ def test_a_socks_proxy_without_its_package_is_one_sentence_before_anything_is_ma
 def test_a_refused_key_is_one_line_with_the_endpoint_s_words_and_no_escape(place):
     with StubEndpoint() as endpoint:
         endpoint.script = _Always((401, {}, b'{"error": {"message": "no such key\x1b[2J"}}'))
-        settings = ["enrich.generator=openai", "llm.model=m", f"openai.base_url={endpoint.url}"]
-        done = run(place, "--only", "generate_items", *(part for each in settings for part in ("--set", each)))
+        done = run(place, "--only", "generate_items", *asking(endpoint.url))
     assert done.returncode == 1
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "refuses the key (401: no such key\\u001b[2J)" in line
     assert "\x1b" not in done.stderr + done.stdout
 
 
+def test_ctrl_c_ends_a_run_that_waits_for_a_silent_endpoint(place):
+    with RawEndpoint() as endpoint:
+        endpoint.script = _Always(silent)
+        process = subprocess.Popen(
+            place.command("run", "--only", "generate_items", *asking(endpoint.url)), cwd=place.folder,
+            env=place.environment(), stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            while not endpoint.asked:
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=200)  # the requests would wait for 300 s
+        finally:
+            process.kill()
+            process.wait()
+    assert process.returncode == 130
+    assert told.splitlines()[-1].startswith("The run is stopped; what it finished is kept")
+
+
+def asking(url):
+    """Return the options of a run that asks an endpoint."""
+    settings = ["enrich.generator=openai", "llm.model=m", f"openai.base_url={url}"]
+    return [part for each in settings for part in ("--set", each)]
+
+
 class _Always:
+    """A script that says the same to every prompt."""
+
     def __init__(self, answer):
         self._answer = answer
 
-    def get(self, prompt, usual):
+    def get(self, prompt, usual=None):
         return self._answer
 
 
