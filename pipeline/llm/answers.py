@@ -10,9 +10,9 @@ import pyarrow as pa
 from data_lake.errors import UserError
 from pipeline.llm.generator import CUT, TOO_LONG, Generator, Reply, Request, Tokens, prompt_hash
 from pipeline.llm.prompts import DESCRIPTION
-from pipeline.llm.reading import COPIED, ECHO, EMPTY, BadReply, Reading, read_reply
+from pipeline.llm.reading import COPIED, ECHO, EMPTY, REPEATED, BadReply, Reading, read_reply
 
-ASKED_TWICE = frozenset({"not_json", "schema", CUT, EMPTY, ECHO, COPIED})
+ASKED_TWICE = frozenset({"not_json", "schema", CUT, EMPTY, ECHO, COPIED, REPEATED})
 """What a second, shorter request may fix; other errors of a generator are not asked again here."""
 
 DROPPED = (2, 8, 32)

@@ -4,13 +4,13 @@ from collections import Counter
 
 import pyarrow as pa
 
-from pipeline.llm.reading import COPIED, ECHO, SAME
+from pipeline.llm.reading import COPIED, ECHO, REPEATED, SAME
 
 ENOUGH = 20
 """Asked rows below which a share says nothing."""
 UNASKED = frozenset({"no_items", "no_profiles", "no_title", "not_asked"})
 """Reasons of rows for which no request was sent."""
-SAY_NOTHING = frozenset({ECHO, COPIED, SAME})
+SAY_NOTHING = frozenset({ECHO, COPIED, REPEATED, SAME})
 """Reasons of replies that have the right form; `usefulness` counts them."""
 
 

@@ -114,7 +114,7 @@ def _prefect_server() -> Iterator[None]:
         for name, value in (QUIET | DATABASE).items():
             patch.setenv(name, value)
         patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        with prefect_test_harness(server_startup_timeout=120):
+        with prefect_test_harness(server_startup_timeout=900):
             yield
 
 

@@ -43,8 +43,8 @@ def test_profiles_are_shown_with_how_many_choices_they_find(place):
     figures = overall["held_out"]["found"]["all to food"]
     assert figures["users"] > 0
     assert figures["low"] <= figures["share"] <= figures["high"]
-    shown = format_artifact(describe(place.lake, "profile_embeddings"))
-    assert f"held_out: found: all to food  users {figures['users']}, choices {figures['choices']}, share" in shown
+    shown = " ".join(format_artifact(describe(place.lake, "profile_embeddings")).split())
+    assert f"held_out: found: all to food users {figures['users']}, choices {figures['choices']}, share" in shown
 
 
 def test_profiles_that_say_less_than_what_was_shown_are_warned_of(place, monkeypatch, capfd):

@@ -58,6 +58,14 @@ def test_an_item_without_a_title_or_a_text_is_not_asked_about_and_says_so():
     assert (failures.asked, failures.reasons.total()) == (1, 0)
 
 
+def test_a_description_that_repeats_itself_says_nothing_and_is_no_failure():
+    said = {**GOOD, "goes_with": GOOD["attributes"]}
+    table, _ = described(items_of("Green Tea"), said, said)
+    failures = Failures(allowed=0.2)
+    failures.add(table)
+    assert (failures.asked, failures.reasons.total()) == (1, 0)
+
+
 def test_an_item_with_a_text_alone_is_asked_about_by_that():
     items = pa.table([["i0"], ["food"], [None], ["loose leaves"]], schema=ITEMS.tables[""])
     _, generator = described(items, GOOD)
@@ -86,6 +94,7 @@ def test_phrases_that_say_nothing_are_left_out_and_counted():
         ({**GOOD, "goes_with": []}, "empty"),
         ({**GOOD, "goes_with": ["Green tea"]}, "copied"),
         ({**GOOD, "attributes": ["the item"]}, "echo"),
+        ({**GOOD, "goes_with": ["Calm evenings"]}, "repeated"),
     ],
 )
 def test_a_description_with_a_field_that_cannot_be_used_is_asked_for_once_more(said, reason):
