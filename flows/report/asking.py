@@ -38,7 +38,8 @@ class FailedReply:
 
     stage: str
     reason: str
-    user: str
+    about: str
+    """The user, or the item, that was asked about."""
     reply: str | None
 
 
@@ -118,7 +119,8 @@ def _failures(tables: Tables, stage: str) -> list[FailedReply]:
     if replies is None:
         return []
     failed = replies.filter(pl.col("reason").is_not_null(), pl.col("reply").is_not_null())
-    some = failed.select("reason", user="user_id", reply=pl.col("reply").str.slice(0, LONGEST))
+    about = "user_id" if "user_id" in replies.collect_schema() else "item_id"
+    some = failed.select("reason", about=about, reply=pl.col("reply").str.slice(0, LONGEST))
     rows = some.group_by("reason", maintain_order=True).head(EXAMPLES).sort("reason", maintain_order=True).collect()
     return [FailedReply(stage, **row) for row in rows.to_dicts()]
 

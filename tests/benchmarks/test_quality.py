@@ -122,6 +122,7 @@ def test_the_ablation_compares_each_variant_with_the_whole_method(
         assert difference != 0
 
 
+@pytest.mark.slow
 def test_augmentation_is_compared_with_none_on_a_thinned_copy(quality: Measured, tmp_path: Path) -> None:
     settings = overrides(*SMALL, "enrich.noise_filter=false", "enrich.probes=10", "train.loss.synthetic_weight=1")
     options = ("--copies", "0", "--arms", "cooccurrence", "--out", tmp_path, *settings)

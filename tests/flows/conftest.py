@@ -44,6 +44,8 @@ epochs = 1
 [evaluate]
 protocols = ["full", "sampled-100"]
 resamples = 20
+[report]
+after_run = false
 """
 
 
@@ -128,7 +130,7 @@ def new_place() -> Callable[[Path, SimulateConfig], Place]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A world of 50 users after a whole run. Copy it before changing it."""
     place = _new_place(tmp_path_factory.mktemp("finished"), SimulateConfig(users=50, items=60))
-    assert place.run() == list(ON_BY_DEFAULT)
+    assert place.run(set_=("report.after_run=true",)) == list(ON_BY_DEFAULT)
     return place
 
 

@@ -74,7 +74,7 @@ def test_prefect_shows_a_table_per_stage(finished):
     with get_client(sync_client=True) as client:
         keys = ArtifactFilter(key=ArtifactFilterKey(like_="%-manifest"))
         shown = {artifact.key for artifact in client.read_artifacts(artifact_filter=keys, limit=200)}
-    assert shown == {f"{name.replace('_', '-')}-manifest" for name in ON_BY_DEFAULT}
+    assert shown >= {f"{name.replace('_', '-')}-manifest" for name in ON_BY_DEFAULT}
 
 
 def test_a_stage_that_fails_for_a_reason_of_the_users_is_not_tried_again(place):

@@ -88,6 +88,7 @@ def trained(out, seed):
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
+@pytest.mark.slow
 def test_training_with_one_seed_writes_the_same_model_and_with_another_seed_another(tmp_path):
     first, again, other = (trained(tmp_path / name, seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
     assert first.keys() == {path.name for path in get_model_path().iterdir()}

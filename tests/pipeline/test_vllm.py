@@ -244,6 +244,7 @@ def test_no_engine_is_started_for_no_request(vllm):
     assert engine_pid(vllm) is None
 
 
+@pytest.mark.slow
 @needs_vllm
 def test_64_chats_come_back_in_order_as_json_of_the_schema(vllm):
     requests = [ask(f"basmati rice {number}") for number in range(64)]
