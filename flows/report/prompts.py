@@ -24,7 +24,7 @@ def prompts_of(run: Run, users: Collection[str]) -> dict[str, tuple[Message, ...
     recorder = Recorder(run.models.generator, run.lake.keyed_cache("replies"))
     reads = {stage.name: stage.reads for stage in run.stages}
     for spec in SPECS:
-        if spec.name in ASKING and all(map(run.lake.manifest, reads[spec.name])):
+        if spec.name in ASKING and not spec.describes and all(map(run.lake.manifest, reads[spec.name])):
             try:
                 dry_run(run, spec, recorder, users)
             except UserError:  # what is wrong with the settings is for the stage to say

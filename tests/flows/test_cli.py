@@ -277,6 +277,7 @@ def kill_when(place, ready, how=signal.SIGKILL, environment=None, options=()) ->
         run.kill()
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_generation_and_in_training_ends_as_if_it_had_not_been(finished, fresh_place):
     place, home = fresh_place, fresh_place.lake.home
     kill_when(place, lambda: len(list(home.glob("generated_items/.shards-*/*.parquet"))) >= 3)

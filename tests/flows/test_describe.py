@@ -135,6 +135,8 @@ def test_descriptions_are_shown_and_verified_like_any_artifact(place, by_endpoin
     options = [word for override in by_endpoint for word in ("--set", override)]
     steps = json.loads(place.edt("status", "--verify", "--json", *options).stdout)
     assert {step["stage"]: step["state"] for step in steps}["describe_items"] == "fresh"
+    done = place.edt("report", *options)
+    assert done.returncode == 0, done.stderr
 
 
 def shown_items(place):

@@ -1,9 +1,11 @@
 import pyarrow.compute as pc
+import pytest
 
 from pipeline.sample_world.simulate import SimulateConfig
 from tests.flows.by_default import ON_BY_DEFAULT
 
 
+@pytest.mark.slow
 def test_three_domains_go_the_whole_way(new_place, tmp_path):
     place = new_place(tmp_path, SimulateConfig(users=30, items=40, domains=("food", "kitchen", "garden")))
     assert place.run() == list(ON_BY_DEFAULT)

@@ -38,7 +38,7 @@ def test_what_a_prefect_address_holds_before_its_host_is_not_shown(place, url, s
     assert "s3cret" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["HTTP_PROXY", "all_proxy"])
+@pytest.mark.parametrize("name", ["HTTP_PROXY", pytest.param("all_proxy", marks=pytest.mark.slow)])
 def test_prefect_s_server_on_loopback_is_asked_directly_whatever_proxy_is_set(place, name):
     done = run(place, **{name: f"http://{DEAD}"})
     assert done.returncode == 0, done.stderr

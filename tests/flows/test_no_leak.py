@@ -126,7 +126,7 @@ def differing(found, clean):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("enrich.generator=openai", "describe.generator=openai"),
+        pytest.param(("enrich.generator=openai", "describe.generator=openai"), marks=pytest.mark.slow),
         ("enrich.generator=openai", "enrich.ask=choose"),
         ("enrich.generator=retrieval", *BY_TIME),
     ],
@@ -141,6 +141,7 @@ def test_no_validation_or_test_item_reaches_prompts_fits_profiles_or_training_ta
     assert (len(clean["prompts"]) > 0) == ("enrich.generator=openai" in overrides)
 
 
+@pytest.mark.slow
 def test_no_validation_or_test_item_reaches_the_noise_filter(new_place, finished, tmp_path, endpoint):
     place = new_place(tmp_path / "many", SimulateConfig(users=300, items=60))
     shutil.copytree(finished.lake.home / "memory" / "vectors", place.lake.home / "memory" / "vectors")
