@@ -43,7 +43,10 @@ def test_ranks_listen_on_loopback_alone(tmp_path: Path) -> None:
 
 
 def test_each_rank_knows_its_place(tmp_path: Path) -> None:
-    text = "import os; print(os.environ['RANK'] + os.environ['LOCAL_RANK'] + os.environ['WORLD_SIZE'])"
+    text = (
+        "import os; names = 'RANK', 'LOCAL_RANK', 'WORLD_SIZE'\n"
+        "os.write(1, (''.join(os.environ[name] for name in names) + '\\n').encode())"  # in one piece
+    )
     run = subprocess.run(program(tmp_path, text), check=True, capture_output=True, text=True)
     assert sorted(run.stdout.split()) == ["002", "112"]
 
