@@ -69,7 +69,10 @@ class Filter:
 
 @dataclass(frozen=True)
 class Asking:
-    """What the generator did; `model` says of a language model which it is."""
+    """What the generators did; the first three say who was asked about users, or else about items.
+
+    `model` says of a language model which it is.
+    """
 
     generator: str
     model: str
@@ -79,13 +82,18 @@ class Asking:
     filter: Filter | None
     lift: list[str]
 
+    @property
+    def counts_requests(self) -> bool:
+        """Whether a language model was asked about anything, users or items."""
+        return any(stage.asked is not None for stage in self.stages)
+
 
 def collect_asking(tables: Tables) -> Asking | None:
     """Return what the generator did; None where nothing was asked."""
     runs = {stage: run for stage, artifact in ASKING.items() if (run := tables.manifest(artifact))}
     if not runs:
         return None
-    last = next(iter(runs.values()))
+    *_, last = runs.values()
     identity: dict[str, Any] = last.settings.get("llm", {})
     return Asking(
         str(last.settings["generator"]),

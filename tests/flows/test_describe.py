@@ -10,6 +10,8 @@ import pytest
 from data_lake.errors import UserError
 from flows.forecast import forecast
 from flows.plan import plan
+from flows.report.page import render
+from flows.report.report import collect
 from flows.stages import STAGES
 from tests.flows.by_default import OFF, ON_BY_DEFAULT
 
@@ -137,6 +139,16 @@ def test_descriptions_are_shown_and_verified_like_any_artifact(place, by_endpoin
     assert {step["stage"]: step["state"] for step in steps}["describe_items"] == "fresh"
     done = place.edt("report", *options)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_report_tells_what_was_asked_about_items_beside_a_generator_that_asks_no_model(place, by_endpoint):
+    place.run(set_=by_endpoint, to="embed_items")
+    with place.open(*by_endpoint) as run:
+        report = collect(run)
+    asking = report.asking
+    assert (asking.generator, asking.asks_model, asking.counts_requests) == ("retrieval", False, True)
+    assert asking.stages[0].asked == len(titled(place))
+    assert f'<td>describe_items</td><td class="n">120</td><td class="n">{len(titled(place))}</td>' in render(report)
 
 
 def shown_items(place):
