@@ -186,7 +186,7 @@ def report(
     from flows.report.write import write_report
 
     with open_run(_request(config, set_)) as run:
-        print(write_report(run, out))
+        text.show(str(write_report(run, out)))
 
 
 @app.command()
@@ -213,9 +213,9 @@ def recommend(
     serving.check_name(out)
     found = serving.recommend(_request(config, set_), histories, users, domain or (), allow=allow, deny=deny, top=top)
     if out is not None:
-        print(serving.write(found, out))
+        text.show(serving.write(found, out))
     else:
-        print(json.dumps(found.to_pylist(), indent=2) if as_json else serving.format_recommendations(found))
+        _print(found.to_pylist(), as_json, lambda _: serving.format_recommendations(found))
 
 
 @app.command()
@@ -231,7 +231,7 @@ def similar(
     from flows import recommend as serving
 
     rows = serving.similar(_request(config, set_), item, top, domain or ())
-    print(json.dumps(rows, indent=2) if as_json else text.table(rows))
+    _print(rows, as_json, text.table)
 
 
 @app.command()
@@ -244,7 +244,7 @@ def export(
     """Write the model for `llm_edt.load`, vectors of items and users with an index, recommendations, and cards."""
     from flows.export import export
 
-    print("\n".join(export(_request(config, set_), out, with_scorers)))
+    text.show("\n".join(export(_request(config, set_), out, with_scorers)))
 
 
 @app.command()

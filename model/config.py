@@ -12,6 +12,9 @@ from data_lake.config import Config, RenamedSettingWarning
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 NextItem = Literal["softmax", "bce"]
 Align = Literal["own", "release"]
+PHASES = {"pretrain": "pretrained", "finetune": "checkpoint"}
+"""The phases in order, and the folder of a run, or the artifact, that holds the weights of each."""
+
 PROTOCOL = r"^(full|sampled-[1-9][0-9]*)$"
 
 

@@ -237,7 +237,23 @@ PROMPTS = {"write": "generate_items", "choose": "choose_items", "score": "score_
 """The prompt of each way to ask for items."""
 
 
-class EnrichConfig(Config):
+class _WithGenerator(Config):
+    """Settings of what a generator answers."""
+
+    generator: str = NONE
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a generator."""
+        return self.generator != NONE
+
+    @field_validator("generator")
+    @classmethod
+    def _check_generator(cls, name: str) -> str:
+        return one_of(name, NONE, *BACKENDS)
+
+
+class EnrichConfig(_WithGenerator):
     """The transferable item augmenter: who is asked for which items, and which answers are inserted."""
 
     renamed: ClassVar[Mapping[str, str]] = {"evidence": "prompt_share"}
@@ -298,16 +314,6 @@ class EnrichConfig(Config):
             raise ValueError('ask = "score" needs the generator vllm: chat endpoints do not tell how likely a text is')
         return self
 
-    @property
-    def is_on(self) -> bool:
-        """Whether there is a generator."""
-        return self.generator != NONE
-
-    @field_validator("generator")
-    @classmethod
-    def _check_generator(cls, name: str) -> str:
-        return one_of(name, NONE, *BACKENDS)
-
     @field_validator("prompt")
     @classmethod
     def _check_prompt(cls, text: str, info: ValidationInfo) -> str:
@@ -340,7 +346,7 @@ class ProfileConfig(Config):
         return check_prompt("profile_domain" if info.field_name == "domain_prompt" else "profile_user", text)
 
 
-class DescribeConfig(Config):
+class DescribeConfig(_WithGenerator):
     """What a language model knows of each item, asked once and embedded after the item's own text."""
 
     generator: str = NONE
@@ -355,16 +361,6 @@ class DescribeConfig(Config):
     max_tokens: PositiveInt = 256
     prompt: str = load_prompt("describe_item")
     rows_per_shard: PositiveInt = 2000
-
-    @property
-    def is_on(self) -> bool:
-        """Whether there is a generator."""
-        return self.generator != NONE
-
-    @field_validator("generator")
-    @classmethod
-    def _check_generator(cls, name: str) -> str:
-        return one_of(name, NONE, *BACKENDS)
 
     @field_validator("prompt")
     @classmethod

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from data_lake.lake import Lake, Manifest
 from flows.stages import STAGES
+from pipeline.llm.backends import NONE
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Lineage:
         if assembled is None:
             return None
         if "augmented_sequences" not in assembled.inputs:
-            return "none"
+            return NONE
         return str(asked.settings["generator"]) if asked else None
 
 

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from flows.report.tables import Tables
-
-PHASES = {"pretrain": "pretrained", "finetune": "checkpoint"}
-"""The phases in order, and the artifact of each."""
+from model.config import PHASES
 
 
 @dataclass(frozen=True)

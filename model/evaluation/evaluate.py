@@ -16,7 +16,7 @@ from data_lake.schemas import METRICS, RANKS, TEST, VALIDATION
 from data_lake.settings_errors import parse
 from data_lake.tables import write_parts
 from model.checkpoint import MODEL
-from model.config import EvaluateConfig
+from model.config import PHASES, EvaluateConfig
 from model.data.training_set import TrainingSet
 from model.device import choose_device
 from model.evaluation.candidates import Targets, blocks, find_targets
@@ -25,9 +25,6 @@ from model.evaluation.metrics import METRIC_NAMES, compute_metrics, interval, re
 from model.evaluation.ranking import Ranked, rank_targets
 from model.evaluation.scoring import Scorer, load_scorer
 from model.settings import read_settings
-
-PHASES = {"pretrain": "pretrained", "finetune": "checkpoint"}
-"""The phases in order, and the folder of a run that holds the weights of each."""
 
 BOOTSTRAP_SEED = 0
 

@@ -89,17 +89,19 @@ class NetworkScorer:
 
     def _encode(self, users: NDArray[np.int64], prefix_lengths: NDArray[np.int64], domain: int) -> Encoded:
         """Return what the transformer makes of each prefix (B,) before an item of the domain."""
+        if self.held is None:
+            return self._encode_anew(users, prefix_lengths, domain)
         call = np.concatenate([[domain], users, prefix_lengths]).tobytes()
-        if self.held is not None and call in self.held:
-            return self.held[call]
+        if call not in self.held:
+            self.held[call] = self._encode_anew(users, prefix_lengths, domain)
+        return self.held[call]
+
+    def _encode_anew(self, users: NDArray[np.int64], prefix_lengths: NDArray[np.int64], domain: int) -> Encoded:
         windows, _ = self.sequences.windows(self._tensor(users), self._tensor(prefix_lengths))
         inputs, item_domains = self.vectors[windows.items], self.item_domain[windows.items]  # (B, L, D), (B, L)
         index, last = torch.arange(len(users), device=self.device), (windows.lengths - 1).clamp(min=0)
         predictions = Predictions(index, last, torch.full_like(index, domain))
-        encoded = self.network.encode_predictions(inputs, windows, item_domains, predictions)
-        if self.held is not None:
-            self.held[call] = encoded
-        return encoded
+        return self.network.encode_predictions(inputs, windows, item_domains, predictions)
 
     def _tensor(self, numbers: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device)

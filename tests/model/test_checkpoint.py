@@ -13,9 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from data_lake.errors import UserError
 from model.checkpoint import PhaseCheckpoint, Progress
-from model.config import TrainConfig
+from model.config import PHASES, TrainConfig
 from model.data.training_set import TrainingSet
-from model.evaluation.evaluate import PHASES
 from model.evaluation.scoring import load_scorer
 from model.training.phase_trainer import PhaseTrainer
 from model.training.train import prepare, train
