@@ -1,7 +1,7 @@
 """Rows that every run of a dataset shares, each under a key: replies, vectors, cluster centres."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -58,6 +58,25 @@ class KeyedCache:
                 found.append(_take(path, rows))
         return _latest(pa.concat_tables(found[1:] or found, promote_options="permissive"), wanted)
 
+    def keys(self) -> set[str]:
+        """Return the keys of all rows."""
+        return {key for path in self._sound_parts() for key in self._keys[path.name].to_pylist()}
+
+    def change(self, change: Callable[[pa.Table], pa.Table], is_dry: bool = False) -> int:
+        """Replace each part by what `change` makes of its rows, unless `is_dry`; return how many rows are gone."""
+        gone = 0
+        for path in self._sound_parts():
+            before = pq.read_table(path, partitioning=None)
+            rows = change(before)
+            gone += before.num_rows - rows.num_rows
+            if is_dry or rows.equals(before):
+                continue
+            if rows.num_rows:
+                self._write(rows, number=int(path.name.split("-")[0]))
+            path.unlink()
+            self._keys.pop(path.name)
+        return gone
+
     def _parts(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("*.parquet") if not path.name.startswith("."))
 
@@ -85,9 +104,11 @@ class KeyedCache:
         self._keys[path.name] = keys
         return ""
 
-    def _write(self, table: pa.Table) -> None:
-        parts = self._parts()
-        number = int(parts[-1].name.split("-")[0]) + 1 if parts else 0
+    def _write(self, table: pa.Table, number: int | None = None) -> None:
+        """Write a part, the last one or the one of a number."""
+        if number is None:
+            parts = self._parts()
+            number = int(parts[-1].name.split("-")[0]) + 1 if parts else 0
         written = temporary(self.folder)
         pq.write_table(table, written, compression="zstd", row_group_size=ROWS_PER_GROUP)
         put_file(written, self.folder / f"{number:08d}-{hash_file(written)[:DIGEST]}.parquet")

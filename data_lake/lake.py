@@ -1,16 +1,30 @@
 """The lake: complete, verified artifacts, each in a folder named by its fingerprint (layout: see `stores.py`)."""
 
 import json
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data_lake.errors import DataRefused, UserError
-from data_lake.files import TEMPORARY, cache_folder, put_folder, put_text, remove
+from data_lake.files import TEMPORARY, cache_folder, put_folder, put_text, remove, temporary
 from data_lake.keyed_cache import KeyedCache
-from data_lake.manifest import MANIFEST, Input, Manifest, find_alteration, fingerprint, git_commit, load, versions
+from data_lake.manifest import (
+    MANIFEST,
+    Input,
+    Manifest,
+    files,
+    find_alteration,
+    fingerprint,
+    git_commit,
+    load,
+    measure,
+    versions,
+)
 from data_lake.object_store import ObjectStore
 from data_lake.peak_memory import PeakMemory
 from data_lake.schemas import ARTIFACTS
@@ -18,9 +32,12 @@ from data_lake.sources import check_unchanged, source_hashes
 from data_lake.stage import Recipe, Stage, State, differences
 from data_lake.stage_io import SHARDS, WORK, StageIO
 from data_lake.stores import CURRENT, FAILED, LocalStore, Store, current_path, verified_path
-from data_lake.tables import read_tables
+from data_lake.tables import ROWS_PER_GROUP, read_tables
 
 __all__ = ["KeyedCache", "Lake", "Manifest", "Stage", "StageIO", "State"]
+
+ChangeRows = Callable[[str, str, pa.Table], pa.Table]
+"""Gets an artifact's name, a table's name and rows of it, and returns the rows that stay."""
 
 SOURCES = ".sources.json"
 REBUILD = ".rebuild"
@@ -146,17 +163,78 @@ class Lake:
         return self.store.keyed_cache(name)
 
     def clean(self, stages: Sequence[Stage] | None = None) -> None:
-        """Remove half-written files; and with `stages`, in their order, unfinished work that none of them can resume.
+        """Remove `leftovers`."""
+        with self.lock():
+            for path in self.leftovers(stages):
+                remove(path)
 
-        Unfinished work of a stage whose inputs are still to be made stays: its fingerprint is not known yet.
+    def leftovers(self, stages: Sequence[Stage] | None = None) -> list[Path]:
+        """Return half-written files; and with `stages`, in their order, unfinished work that none of them can resume.
+
+        Unfinished work of a stage whose inputs are still to be made is none: its fingerprint is not known yet.
+        """
+        half_written = list(self.home.rglob(f"{TEMPORARY}*"))
+        return half_written + ([] if stages is None else self._unresumable(stages))
+
+    def old_versions(self) -> list[Path]:
+        """Return the folders of artifacts that are not current, and that nothing current was made from."""
+        current = {artifact: found for artifact in ARTIFACTS if (found := self.manifest(artifact))}
+        read = {(name, given.content) for found in current.values() for name, given in found.inputs.items()}
+        old = []
+        for artifact in ARTIFACTS:
+            for folder in self._kept(artifact):
+                manifest = load(folder)
+                is_current = artifact in current and folder.name == current[artifact].fingerprint
+                if not is_current and not (manifest and (artifact, manifest.outputs[artifact].content) in read):
+                    old.append(folder)
+        return old
+
+    def remove_version(self, folder: Path) -> None:
+        """Remove one of `old_versions`, or what a failed run left, everywhere."""
+        with self.lock():
+            self.store.remove(folder.parent.name, folder.name)
+
+    def forget(self, change: ChangeRows) -> None:
+        """Change rows of all that is current, and remove all other versions, unfinished work and evidence of failures.
+
+        `change` gets the name of an artifact, of its table, and the rows of one file; it returns those that stay. What
+        was made from a changed artifact is stale afterwards. One that is not what was written raises UserError before
+        anything is changed.
         """
         with self.lock():
-            for path in list(self.home.rglob(f"{TEMPORARY}*")):
-                remove(path)
-            if stages is not None:
-                self._remove_unfinished(stages)
+            current = {artifact: found for artifact in ARTIFACTS if (found := self.manifest(artifact))}
+            for artifact in current:
+                self.verified_path(artifact, full=False)
+            runs = {found.fingerprint: found for found in current.values()}
+            for run in reversed(runs.values()):  # what tells which rows are meant is read by a second call after a kill
+                of_run = [artifact for artifact, found in current.items() if found == run]
+                self._change_run(run, of_run, change)
+            for artifact in ARTIFACTS:
+                for folder in self._kept(artifact):
+                    if artifact not in current or folder.name != current[artifact].fingerprint:
+                        self.remove_version(folder)
+                if self.store.failed_run(artifact):
+                    self.remove_version(self.home / artifact / FAILED)
+                for path in self._unfinished(artifact):
+                    remove(path)
 
-    def _remove_unfinished(self, stages: Sequence[Stage]) -> None:
+    def _change_run(self, run: Manifest, artifacts: Sequence[str], change: ChangeRows) -> None:
+        """Change rows of the current artifacts of one run, and write down what they hold now."""
+        written = {artifact: temporary(self.home / artifact) for artifact in artifacts}
+        changed = False
+        for artifact, folder in written.items():
+            changed |= _change_files(self.path(artifact), folder, partial(change, artifact))
+        if changed:
+            outputs = {artifact: measure(folder) for artifact, folder in written.items()}
+            manifest = run.model_copy(update={"outputs": run.outputs | outputs})
+            for artifact, folder in written.items():
+                manifest.save(folder)
+                put_folder(folder, self.home / artifact / run.fingerprint)
+            self.store.publish(artifacts, run.fingerprint)
+        for folder in written.values():
+            remove(folder)
+
+    def _unresumable(self, stages: Sequence[Stage]) -> list[Path]:
         resumable: set[str] = set()  # fingerprints
         unsettled: set[str] = set()  # artifacts that are to be made first
         keep: set[str] = set()
@@ -169,10 +247,12 @@ class Lake:
             resumable.add(self._recipe(stage).fingerprint)
             if state.kind != "fresh":
                 unsettled |= set(stage.makes)
-        for artifact in ARTIFACTS.keys() - keep:
-            for path in self._unfinished(artifact):
-                if path.name.removeprefix(WORK).removeprefix(SHARDS) not in resumable:
-                    remove(path)
+        return [
+            path
+            for artifact in ARTIFACTS.keys() - keep
+            for path in self._unfinished(artifact)
+            if path.name.removeprefix(WORK).removeprefix(SHARDS) not in resumable
+        ]
 
     def _reasons_to_run(self, stage: Stage, last: Manifest) -> list[str]:
         """Return why the current artifacts, made by the run `last`, are not what the stage would make now."""
@@ -268,6 +348,21 @@ class Lake:
     def _unfinished(self, artifact: str) -> list[Path]:
         home = self.home / artifact
         return [*home.glob(f"{WORK}*"), *home.glob(f"{SHARDS}*")]
+
+
+def _change_files(folder: Path, written: Path, change: Callable[[str, pa.Table], pa.Table]) -> bool:
+    """Write an artifact's folder anew with the rows that `change` leaves of each file; return whether any differs."""
+    found = False
+    for name, path in files(folder):
+        (written / name).parent.mkdir(parents=True, exist_ok=True)
+        before = pq.ParquetFile(path).read() if path.suffix == ".parquet" else None
+        rows = None if before is None else change(Path(name).parent.name, before)
+        if rows is None or rows.equals(before):
+            shutil.copy2(path, written / name)
+        else:
+            pq.write_table(rows, written / name, compression="zstd", row_group_size=ROWS_PER_GROUP)
+            found = True
+    return found
 
 
 def _skipped(manifest: Manifest, why: str) -> Manifest:

@@ -263,6 +263,28 @@ def trial(
     _print(asdict(outcome), as_json, lambda _: told(outcome))
 
 
+@app.command("forget-user")
+def forget_user(user: str, config: Config = DEFAULT_FILE, set_: Set = None) -> None:
+    """Remove a user from every artifact, memory and old version, and refuse the user's rows from now on."""
+    from flows.forget import forget_user as forget
+
+    with open_run(_request(config, set_)) as run:
+        text.show(str(forget(run, user)))
+
+
+@app.command()
+def clean(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing, say what would go.")] = False,
+    config: Config = DEFAULT_FILE,
+    set_: Set = None,
+) -> None:
+    """Remove old versions, unfinished work, replies and vectors that nothing current needs."""
+    from flows.clean import clean as remove_unneeded
+
+    with open_run(_request(config, set_)) as run:
+        text.show(str(remove_unneeded(run, dry_run)))
+
+
 @app.command()
 def path(artifact: str, config: Config = DEFAULT_FILE, set_: Set = None) -> None:
     """Print the folder of an artifact."""

@@ -37,9 +37,10 @@ ON_MACHINE = ("batch_size", "device", "stream")
 
 
 def _ingest(run: StageRun) -> None:
+    from pipeline.ingest.forgotten import FORGOTTEN
     from pipeline.ingest.ingest import ingest
 
-    found = ingest(run.settings.data, run.settings.split)
+    found = ingest(run.settings.data, run.settings.split, run.io.keyed_cache(FORGOTTEN).keys())
     run.io.write("interactions", found.interactions)
     run.io.write("items", found.items)
     run.io.write("queries", found.queries)

@@ -17,6 +17,7 @@ from data_lake.schemas import ALL, INTERACTIONS, ITEMS, QUERIES, REJECTS
 from pipeline.config import ColumnsConfig, DataConfig, ItemColumnsConfig, SplitConfig, listed, short_names
 from pipeline.frames import frame_of, to_arrow
 from pipeline.ingest import readers
+from pipeline.ingest.forgotten import FORGOTTEN, hash_user
 from pipeline.ingest.formats import BY_COLUMNS, FORMATS
 from pipeline.ingest.ids import is_missing_word, missing_words, read_ids, written_otherwise
 from pipeline.ingest.times import EARLIEST, LATEST, day_of, read_times
@@ -26,7 +27,7 @@ LEAVE_ONE_OUT = SplitConfig()
 NO_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 """The timestamp of every action where `times` is "order": who compares or ages timestamps finds no difference."""
 
-FILTERED = ("rating_below_minimum", "user_below_minimum", "item_below_minimum")
+FILTERED = ("rating_below_minimum", "user_below_minimum", "item_below_minimum", FORGOTTEN)
 """Reasons that say nothing against a row; all others count towards `max_bad`."""
 
 _TAGS = (
@@ -61,8 +62,10 @@ class Ingested:
     """What a person should know of the data that was taken, a sentence each."""
 
 
-def ingest(cfg: DataConfig, split: SplitConfig = LEAVE_ONE_OUT) -> Ingested:
+def ingest(cfg: DataConfig, split: SplitConfig = LEAVE_ONE_OUT, forgotten: Set[str] = frozenset()) -> Ingested:
     """Read, check, order and number the actions of all users and of all queries; read and clean all items.
+
+    `forgotten` holds hashes (see `hash_user`) of users who left: their rows are refused, without a text in REJECTS.
 
     A query is refused where an interaction is, and as a whole where its user is among the interactions or has a query
     in the other file, where its last row, the target, was refused, or where nothing stands before that. Ratings and
@@ -77,6 +80,8 @@ def ingest(cfg: DataConfig, split: SplitConfig = LEAVE_ONE_OUT) -> Ingested:
     items = _read_items(cfg, item_columns, refused)
     actions = _read_actions(cfg, listed(cfg.interactions), "interaction", refused)
     queries = _read_queries(cfg, asked, refused)
+    actions = _without_forgotten(actions, forgotten, "interaction", refused)
+    queries = _without_forgotten(queries, forgotten, "query", refused)
     rows = {
         kind: len(good) + refused.count(kind)
         for kind, good in (("item", items), ("interaction", actions), ("query", queries))
@@ -344,6 +349,16 @@ def _named(actions: pl.DataFrame, cfg: DataConfig) -> pl.DataFrame:
     stars = actions["raw_rating"].cast(pl.Float64, strict=False).fill_nan(None)
     actions = actions.with_columns(stars.alias("stars"), texts.set(is_missing_word(texts), None).alias("rating_text"))
     return actions.with_columns(_order(actions, cfg).alias("order"))
+
+
+def _without_forgotten(actions: pl.DataFrame, forgotten: Set[str], kind: str, refused: _Refused) -> pl.DataFrame:
+    if not forgotten or not len(actions):
+        return actions
+    users = actions["user_id"].drop_nulls().unique()
+    left = users.filter(pl.Series([hash_user(user) in forgotten for user in users], dtype=pl.Boolean))
+    is_left = pl.col("user_id").is_in(left.implode()).fill_null(False)
+    refused.add(actions.filter(is_left).select("file", "line", reason=pl.lit(FORGOTTEN), row=pl.lit("")), kind)
+    return actions.filter(~is_left)
 
 
 def _checked(actions: pl.DataFrame, cfg: DataConfig, kind: str, refused: _Refused) -> pl.DataFrame:

@@ -123,7 +123,7 @@ class CachedEmbed:
         if not texts:
             return self.embed(texts)
         distinct = list(dict.fromkeys(texts))
-        keys = [self._key(text) for text in distinct]
+        keys = [vector_key(self.model, self.revision, text) for text in distinct]
         held = self.cache.get(keys)
         rows = dict(zip(held["key"].to_pylist(), range(held.num_rows), strict=True))
         new = [index for index, key in enumerate(keys) if key not in rows]
@@ -145,8 +145,10 @@ class CachedEmbed:
         self._asked = self._reused = 0
         return counts
 
-    def _key(self, text: str) -> str:
-        return hashlib.sha256("\0".join([self.model, self.revision, text]).encode()).hexdigest()
+
+def vector_key(model: str, revision: str, text: str) -> str:
+    """Return the key of a text's vector in the cache."""
+    return hashlib.sha256("\0".join([model, revision, text]).encode()).hexdigest()
 
 
 def embed_texts(texts: pa.ChunkedArray, embed: Embed) -> tuple[np.ndarray, np.ndarray]:
