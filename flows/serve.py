@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from data_lake.errors import UserError
+from data_lake.messages import hide_credentials
 from flows.server import prefect_server, secret_file
 from flows.settings import load_settings
 from flows.text import log
@@ -21,7 +22,8 @@ from pipeline.processes.child import child_environment
 def serve(config: Path, cron: str, overrides: Sequence[str] = (), replace: bool = False) -> None:
     """Run the flow by a schedule until interrupted, one run at a time, as the deployment `nightly/<dataset>`.
 
-    Raises UserError where that deployment belongs to another settings file, unless `replace`.
+    Raises UserError where that deployment belongs to another settings file, unless `replace`, and for an override with
+    a password, which Prefect would keep among the deployment's parameters.
     """
     from prefect.schedules import Cron
     from prefect.settings import get_current_settings
@@ -31,6 +33,11 @@ def serve(config: Path, cron: str, overrides: Sequence[str] = (), replace: bool 
 
     config, dataset = config.resolve(), load_settings(config, overrides).dataset
     runs = next_runs(cron)
+    for override in overrides:
+        if hide_credentials(override) != override:
+            raise UserError(
+                f"--set {hide_credentials(override)} holds a password, which Prefect would keep. Write it into {config}."
+            )
     is_ours = get_current_settings().api.url is None
     url = prefect_server()
     os.environ[SERVED] = json.dumps(list(overrides))

@@ -19,7 +19,7 @@ import pytest
 
 from data_lake.errors import UserError
 from flows.nightly import nightly
-from flows.serve import next_runs
+from flows.serve import next_runs, serve
 from flows.server import check
 from tests.flows.by_default import ON_BY_DEFAULT
 from tests.sockets import listening
@@ -242,3 +242,9 @@ def test_a_damaged_database_of_the_server_is_named_in_a_sentence(tmp_path):
         "it is damaged, or let PREFECT_API_URL name a server that runs."
     )
     assert (tmp_path / "prefect.db").read_bytes() == b"no database" * 1000
+
+
+def test_a_password_in_an_override_is_refused_before_prefect_learns_it(place) -> None:
+    with pytest.raises(UserError, match=r"--set lake.root=s3://\S*@host/lake holds a password") as refused:
+        serve(place.config, "0 2 * * *", ("lake.root=s3://me:planted@host/lake",))
+    assert "planted" not in str(refused.value)
