@@ -36,7 +36,7 @@ def serve(config: Path, cron: str, overrides: Sequence[str] = (), replace: bool 
     for override in overrides:
         if hide_credentials(override) != override:
             raise UserError(
-                f"--set {hide_credentials(override)} holds a password, which Prefect would keep. Write it into {config}."
+                f"--set {hide_credentials(override)} holds a password, which Prefect keeps. Write it into {config}."
             )
     is_ours = get_current_settings().api.url is None
     url = prefect_server()
