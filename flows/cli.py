@@ -248,6 +248,24 @@ def export(
 
 
 @app.command()
+def compare(
+    a: Annotated[
+        str, typer.Argument(help="current, previous, digits of a fingerprint, or a settings file.")
+    ] = "previous",
+    b: Annotated[str, typer.Argument(help="The same.")] = "current",
+    config: Config = DEFAULT_FILE,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Say what sets two runs apart: settings, inputs, rows, paired differences of metrics, users who won and lost."""
+    from flows.compare import compare as compare_runs
+
+    with open_run(_request(config, set_)) as run:
+        found = compare_runs(run, a, b)
+    _print(asdict(found), as_json, lambda _: str(found))
+
+
+@app.command()
 def trial(
     config: Config = DEFAULT_FILE,
     users: Annotated[int, typer.Option(min=1, help="Users of two domains to hide one domain of.")] = 1000,

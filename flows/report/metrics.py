@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import polars as pl
 
 from data_lake.lake import Lake, Manifest
-from data_lake.manifest import changes
 from data_lake.schemas import ALL, TEST
 from data_lake.tables import open_parts
-from flows.report.lineage import Lineage, lineage
+from flows.lineage import changes_between, lineage
 from flows.report.tables import Tables
 from model.evaluation.compare import Difference, paired
 
@@ -92,7 +91,7 @@ def collect_metrics(tables: Tables) -> Metrics | None:
     def other_run(name: str, other: Manifest) -> Other:
         there = lineage(lake, [other])
         differences = _paired(lake, run, other, protocols, domains)
-        return Other(name, other.started, there.generator, _changes(there, here), differences)
+        return Other(name, other.started, there.generator, changes_between(there, here), differences)
 
     return Metrics(
         protocols,
@@ -135,21 +134,6 @@ def _is_here(lake: Lake, run: Manifest) -> bool:
         for artifact, output in run.outputs.items()
         for name in output.files
     )
-
-
-def _changes(before: Lineage, now: Lineage) -> list[str]:
-    """Return what differs between the runs that two results rest on: settings, input files, versions of stages."""
-    found = []
-    if before.generator != now.generator and "none" in (before.generator, now.generator):
-        found.append(f"generator {before.generator} -> {now.generator}")
-    for run in now.runs:
-        if there := before.stage(run.stage):
-            found += changes(there.settings, run.settings)
-            if there.sources != run.sources:
-                found.append("other input files")
-            if there.version != run.version:
-                found.append(f"version of {run.stage} {there.version} -> {run.version}")
-    return list(dict.fromkeys(found))
 
 
 def _paired(

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from data_lake.lake import Manifest
 from data_lake.schemas import ARTIFACTS
+from flows.lineage import Lineage, lineage
 from flows.plan import stale_artifacts
 from flows.report.asking import Asking, collect_asking
 from flows.report.data import Data, collect_data
 from flows.report.leaks import Positions, collect_positions
-from flows.report.lineage import Lineage, lineage
 from flows.report.metrics import Metrics, collect_metrics
 from flows.report.tables import Tables
 from flows.report.training import Curves, collect_training

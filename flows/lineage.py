@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data_lake.lake import Lake, Manifest
+from data_lake.manifest import changes
 from flows.stages import STAGES
 from pipeline.llm.backends import NONE
 
@@ -46,6 +47,21 @@ def lineage(lake: Lake, results: Sequence[Manifest]) -> Lineage:
             elif artifact not in lost:
                 lost.append(artifact)
     return Lineage(sorted(found.values(), key=lambda run: (STAGES.index(run.stage), run.started)), lost)
+
+
+def changes_between(before: Lineage, now: Lineage) -> list[str]:
+    """Return what differs between the runs that two results rest on: settings, input files, versions of stages."""
+    found = []
+    if before.generator != now.generator and NONE in (before.generator, now.generator):
+        found.append(f"generator {before.generator} -> {now.generator}")
+    for run in now.runs:
+        if there := before.stage(run.stage):
+            found += changes(there.settings, run.settings)
+            if there.sources != run.sources:
+                found.append("other input files")
+            if there.version != run.version:
+                found.append(f"version of {run.stage} {there.version} -> {run.version}")
+    return list(dict.fromkeys(found))
 
 
 def _maker(lake: Lake, artifact: str, content: str) -> Manifest | None:

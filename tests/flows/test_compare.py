@@ -1,0 +1,65 @@
+"""`edt compare`: two evaluations that the lake keeps, or those of two settings files."""
+
+import polars as pl
+import pytest
+
+from data_lake.errors import UserError
+from flows.compare import compare
+from tests.flows.conftest import Place
+
+
+@pytest.fixture
+def twice(place: Place) -> Place:
+    """A run, and another one with a wider network."""
+    assert "finetune" in place.run(set_=("train.network.hidden=8",))
+    return place
+
+
+def test_it_names_the_setting_that_differs_and_measures_each_user_once(twice: Place) -> None:
+    with twice.open("train.network.hidden=8") as run:
+        found = compare(run, "previous", "current")
+    assert found.changed == ["train.network.hidden 16 -> 8"]
+    users = {row["users"] for row in found.differences if row["domain"] == "over all"}
+    assert users == {twice.lake.read("sequences").num_rows}
+
+
+def test_differences_are_those_of_the_ranks(twice: Place) -> None:
+    with twice.open("train.network.hidden=8") as run:
+        found = compare(run, "previous", "current")
+    row = next(each for each in found.differences if (each["protocol"], each["metric"]) == ("full", "HR@10"))
+    ranks = pl.DataFrame(twice.lake.read("ranks")).filter(
+        pl.col("phase") == "finetune", pl.col("split") == "test", pl.col("protocol") == "full"
+    )
+    assert row["B"] == pytest.approx((ranks["rank"] <= 10).mean())
+
+
+def test_the_users_who_moved_most_stand_first(twice: Place) -> None:
+    with twice.open("train.network.hidden=8") as run:
+        found = compare(run, "previous", "current")
+    gains = [1 / each.rank_b - 1 / each.rank_a for each in found.won]
+    losses = [1 / each.rank_b - 1 / each.rank_a for each in found.lost]
+    assert gains == sorted(gains, reverse=True)
+    assert min(gains) > 0
+    assert losses == sorted(losses)
+    assert max(losses) < 0
+
+
+def test_a_run_compared_with_itself_differs_in_nothing(place: Place) -> None:
+    with place.open() as run:
+        found = compare(run, "current", place.lake.manifest("metrics").fingerprint[:8])
+    assert (found.changed, found.rows, found.won, found.lost) == (["nothing that the runs record"], [], [], [])
+    assert {row["B - A"] for row in found.differences} == {0.0}
+
+
+def test_another_settings_file_names_its_own_current_run(place: Place) -> None:
+    with place.open() as run:
+        assert compare(run, "current", str(place.config)).a == compare(run, "current", "current").b
+
+
+@pytest.mark.parametrize("name", ["previous", "abcd", "x"])
+def test_a_run_that_is_not_kept_is_refused_with_those_that_are(place: Place, name: str) -> None:
+    with (
+        place.open() as run,
+        pytest.raises(UserError, match=f"no run '{name}' to compare. The lake keeps [0-9a-f]{{8}} of"),
+    ):
+        compare(run, name, "current")
