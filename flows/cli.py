@@ -162,18 +162,31 @@ def show(
     config: Config = DEFAULT_FILE,
     set_: Set = None,
     user: Annotated[str | None, typer.Option(help="Only the rows of this user.")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Only rows for which it holds, in SQL: \"domain = 'food'\".")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="Show so many rows at most.")] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Cut no text and no list.")] = False,
     table: Annotated[str | None, typer.Option(help="Of an artifact of several tables.")] = None,
+    phase: Annotated[str | None, typer.Option(help="Of metrics: pretrain or finetune.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of metrics: validation or test.")] = None,
+    group: Annotated[str | None, typer.Option(help="Of metrics: a group of users.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Of metrics: such as HR@10.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show an artifact: schema, rows, a sample, and key figures."""
-    from flows.show import describe, format_artifact
+    """Show an artifact: key figures, columns, rows. Metrics: a line per protocol and domain."""
+    from flows.show import Wanted, describe, format_artifact
 
+    wanted = Wanted(user, table, where, limit, phase, split, group, metric)
     with open_run(_request(config, set_)) as run:
         why = stale_artifacts(run).get(artifact)
-        shown = describe(run.lake, artifact, user, table, is_fresh=why is None)
+        shown = describe(run.lake, artifact, wanted, is_fresh=why is None)
         if why and "error" not in shown:
             text.log(f"{artifact} is stale: {why}.")
-    _print(shown, as_json, format_artifact)
+    _print(shown, as_json, lambda _: format_artifact(shown, whole))
+    if user is not None and not shown["found"]:
+        text.log(f"error: {artifact} has no row of user {user!r}.")
+        raise typer.Exit(1)
 
 
 @app.command()

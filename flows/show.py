@@ -2,18 +2,19 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import polars as pl
 import pyarrow.dataset as ds
 
 from data_lake.errors import UserError
 from data_lake.lake import Lake
 from data_lake.messages import escape_control
-from data_lake.schemas import ARTIFACTS
+from data_lake.schemas import ALL, ARTIFACTS
 from data_lake.tables import open_parts
 from flows import text
 from flows.lift import lift
@@ -22,34 +23,59 @@ from flows.positions import check_positions
 SAMPLE = 5
 DEEP = 2
 WIDE = 140
-WHOLE = ("metrics",)
-"""Artifacts that are shown with all their rows."""
+WHOLE_TEXT = 1_000_000
+METRICS = "metrics"
+PAGE = {"split": "test", "group": ALL}
+"""What `metrics` is narrowed to unless something else is asked for; the phase is the last one that was measured."""
 
 
-def describe(
-    lake: Lake, artifact: str, user: str | None = None, table: str | None = None, is_fresh: bool = False
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Wanted:
+    """Which rows of an artifact to show: those of a user, and those for which an SQL condition holds.
+
+    An artifact of several tables shows its first one unless `table` names another. `metrics` shows, for each of phase,
+    split and group that is null, the last phase's test figures of all users; of another artifact they are refused.
+    """
+
+    user: str | None = None
+    table: str | None = None
+    where: str | None = None
+    limit: int | None = None
+    phase: str | None = None
+    split: str | None = None
+    group: str | None = None
+    metric: str | None = None
+
+    @property
+    def page(self) -> dict[str, str]:
+        """The columns of `metrics` that are narrowed by name."""
+        named = {"phase": self.phase, "split": self.split, "group": self.group, "metric": self.metric}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def describe(lake: Lake, artifact: str, wanted: Wanted = Wanted(), is_fresh: bool = False) -> dict[str, Any]:
     """Return what `edt show ARTIFACT --json` prints; where the last run failed and left evidence, that instead.
 
-    What `is_fresh` is shown whatever failed before: the inputs are again those that it was made of.
-    `rows` is a sample, all rows of a user when `user` names one, and all rows of `metrics`. An artifact of several
-    tables shows its first one unless `table` names another.
+    What `is_fresh` is shown whatever failed before: the inputs are again those that it was made of. `rows` is a sample,
+    or up to `limit` of the wanted rows, of which there are `found`; all where neither a limit is given nor the sample
+    is of all rows. `titles` has the titles of the items in `rows`.
     """
     failed = None if is_fresh else lake.failed_run(artifact)
     folder, manifest = failed or (lake.verified_path(artifact, full=False), lake.manifest(artifact))
     tables = ARTIFACTS[artifact].tables
-    name = next(iter(tables)) if table is None else table
+    name = next(iter(tables)) if wanted.table is None else wanted.table
     if name not in tables:
         raise UserError(f"{artifact} has no table {name!r}. It has {', '.join(filter(None, tables)) or 'only one'}.")
     assert manifest is not None  # `verified_path` found one
     positions = None if failed else check_positions(lake, artifact)
     data = open_parts(folder / name)
+    narrowed = _narrowed(artifact, folder, data, wanted)
+    is_sample = wanted.user is None and wanted.where is None and artifact != METRICS
+    limit = SAMPLE if wanted.limit is None and is_sample else wanted.limit
     try:
-        if user is not None:
-            rows = data.to_table(filter=_of_user(folder, artifact, data, user))
-        else:
-            rows = data.to_table() if artifact in WHOLE else data.head(SAMPLE)
-    except (OSError, pa.ArrowInvalid):
+        found = narrowed.select(pl.len()).collect().item()
+        rows = (narrowed if limit is None else narrowed.head(limit)).collect().to_dicts()
+    except (OSError, pl.exceptions.ComputeError):
         lake.verified_path(artifact, full=True)
         raise
     return {
@@ -59,32 +85,101 @@ def describe(
         "fingerprint": manifest.fingerprint,
         "folder": str(folder),
         "count": data.count_rows(),
+        "found": found,
         "schema": {field.name: str(field.type) for field in data.schema},
         **({"positions": str(positions)} if positions else {}),
         "figures": _with_recall(manifest.figures),
         **({"lift": lift(lake)} if artifact == "grounded_items" and not failed else {}),
         "seconds": manifest.seconds,
-        "rows": [plain(row) for row in rows.to_pylist()],
+        "rows": [plain(row) for row in rows],
+        "titles": _titles(lake, rows),
     }
 
 
-def format_artifact(shown: Mapping[str, Any]) -> str:
-    """Return what `describe` found as text for a person."""
+def _narrowed(artifact: str, folder: Path, data: ds.Dataset, wanted: Wanted) -> pl.LazyFrame:
+    """Return the wanted rows, not read yet."""
+    rows = pl.scan_parquet(data.files)
+    if artifact == METRICS:
+        phases = rows.select(pl.col("phase").unique().sort()).collect()["phase"].to_list()
+        page = PAGE | ({"phase": phases[0]} if phases else {}) | wanted.page
+        rows = rows.filter(*(pl.col(name) == value for name, value in page.items()))
+    elif wanted.page:
+        raise UserError(f"--{next(iter(wanted.page))} is for metrics. Narrow {artifact} with --where.")
+    if wanted.user is not None:
+        rows = rows.filter(_of_user(folder, artifact, data, wanted.user))
+    if wanted.where is not None:
+        try:
+            rows = rows.sql(f"select * from self where {wanted.where}")
+            rows.collect_schema()
+        except pl.exceptions.PolarsError as error:
+            reason = str(error).splitlines()[0]
+            columns = ", ".join(data.schema.names)
+            raise UserError(f"--where {wanted.where!r}: {reason}. The columns are {columns}.") from error
+    return rows
+
+
+def _titles(lake: Lake, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the titles of the items that rows name, as far as the catalogue has one."""
+    named: set[str] = set()
+    for row in rows:
+        named.update([row["item_id"]] if row.get("item_id") else [], row.get("item_ids") or [])
+    if not named or lake.manifest("items") is None:
+        return {}
+    items = open_parts(lake.path("items")).to_table(
+        ["item_id", "title"], filter=ds.field("item_id").isin(sorted(named))
+    )
+    return {row["item_id"]: row["title"] for row in items.to_pylist() if row["title"]}
+
+
+def format_artifact(shown: Mapping[str, Any], whole: bool = False) -> str:
+    """Return what `describe` found as text for a person, key figures first; `whole` cuts no text."""
     head = shown["artifact"] + (f", table {shown['table']} of {', '.join(shown['tables'])}" if "table" in shown else "")
     failed = f"\nof a run that failed: {escape_control(shown['error'])}" if "error" in shown else ""
     positions = f"\n{shown['positions']}." if "positions" in shown else ""
+    figures = [{"figure": name, "value": value} for name, value in _flat(shown["figures"])]
     parts = [
         f"{head}: {shown['count']:,} rows, made in {shown['seconds']:.1f} s{failed}\n{shown['folder']}{positions}",
-        text.table([{"column": name, "type": kind} for name, kind in shown["schema"].items()]),
-        text.table([{"figure": name, "value": value} for name, value in _flat(shown["figures"])], WIDE),
+        text.table(figures, WIDE),
         text.table(shown.get("lift", [])),
     ]
-    if shown["artifact"] in WHOLE:
-        parts.append(text.table(shown["rows"]))
-    else:
-        rows = [[{"column": name, "value": _brief(value)} for name, value in row.items()] for row in shown["rows"]]
-        parts += map(text.table, rows) if rows else ["No row to show."]
+    if shown["artifact"] == METRICS:
+        return "\n\n".join(filter(None, [*parts, _metrics_page(shown["rows"])]))
+    parts.append("Columns: " + ", ".join(f"{name} {kind}" for name, kind in shown["schema"].items()))
+    titles = shown["titles"]
+    for row in shown["rows"]:
+        named = {name: _with_titles(name, value, titles, whole) for name, value in row.items()}
+        if "title" not in row and "item_id" in row and titles.get(row["item_id"]):
+            named["title"] = titles[row["item_id"]]
+        cells = [{"column": name, "value": value} for name, value in named.items()]
+        parts.append(text.table(cells, WHOLE_TEXT if whole else text.WIDEST))
+    parts.append(f"{len(shown['rows']):,} of {shown['found']:,} rows shown." if shown["rows"] else "No row to show.")
     return "\n\n".join(filter(None, parts))
+
+
+def _metrics_page(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a line per protocol and domain with each metric and its interval."""
+    if not rows:
+        return "No row to show. Look at the values by `edt show metrics --json`, or leave a choice out."
+    lines: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        key = (row["phase"], row["split"], row["group"], row["protocol"], row["domain"] or "over all")
+        named = dict(zip(("protocol", "domain"), key[3:], strict=True))
+        line = lines.setdefault(key, {**named, "users": row["users"]})
+        line[row["metric"]] = f"{row['value']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
+    of = {", ".join(key[:3]) for key in lines}
+    names = dict.fromkeys(name for line in lines.values() for name in line)
+    whole = [{name: line.get(name) for name in names} for line in lines.values()]
+    return f"{'; '.join(sorted(of))}; value [95 % interval over users]\n{text.table(whole)}"
+
+
+def _with_titles(name: str, value: Any, titles: Mapping[str, str], whole: bool) -> Any:
+    """Return a value as it is shown: of a list the first few, of items with their titles."""
+    if not isinstance(value, list):
+        return value
+    few = value if whole else value[:SAMPLE]
+    named = [f"{each} ({titles[each]})" if name == "item_ids" and each in titles else each for each in few]
+    shown = json.dumps(named, ensure_ascii=False)[1:-1]
+    return shown if len(few) == len(value) else f"{shown}, … ({len(value)})"
 
 
 def plain(value: Any) -> Any:
@@ -106,14 +201,14 @@ def _with_recall(figures: dict[str, Any]) -> dict[str, Any]:
     return figures | {"neighbours": counts | {"recall": counts["found"] / counts["checked"]}}
 
 
-def _of_user(folder: Path, artifact: str, data: ds.Dataset, user: str) -> ds.Expression:
-    """Return the filter for one user's rows, by the id in the data or by the number that the trainer knows it by."""
+def _of_user(folder: Path, artifact: str, data: ds.Dataset, user: str) -> pl.Expr:
+    """Return the condition for one user's rows, by the id in the data or by the number that the trainer knows it by."""
     names = data.schema.names
     if "user_id" in names:
-        return ds.field("user_id") == user
+        return pl.col("user_id") == user
     if "user" in names and "users" in ARTIFACTS[artifact].tables:
         known = open_parts(folder / "users").to_table(filter=ds.field("user_id") == user)
-        return ds.field("user").isin(known["user"].combine_chunks() if known.num_rows else pa.array([], pa.int32()))
+        return pl.col("user").is_in(known["user"].to_pylist())
     raise UserError(f"{artifact} has no rows of users. Leave --user out.")
 
 
@@ -126,10 +221,3 @@ def _flat(figures: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Itera
             yield prefix + name, ", ".join(f"{key} {text.cell(each)}" for key, each in value.items())
         else:
             yield from _flat(value, f"{prefix}{name}: ", depth + 1)
-
-
-def _brief(value: Any) -> Any:
-    if not isinstance(value, list):
-        return value
-    shown = json.dumps(value[:SAMPLE], ensure_ascii=False)[1:-1]
-    return f"{shown}, … ({len(value)})" if len(value) > SAMPLE else shown

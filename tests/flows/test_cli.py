@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from data_lake.lake import Lake
-from data_lake.schemas import ARTIFACTS
 from flows.stages import STAGES
 from pipeline.vectors.neighbours import Index
 from tests.flows.by_default import ON_BY_DEFAULT
@@ -109,17 +108,6 @@ def test_sample_writes_two_files_and_settings_and_can_be_called_again(finished, 
     assert sorted(path.name for path in (tmp_path / "sample").iterdir()) == ["interactions.csv", "items.csv"]
 
 
-def test_grounded_items_show_what_was_kept_and_dropped(finished):
-    from flows.show import describe, format_artifact
-
-    figures = finished.lake.manifest("grounded_items").figures
-    shown = format_artifact(describe(finished.lake, "grounded_items"))
-    for reason, count in figures["dropped"].items():
-        assert re.search(rf"^dropped: {reason} +{count:,}$", shown, re.MULTILINE)
-    assert re.search(rf"^kept +{figures['kept']:,}$", shown, re.MULTILINE)
-    assert "recall" not in shown
-
-
 @pytest.mark.parametrize(("stage", "artifact"), [("generate_items", "generated_items"), ("ground", "grounded_items")])
 def test_what_an_index_found_is_shown_with_its_recall(place, monkeypatch, stage, artifact):
     """The index of this test has lost every second item, so that it must miss some nearest ones."""
@@ -138,17 +126,6 @@ def test_what_an_index_found_is_shown_with_its_recall(place, monkeypatch, stage,
     shown = format_artifact(describe(place.lake, artifact))
     assert re.search(rf"^neighbours: checked +{counts['checked']:,}$", shown, re.MULTILINE)
     assert re.search(rf"^neighbours: recall +{counts['found'] / counts['checked']:.4f}$", shown, re.MULTILINE)
-
-
-@pytest.mark.parametrize("artifact", [artifact for artifact in ARTIFACTS if artifact != "item_descriptions"])
-def test_every_artifact_of_a_run_without_descriptions_can_be_shown(finished, artifact):
-    from flows.show import describe, format_artifact
-
-    shown = describe(finished.lake, artifact)
-    assert json.loads(json.dumps(shown, allow_nan=False))["artifact"] == artifact
-    assert shown["fingerprint"] == finished.lake.manifest(artifact).fingerprint
-    assert len(shown["rows"]) == (shown["count"] if artifact == "metrics" else min(5, shown["count"]))
-    assert format_artifact(shown).startswith(artifact)
 
 
 def test_the_summary_proposes_to_show_only_what_is_there(finished, tmp_path):
@@ -212,17 +189,6 @@ def test_the_rows_that_an_ingest_refused_are_shown_though_it_failed(place):
     (place.folder / "interactions.csv").write_text(good)
     assert place.edt("run", "--rerun", "ingest", "--to", "ingest").returncode == 0
     assert "error" not in json.loads(place.edt("show", "rejects", "--json").stdout)
-
-
-def test_a_user_s_rows_are_found_in_the_trainer_s_numbers_too(finished):
-    from flows.show import describe, format_artifact
-
-    user = finished.lake.read("sequences")["user_id"][3].as_py()
-    assert [row["user_id"] for row in describe(finished.lake, "sequences", user)["rows"]] == [user]
-    assert [row["user"] for row in describe(finished.lake, "training_set", user)["rows"]] == [4]
-    nobody = describe(finished.lake, "sequences", "nobody")
-    assert nobody["rows"] == []
-    assert format_artifact(nobody).endswith("No row to show.")
 
 
 def test_seconds_have_one_decimal_and_figures_below_one_have_four():

@@ -1,0 +1,94 @@
+"""`edt show`: what an artifact holds, in a screen, and those of its rows that are asked for."""
+
+import json
+import re
+
+import polars as pl
+import pytest
+
+from data_lake.errors import UserError
+from data_lake.schemas import ARTIFACTS
+from flows.show import Wanted, describe, format_artifact
+
+
+def test_grounded_items_show_what_was_kept_and_dropped(finished):
+    figures = finished.lake.manifest("grounded_items").figures
+    shown = format_artifact(describe(finished.lake, "grounded_items"))
+    for reason, count in figures["dropped"].items():
+        assert re.search(rf"^dropped: {reason} +{count:,}$", shown, re.MULTILINE)
+    assert re.search(rf"^kept +{figures['kept']:,}$", shown, re.MULTILINE)
+    assert "recall" not in shown
+
+
+@pytest.mark.parametrize("artifact", [artifact for artifact in ARTIFACTS if artifact != "item_descriptions"])
+def test_every_artifact_of_a_run_without_descriptions_can_be_shown(finished, artifact):
+    shown = describe(finished.lake, artifact)
+    assert json.loads(json.dumps(shown, allow_nan=False))["artifact"] == artifact
+    assert shown["fingerprint"] == finished.lake.manifest(artifact).fingerprint
+    assert len(shown["rows"]) == (shown["found"] if artifact == "metrics" else min(5, shown["count"]))
+    assert format_artifact(shown).startswith(artifact)
+
+
+def test_a_user_s_rows_are_found_in_the_trainer_s_numbers_too(finished):
+    user = finished.lake.read("sequences")["user_id"][3].as_py()
+    assert [row["user_id"] for row in describe(finished.lake, "sequences", Wanted(user))["rows"]] == [user]
+    assert [row["user"] for row in describe(finished.lake, "training_set", Wanted(user))["rows"]] == [4]
+    nobody = describe(finished.lake, "sequences", Wanted("nobody"))
+    assert nobody["rows"] == []
+    assert format_artifact(nobody).endswith("No row to show.")
+
+
+def test_metrics_are_a_page_of_a_line_per_protocol_and_domain(finished):
+    shown = describe(finished.lake, "metrics")
+    page = format_artifact(shown).splitlines()
+    at = page.index("finetune, test, all; value [95 % interval over users]")
+    assert [line.split()[:2] for line in page[at + 2 :]] == [
+        ["full", "over"], ["full", "food"], ["full", "kitchen"],
+        ["sampled-100", "over"], ["sampled-100", "food"], ["sampled-100", "kitchen"],
+    ]  # fmt: skip
+    assert max(map(len, page[at:])) < 200
+
+
+def test_metrics_are_narrowed_by_name(finished):
+    wanted = Wanted(phase="pretrain", split="validation", group="scarce-domain", metric="MRR")
+    rows = describe(finished.lake, "metrics", wanted)["rows"]
+    named = {(row["phase"], row["split"], row["group"], row["metric"]) for row in rows}
+    assert named == {("pretrain", "validation", "scarce-domain", "MRR")}
+
+
+def test_another_artifact_is_not_narrowed_by_names_of_metrics(finished):
+    with pytest.raises(UserError, match=r"--split is for metrics\. Narrow sequences with --where\."):
+        describe(finished.lake, "sequences", Wanted(split="test"))
+
+
+def test_where_keeps_the_rows_for_which_it_holds(finished):
+    shown = describe(finished.lake, "items", Wanted(where="domain = 'food' and title is not null", limit=3))
+    items = pl.DataFrame(finished.lake.read("items"))
+    assert shown["found"] == len(items.filter(pl.col("domain") == "food", pl.col("title").is_not_null()))
+    assert [row["domain"] for row in shown["rows"]] == ["food"] * 3
+
+
+@pytest.mark.parametrize("where", ["no_column = 1", "domain = ", "1; drop table self"])
+def test_a_condition_that_is_none_names_the_columns(finished, where):
+    with pytest.raises(UserError, match=r"--where .*The columns are item_id, domain, title, text\.$"):
+        describe(finished.lake, "items", Wanted(where=where))
+
+
+def test_items_are_shown_with_their_titles(finished):
+    shown = describe(finished.lake, "sequences", Wanted(limit=1))
+    titles = dict(zip(*(finished.lake.read("items")[name].to_pylist() for name in ("item_id", "title")), strict=True))
+    first = shown["rows"][0]["item_ids"][0]
+    assert shown["titles"][first] == titles[first]
+    assert f"{first} ({titles[first]})" in format_artifact(shown, whole=True)
+
+
+def test_whole_cuts_neither_texts_nor_lists(finished):
+    shown = describe(finished.lake, "sequences", Wanted(where="length(user_id) > 0", limit=1))
+    last = shown["rows"][0]["item_ids"][-1]
+    assert f'"{last} (' in format_artifact(shown, whole=True) or f'"{last}"' in format_artifact(shown, whole=True)
+    assert "…" not in format_artifact(shown, whole=True)
+
+
+def test_a_user_whom_the_artifact_does_not_know_ends_with_one(finished):
+    done = finished.edt("show", "sequences", "--user", "nobody")
+    assert (done.returncode, done.stderr) == (1, "error: sequences has no row of user 'nobody'.\n")
