@@ -1,6 +1,7 @@
 """Errors that a user can fix."""
 
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from data_lake.messages import hide_credentials
@@ -37,3 +38,9 @@ def shortened(names: Iterable[str], most: int = 20, widest: int = 60) -> str:
     every = list(names)
     shown = [name if len(name) <= widest else name[: widest - 1] + "…" for name in every[:most]]
     return ", ".join(shown) + (f" and {len(every) - most:,} more" if len(every) > most else "")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'ground'?" for a name that is nearly a known one, an empty text for any other."""
+    found = get_close_matches(name, known, n=1)
+    return f" Did you mean {found[0]!r}?" if found else ""

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from data_lake.errors import UserError
+from data_lake.errors import UserError, nearest
 from data_lake.files import put_folder, put_link, remove
 from data_lake.keyed_cache import KeyedCache
 from data_lake.lock import locked
@@ -111,7 +111,8 @@ class LocalStore:
 def check_known(artifact: str) -> None:
     """Raise UserError for a name that is no artifact's."""
     if artifact not in ARTIFACTS:
-        raise UserError(f"There is no artifact '{artifact}'. The artifacts are {', '.join(ARTIFACTS)}.")
+        known = f"The artifacts are {', '.join(ARTIFACTS)}."
+        raise UserError(f"There is no artifact '{artifact}'.{nearest(artifact, ARTIFACTS)} {known}")
 
 
 def check_fingerprint(name: str, where: Path | str) -> None:

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -18,33 +19,68 @@ import typer
 from data_lake.config import RenamedSettingWarning
 from data_lake.errors import UserError
 from data_lake.keyed_cache import DamagedPartWarning
+from data_lake.schemas import ARTIFACTS
 from flows import text
 from flows.local_run import RunFailed, run_locally
 from flows.plan import Step, plan, stale_artifacts, status
 from flows.run import RunRequest, open_run
 from flows.selection import StageSelection
 from flows.settings import DEFAULT_FILE, load_settings
-from flows.stages import open_lake
+from flows.stages import STAGES, open_lake
 from pipeline.proxies import spare_loopback
 
 app = typer.Typer(
-    help="LLM-EDT: raw interaction logs and item texts in; a trained two-phase recommender out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def stage_names(incomplete: str) -> list[str]:
+    """Return what a shell may complete a stage's name to."""
+    return [name for name in STAGES if name.startswith(incomplete)]
+
+
+def artifact_names(incomplete: str) -> list[str]:
+    """Return what a shell may complete an artifact's name to."""
+    return [name for name in ARTIFACTS if name.startswith(incomplete)]
+
+
 Config = Annotated[Path, typer.Option("--config", "-c", help="The settings file.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="A setting for this call.")]
-Only = Annotated[str | None, typer.Option("--only", metavar="STAGE", help="Make it from what is there, and stop.")]
-From = Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Rebuild it and all that follow.")]
-To = Annotated[str | None, typer.Option("--to", metavar="STAGE", help="Stop after it.")]
-Rerun = Annotated[list[str] | None, typer.Option("--rerun", metavar="STAGE", help="Rebuild it.")]
+Only = Annotated[
+    str | None,
+    typer.Option("--only", metavar="STAGE", autocompletion=stage_names, help="Make it from what is there, and stop."),
+]
+From = Annotated[
+    str | None,
+    typer.Option("--from", metavar="STAGE", autocompletion=stage_names, help="Rebuild it and all that follow."),
+]
+To = Annotated[str | None, typer.Option("--to", metavar="STAGE", autocompletion=stage_names, help="Stop after it.")]
+Rerun = Annotated[
+    list[str] | None, typer.Option("--rerun", metavar="STAGE", autocompletion=stage_names, help="Rebuild it.")
+]
 Knobs = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A knob of the simulator.")]
 AskAgain = Annotated[bool, typer.Option("--ask-again", help="Use no reply that the lake holds.")]
 Top = Annotated[int | None, typer.Option(min=1, help="Items per user and domain.")]
 Domain = Annotated[list[str] | None, typer.Option("--domain", help="Only of this domain.")]
+ArtifactName = Annotated[str, typer.Argument(autocompletion=artifact_names)]
 Json = Annotated[bool, typer.Option("--json", help="For scripts.")]
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"llm-edt {metadata.version('llm-edt')}")
+        raise typer.Exit
+
+
+@app.callback()
+def edt(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """LLM-EDT: raw interaction logs and item texts in; a trained two-phase recommender out."""
 
 
 @app.command()
@@ -158,7 +194,7 @@ def show_status(
 
 @app.command()
 def show(
-    artifact: str,
+    artifact: ArtifactName,
     config: Config = DEFAULT_FILE,
     set_: Set = None,
     user: Annotated[str | None, typer.Option(help="Only the rows of this user.")] = None,
@@ -317,7 +353,7 @@ def clean(
 
 
 @app.command()
-def path(artifact: str, config: Config = DEFAULT_FILE, set_: Set = None) -> None:
+def path(artifact: ArtifactName, config: Config = DEFAULT_FILE, set_: Set = None) -> None:
     """Print the folder of an artifact."""
     print(open_lake(load_settings(config, set_ or ())).path(artifact))
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data_lake.errors import UserError
+from data_lake.errors import UserError, nearest
 from data_lake.lake import Stage
 from flows.stages import SPECS, STAGES
 
@@ -26,7 +26,7 @@ class StageSelection:
         names = [stage.name for stage in active]
         for name in (self.only, self.from_, *self.rerun, self.to):
             if name and name not in STAGES:
-                raise UserError(f"{name!r} is no stage. The stages are {', '.join(STAGES)}.")
+                raise UserError(f"{name!r} is no stage.{nearest(name, STAGES)} The stages are {', '.join(STAGES)}.")
             if name and name not in names:
                 section = SPECS[STAGES.index(name)].section
                 raise UserError(f"Stage {name} is off with these settings. Set [{section}] generator to turn it on.")

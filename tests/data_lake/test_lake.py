@@ -480,7 +480,9 @@ def test_artifacts_of_two_runs_are_not_taken_for_one(lake: Lake, items: Items, w
 def test_reading_an_artifact_that_was_never_made_says_so(lake: Lake) -> None:
     with pytest.raises(UserError, match="'items' has not been made in dataset 'shop'"):
         lake.path("items")
-    with pytest.raises(UserError, match=r"There is no artifact 'itmes'\. The artifacts are interactions, items"):
+    with pytest.raises(
+        UserError, match=r"no artifact 'itmes'\. Did you mean 'items'\? The artifacts are interactions, "
+    ):
         lake.path("itmes")
 
 

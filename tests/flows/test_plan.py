@@ -91,6 +91,7 @@ def test_a_spoiled_artifact_is_stale_at_once_or_on_verification(place):
     ("selection", "message"),
     [
         (dict(only="nope"), "'nope' is no stage"),
+        (dict(only="groud"), r"'groud' is no stage\. Did you mean 'ground'\? The stages are ingest, "),
         (dict(only="split", from_="ingest"), "exclude each other"),
         (dict(only="split", to="ground"), "--only and --to exclude each other"),
         (dict(to="nope"), "'nope' is no stage"),
