@@ -268,6 +268,25 @@ def recommend(
 
 
 @app.command()
+def ask(
+    user: Annotated[str, typer.Option(help="Its id.")],
+    dry: Annotated[
+        bool, typer.Option("--dry", help="Ask nothing: show the prompts, and the replies that are kept.")
+    ] = False,
+    config: Config = DEFAULT_FILE,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a language model is asked about a user, with tokens; ask it, and show what becomes of its reply."""
+    from flows.ask import ask as ask_about
+    from flows.ask import told
+
+    with open_run(_request(config, set_)) as run:
+        asked = ask_about(run, user, dry)
+    _print([asdict(each) for each in asked], as_json, lambda _: told(asked))
+
+
+@app.command()
 def similar(
     item: Annotated[str, typer.Option(help="Its id.")],
     top: Annotated[int, typer.Option(min=1, help="Items per domain.")] = 10,

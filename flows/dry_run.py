@@ -1,6 +1,6 @@
 """A stage at work on its inputs while nothing is asked or written, to learn what it would ask."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,11 +16,18 @@ from flows.stage_spec import StageSpec
 from pipeline.llm.generator import Generator
 
 
-def dry_run(run: Run, spec: StageSpec, generator: Generator, users: Collection[str] | None = None) -> None:
-    """Let a stage work on its current inputs with `generator`, for these users alone, or for all."""
-    models = _DryModels(run.settings, generator)
-    stage = spec.stage(_never_stopping(run.settings), models)
-    stage.work(DryRunIO(run.lake.store, stage.name, stage.reads, stage.makes, users))
+def dry_run(
+    run: Run, spec: StageSpec, generator: Generator, users: Collection[str] | None = None, **instead: pa.Table
+) -> dict[str, pa.Table]:
+    """Let a stage work on its current inputs with `generator`, for these users alone, or for all.
+
+    `instead` are tables that it reads in the place of artifacts. Returns what it makes of `users`, by artifact.
+    """
+    with _DryModels(run.settings, generator) as models:
+        stage = spec.stage(_never_stopping(run.settings), models)
+        io = DryRunIO(run.lake.store, stage.name, stage.reads, stage.makes, users, instead)
+        stage.work(io)
+    return {artifact: pa.concat_tables(tables) for artifact, tables in io.made.items()}
 
 
 def _never_stopping(settings: Settings) -> Settings:
@@ -42,13 +49,21 @@ class _DryModels(Models):
 
 
 class DryRunIO(StageIO):
-    """A stage's inputs as they are, and no outputs. With `users` only rows of these are made."""
+    """A stage's inputs as they are, or `instead`, and no outputs. With `users` only rows of these are made."""
 
     def __init__(
-        self, store: Store, stage: str, reads: Sequence[str], makes: Sequence[str], users: Collection[str] | None
-    ) -> None:
+        self, store: Store, stage: str, reads: Sequence[str], makes: Sequence[str], users: Collection[str] | None,
+        instead: Mapping[str, pa.Table],
+    ) -> None:  # fmt: skip
         super().__init__(store, stage, reads, makes, fingerprint="")
-        self._users = users
+        self._users, self._instead = users, instead
+        self.made: dict[str, list[pa.Table]] = {}
+
+    def read(self, artifact: str, table: str = "", columns: Sequence[str] | None = None) -> pa.Table:
+        """Return a table of an input, or what stands in its place."""
+        if artifact not in self._instead:
+            return super().read(artifact, table, columns)
+        return self._instead[artifact] if columns is None else self._instead[artifact].select(list(columns))
 
     def sharded(
         self,
@@ -59,11 +74,13 @@ class DryRunIO(StageIO):
         rows_per_shard: int,
         review: Review = unchanged,
     ) -> None:
-        """Make each shard and drop it."""
+        """Make each shard; those of `users` are kept in `made`, others are dropped."""
         if self._users is not None:
             rows = rows.filter(pc.is_in(rows["user_id"], value_set=pa.array(self._users, pa.string())))
         for start in range(0, rows.num_rows, rows_per_shard):
-            make(rows.slice(start, rows_per_shard))
+            shard = make(rows.slice(start, rows_per_shard))
+            if self._users is not None:
+                self.made.setdefault(artifact, []).append(shard)
 
     def keyed_cache(self, name: str) -> KeyedCache:
         """Return the dataset's cache; what is put into it is dropped."""

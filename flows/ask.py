@@ -1,0 +1,128 @@
+"""What a language model is asked about one user, and what becomes of its replies."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from data_lake.errors import UserError
+from flows.dry_run import dry_run
+from flows.run import Run
+from flows.show import plain
+from flows.stages import ASKING, SPECS
+from flows.text import table
+from pipeline.llm.cached_generator import kept_replies
+from pipeline.llm.generator import Generator, Message, OnReply, Reply, Request, no_listener, prompt_hash
+from pipeline.llm.generator_wrapper import GeneratorWrapper
+
+GROUNDED = (
+    "answer", "title", "faithfulness", "faithfulness_threshold", "relevance", "band", "weight", "kept", "reason",
+)  # fmt: skip
+ABOUT = ("from_domain", "to_domain", "domain")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt as it is sent, its tokens, the reply, and what was made of each answer in it.
+
+    `reason` is why there is no reply that counts: "not_asked" where nothing was asked and none is kept.
+    """
+
+    stage: str
+    about: str
+    messages: tuple[Message, ...]
+    tokens: int
+    reply: str | None
+    reason: str | None
+    grounded: list[dict[str, Any]]
+
+
+def ask(run: Run, user: str, is_dry: bool) -> list[Question]:
+    """Return the questions about a user, in the order of the stages, from the lake's current artifacts.
+
+    The model is asked what no kept reply answers, unless `is_dry`; its replies are kept for the next run. Raises
+    UserError where the settings ask no language model, or where nothing is asked about the user.
+    """
+    generator = run.models.generator
+    if not (run.settings.enrich.is_on and generator.asks_model):
+        raise UserError(
+            f'[enrich] generator = "{run.settings.enrich.generator}" asks no language model. What it gave a user is '
+            f"shown by `edt show grounded_items --user {user}`."
+        )
+    cache, reads = run.lake.keyed_cache("replies"), {stage.name: stage.reads for stage in run.stages}
+    sends = run.models.generator_with_cache(generator, cache)
+    found: list[Question] = []
+    with run.lake.lock():
+        for spec in SPECS:
+            if spec.name not in ASKING or spec.describes or not all(map(run.lake.manifest, reads[spec.name])):
+                continue
+            asking = _Asking(generator, lambda requests: _kept(run, requests) if is_dry else sends(requests))
+            made = dry_run(run, spec, asking, [user]).get(ASKING[spec.name])
+            if made is None:
+                continue
+            grounded = _grounded(run, asking, user, made) if spec.name == "generate_items" else []
+            found += _questions(spec.name, asking, made, grounded)
+    if not found:
+        raise UserError(
+            f"Nothing is asked about user {user!r}: the lake does not know the user, or the stages before the first "
+            f"question are still to run. `edt show sequences --user {user}` tells which."
+        )
+    return found
+
+
+def told(questions: Sequence[Question]) -> str:
+    """Return the questions as text for a person."""
+    parts = []
+    for each in questions:
+        parts.append(f"{each.stage}, {each.about}: {each.tokens:,} tokens")
+        parts += [f"[{message['role']}]\n{message['content']}" for message in each.messages]
+        parts.append(f"[reply]\n{each.reply}" if each.reply is not None else f"[no reply: {each.reason}]")
+        parts.append(table([{name: row[name] for name in GROUNDED} for row in each.grounded]))
+    return "\n\n".join(filter(None, parts))
+
+
+class _Asking(GeneratorWrapper):
+    """A `Generator` that keeps what it is asked, and hands it on."""
+
+    def __init__(self, generator: Generator, send: Callable[[Sequence[Request]], list[Reply]]) -> None:
+        super().__init__(generator)
+        self._send = send
+        self.requests: dict[str, Request] = {}
+
+    def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
+        """Return one reply per request, in the same order."""
+        self.requests |= {prompt_hash(request, self.identity): request for request in requests}
+        return self._send(requests)
+
+
+def _kept(run: Run, requests: Sequence[Request]) -> list[Reply]:
+    identity = run.models.generator.identity
+    by_key = {prompt_hash(request, identity): request for request in requests}
+    held = kept_replies(run.lake.keyed_cache("replies"), by_key, identity)
+    return [held.get(key, Reply(None, "not_asked")) for key in by_key]
+
+
+def _grounded(run: Run, asking: Generator, user: str, made: pa.Table) -> list[dict[str, Any]]:
+    """Return what `ground` makes of new replies, with the noise filter that was learnt from all users."""
+    spec = next(each for each in SPECS if each.name == "ground")
+    if not run.lake.manifest("generated_items") or not (made["status"].to_pylist().count("ok")):
+        return []
+    others = pl.DataFrame(run.lake.read("generated_items")).filter(pl.col("user_id") != user)
+    generated = pa.concat_tables([others.to_arrow().cast(made.schema), made])
+    grounded = dry_run(run, spec, asking, [user], generated_items=generated).get("grounded_items")
+    return [] if grounded is None else [plain(row) for row in grounded.to_pylist()]
+
+
+def _questions(stage: str, asking: _Asking, made: pa.Table, grounded: Sequence[dict[str, Any]]) -> list[Question]:
+    found = []
+    for row in made.to_pylist():
+        request = asking.requests.get(row["prompt_hash"])
+        if request is None:  # nothing to ask, as for a user without items of the domain
+            continue
+        about = " to ".join(row[name] for name in ABOUT if row.get(name)) or "all domains"
+        of_row = [each for each in grounded if all(each[name] == row[name] for name in ABOUT if name in each)]
+        [tokens] = asking.tokens.count([request])
+        found.append(Question(stage, about, request.messages, tokens, row["reply"], row["reason"], of_row))
+    return found
