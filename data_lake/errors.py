@@ -1,5 +1,8 @@
 """Errors that a user can fix."""
 
+import errno
+import os
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
@@ -8,6 +11,17 @@ from data_lake.messages import hide_credentials
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+DISK = {
+    errno.ENOSPC: "Make room",
+    errno.EDQUOT: "Make room",
+    errno.EACCES: "Give yourself the right to it",
+    errno.EPERM: "Give yourself the right to it",
+    errno.EROFS: "Make it writable",
+    errno.EIO: "Check the disk",
+}
+"""What to do about errors of a disk, which trying again does not cure."""
 
 
 class UserError(Exception):
@@ -31,6 +45,20 @@ class DataRefused(UserError):
     def __init__(self, message: str, evidence: "Mapping[str, pa.Table]") -> None:
         super().__init__(message)
         self.evidence = evidence
+
+
+def disk_failure(error: BaseException) -> str | None:
+    """Return the message about an error of a disk: what, where and what to do; None where it is none.
+
+    Libraries in Rust tell the system's number in their words alone.
+    """
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+    if number not in DISK:
+        return None
+    where = error.filename if isinstance(error, OSError) else None
+    words = f"{os.strerror(number)}: {where}" if where else str(error).removeprefix(f"[Errno {number}] ").split("\n")[0]
+    return f"{words.removesuffix('.')}. {DISK[number]} and run again: what is finished is kept."
 
 
 def shortened(names: Iterable[str], most: int = 20, widest: int = 60) -> str:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
 from data_lake.config import RenamedSettingWarning
-from data_lake.errors import UserError
+from data_lake.errors import UserError, disk_failure
 from data_lake.keyed_cache import DamagedPartWarning
 from data_lake.schemas import ARTIFACTS
 from flows import text
@@ -399,8 +399,17 @@ def main() -> None:
     try:
         app()
     except (UserError, RunFailed) as error:
-        text.log("\n".join(f"error: {line}" for line in str(error).splitlines()))
-        sys.exit(2 if isinstance(error, UserError) else 1)
+        _fail(str(error), 2 if isinstance(error, UserError) else 1)
+    except OSError as error:
+        why = disk_failure(error)
+        if why is None:
+            raise
+        _fail(why, 1)
+
+
+def _fail(why: str, code: int) -> NoReturn:
+    text.log("\n".join(f"error: {line}" for line in why.splitlines()))
+    sys.exit(code)
 
 
 def _warn(

@@ -1,4 +1,4 @@
-"""Messages about a stage that failed: one line after each try, and at the end a few lines and the traceback's file."""
+"""Messages about a stage that failed: one line after each try, and at the end three and the traceback's file."""
 
 import traceback
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from data_lake.messages import hide_credentials
 from flows.text import cell, log
 
 WIDEST = 300
-LAST_LINES = 5
 
 
 class StageFailed(Exception):
@@ -28,7 +27,7 @@ def stage_failed(stage: str, error: Exception, logs: Path, number: int, delays: 
         why = cell(" ... ".join([first, *rest[-1:]]), WIDEST).removesuffix(".")
         log(f"{stage} failed ({tries}): {why}. Next try in {delays[number - 1]:g} s.")
     where = _write_log(logs / f"{stage}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.log", error)
-    shown = [cell(line, WIDEST) for line in (f"{stage} failed ({tries}): {first}", *rest[-LAST_LINES:])]
+    shown = [cell(line, WIDEST) for line in (f"{stage} failed ({tries}): {first}", *rest[-1:])]
     return StageFailed("\n".join([*shown, f"Its traceback {where}"]))
 
 

@@ -13,7 +13,7 @@ from prefect.context import TaskRunContext
 from prefect.runtime import deployment
 from prefect.states import Completed
 
-from data_lake.errors import UserError
+from data_lake.errors import UserError, disk_failure
 from data_lake.lake import Lake, Stage
 from data_lake.manifest import Manifest
 from data_lake.messages import hide_credentials
@@ -51,6 +51,8 @@ def run_stage(stage: Stage, lake: Lake) -> Manifest | State:
     except UserError:
         raise
     except Exception as error:
+        if why := disk_failure(error):
+            raise UserError(f"{stage.name}: {why}") from error
         now = TaskRunContext.get()
         assert now is not None
         assert isinstance(now.task.retry_delay_seconds, list)

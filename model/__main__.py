@@ -9,7 +9,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("KMP_BLOCKTIME", "0")
 
-from data_lake.errors import UserError
+from data_lake.errors import UserError, disk_failure
 from data_lake.messages import for_terminal
 
 
@@ -27,8 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
             from model import recommend
 
             recommend.main(args)
-    except UserError as error:
-        print(f"error: {for_terminal(str(error))}", file=sys.stderr)
+    except Exception as error:
+        why = str(error) if isinstance(error, UserError) else disk_failure(error)
+        if why is None:
+            raise
+        print(f"error: {for_terminal(why)}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,6 +1,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from data_lake.lake import Lake
 from flows.failures import stage_failed
 from flows.nightly import run_stage
@@ -59,7 +61,7 @@ def test_a_stage_that_always_fails_ends_the_run_with_a_few_lines_and_the_place_o
     ]
     assert lines[2:-1] == [
         f"error: recommend failed (try 3 of 3): {why}",
-        *(f"error: line {n}" for n in range(95, 100)),
+        *(f"error: line {n}" for n in range(99, 100)),
     ]
     log = Path(re.fullmatch(r"error: Its traceback is in (.*/logs/recommend-\d{8}T\d{6}Z\.log)", lines[-1])[1])
     assert log.parents[1] == place.lake.home
@@ -76,3 +78,42 @@ def test_a_disk_that_takes_no_log_does_not_hide_the_failure(tmp_path):
 def test_an_error_without_words_is_told_by_its_name(tmp_path):
     told = str(stage_failed("ingest", MemoryError("\n"), tmp_path, 1, []))
     assert told.splitlines()[0] == "ingest failed (try 1 of 1): MemoryError"
+
+
+FULL = BREAK.replace("raise RuntimeError(", "raise OSError(28, 'No space left on device', '/lake/part') or (")
+"""The command line, with a disk that is full at a stage."""
+
+
+def test_a_full_disk_is_one_sentence_at_once_and_not_tried_again(place):
+    place.config.write_text(place.config.read_text() + "[recommend]\ntop = 3\n")
+    done = place.python("-c", FULL, "run")
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if "skipped: " not in line][1:] == [
+        "error: recommend: No space left on device: /lake/part. Make room and run again: what is finished is kept."
+    ]
+
+
+GONE = """
+import subprocess, sys, time
+
+from flows import server
+from pipeline.processes.child import Child
+
+server.GONE_SECONDS, server.LOOK_SECONDS = 0, 0.05
+child = Child([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
+with server.ending_without(server.Server("http://u:s3cret@127.0.0.1:9/api", child if sys.argv[1] == "ours" else None)):
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("whose", "told"),
+    [
+        ("ours", "Prefect's own server ended in the middle of the run (SIGKILL)"),
+        ("another", "Prefect's server at http://***@127.0.0.1:9/api refuses connections"),
+    ],
+)
+def test_a_run_ends_with_a_sentence_once_prefect_s_server_is_gone(place, whose, told):
+    done = place.python("-c", GONE, whose)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {told}. What is finished is kept: run again, and it goes on from there.\n"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from model.__main__ import main
 from tests.model.conftest import SMALL
@@ -79,3 +80,19 @@ def test_threads_that_wait_sleep_unless_the_user_says_otherwise(given: str | Non
     environment |= {"OMP_WAIT_POLICY": given} if given else {}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout == f"{found} False\n", done.stderr
+
+
+def test_a_full_disk_is_one_sentence(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def save_file(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("model.checkpoint.save_file", save_file)
+    config = tmp_path / "train.json"
+    config.write_text(json.dumps(SMALL))
+    arguments = ["train", "--data", str(tiny_folder), "--out", str(tmp_path / "run"), "--config", str(config)]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: I/O error: No space left on device (os error 28). Make room and run again: what is finished is kept."
+    )
