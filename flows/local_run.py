@@ -7,7 +7,7 @@ from data_lake.errors import UserError
 from flows.failures import StageFailed
 from flows.plan import plan
 from flows.run import Run, RunRequest, open_run
-from flows.server import prefect_server
+from flows.server import ending_without, prefect_server
 from flows.summary import summary
 from flows.text import log
 
@@ -29,10 +29,11 @@ def run_locally(request: RunRequest) -> str:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the server gets every line
         try:
             with run.lake.lock():
-                prefect_server("--no-scheduler", "--no-ui")
+                server = prefect_server("--no-scheduler", "--no-ui")
                 from flows.nightly import run_as_flow
 
-                ran, skipped = run_as_flow(run)
+                with ending_without(server):
+                    ran, skipped = run_as_flow(run)
         except (UserError, StageFailed) as error:
             raise RunFailed(str(error)) from error
         return summary(run, ran, skipped, time.monotonic() - started)

@@ -39,7 +39,7 @@ def serve(config: Path, cron: str, overrides: Sequence[str] = (), replace: bool 
                 f"--set {hide_credentials(override)} holds a password, which Prefect keeps. Write it into {config}."
             )
     is_ours = get_current_settings().api.url is None
-    url = prefect_server()
+    url = prefect_server().url
     os.environ[SERVED] = json.dumps(list(overrides))
     if not replace:
         _check_owner(f"{nightly.name}/{dataset}", config, url)

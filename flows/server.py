@@ -10,25 +10,41 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from data_lake.errors import UserError
-from pipeline.processes.child import Child
+from data_lake.messages import hide_credentials
+from flows.text import log
+from pipeline.processes.child import Child, ending
 from pipeline.proxies import check_proxies, spare_loopback, through_proxy
 
 HOST, PORT = "127.0.0.1", 4200
 START_SECONDS = 120
+GONE_SECONDS = 30.0
+"""How long a server that somebody else started may refuse connections, as while it is restarted."""
+LOOK_SECONDS = 1.0
+"""How often is looked whether the server is still there."""
 
 DATABASE = {"PREFECT_SERVER_DATABASE_TIMEOUT": "60"}
 """Seconds that a new connection to the server's SQLite waits for a writer: under a worker and a run 10 are too few."""
 
 
-def prefect_server(*options: str) -> str:
-    """Return the address of the server to use, started here on loopback with these options where none is named.
+@dataclass(frozen=True)
+class Server:
+    """The address of a Prefect server, and its process where we started it."""
+
+    url: str
+    child: Child | None = None
+
+
+def prefect_server(*options: str) -> Server:
+    """Return the server to use, started here on loopback with these options where none is named.
 
     Ours asks everyone for the secret in `secret_file`, since whoever may start a run may set its settings.
 
@@ -41,7 +57,7 @@ def prefect_server(*options: str) -> str:
     check_proxies()
     if url := get_current_settings().api.url:
         check(url)
-        return url
+        return Server(url)
     with _alone():
         port = _free_port()
         url = f"http://{HOST}:{port}/api"
@@ -59,7 +75,51 @@ def prefect_server(*options: str) -> str:
     os.environ["PREFECT_API_URL"] = url
     os.environ["PREFECT_API_AUTH_STRING"] = secret
     refresh_global_settings_context()
-    return url
+    return Server(url, child)
+
+
+@contextlib.contextmanager
+def ending_without(server: Server) -> Iterator[None]:
+    """End this process with a sentence once the server is gone for good.
+
+    Prefect's client would go on for minutes, each request of its own trying again, and end in a traceback of each. A
+    process that ends so leaves what one leaves that is killed: the lake stays whole, and the next run goes on.
+    """
+    is_over = threading.Event()
+
+    def look() -> None:
+        last_seen = time.monotonic()
+        while not is_over.wait(LOOK_SECONDS):
+            if server.child and (code := server.child.process.poll()) is not None:
+                _leave(f"Prefect's own server ended in the middle of the run ({ending(code)})")
+            if server.child or not _refuses(server.url):
+                last_seen = time.monotonic()
+            elif time.monotonic() - last_seen > GONE_SECONDS:
+                _leave(f"Prefect's server at {hide_credentials(server.url)} refuses connections")
+
+    threading.Thread(target=look, name="prefect server", daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
+
+
+def _leave(reason: str) -> None:
+    log(f"error: {reason}. What is finished is kept: run again, and it goes on from there.")
+    os._exit(1)
+
+
+def _refuses(url: str) -> bool:
+    """Say whether nobody listens at the address. A busy server that keeps us waiting is there."""
+    import httpx
+
+    try:
+        httpx.get(f"{url.rstrip('/')}/health", timeout=10)
+    except httpx.ConnectError:
+        return True
+    except httpx.HTTPError:
+        return False
+    return False
 
 
 def secret_file() -> Path:

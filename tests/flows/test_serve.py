@@ -109,7 +109,7 @@ def test_a_scheduled_run_finishes_on_the_server_that_serve_starts(place, namesak
 
 
 def test_servers_that_are_started_at_once_are_two(tmp_path):
-    start = "from flows.server import prefect_server; print(prefect_server('--no-ui'), flush=True); input()"
+    start = "from flows.server import prefect_server; print(prefect_server('--no-ui').url, flush=True); input()"
     named = ("PREFECT_API", "PREFECT_SERVER_DATABASE")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(named)}
     started = [
