@@ -1,0 +1,80 @@
+"""Whatever disturbs a run, one more `edt run` makes what an undisturbed one had made, or says in a sentence why not.
+
+Fault number N is the same whenever it is run: `EDT_FAULTS=300 pytest tests/faults -k "fault[17-"`.
+"""
+
+import os
+import re
+import signal
+from collections import Counter
+
+import pytest
+
+from tests.faults.faults import KINDS, PRELOADED, Fault
+from tests.faults.world import Ended, Place
+
+FAULTS = int(os.environ.get("EDT_FAULTS", "20"))
+NAMES = list(KINDS)
+PROGRESS = re.compile(
+    r"Stale: |\w+ +(skipped: |[0-9.]+ s  |epoch |validation: |test: )|(pretrain|finetune) epoch|\w+ failed \(try [12]"
+)
+"""Lines that tell how a run goes."""
+MOST_LINES = 3
+MAY_FORGET = ("SIGKILL", "disk full", "no permission", "I/O error", "flipped bytes", "file cut", "file emptied")
+"""Kinds that may take answers from the lake, or keep them from it, that were just given."""
+NOT_OURS = {"input changed": re.compile(r"\w+/[0-9a-f]{64}/")}
+"""Files that a kind leaves beside those of an undisturbed run: the lake keeps earlier versions."""
+
+
+def _said_badly(ended: Ended | None, which: str) -> list[str]:
+    """Return what is wrong with the words of a run: there are too many, or none where it failed."""
+    if ended is None or ended.code < 0:
+        return []
+    said = [line for line in ended.err.splitlines() if not PROGRESS.match(line)]
+    problems = [f"the {which} run said {len(said)} lines"] if len(said) > MOST_LINES else []
+    if ended.code not in (0, 128 + signal.SIGINT) and not ended.errors:
+        problems.append(f"the {which} run ended with {ended.code} and said no error")
+    return problems + [f"the {which} run showed a traceback"] * ("Traceback" in ended.err)
+
+
+def _differences(place: Place, expected: dict[str, str], kind: str) -> list[str]:
+    found = place.tree()
+    extra = [name for name in found.keys() - expected.keys() if not (kind in NOT_OURS and NOT_OURS[kind].match(name))]
+    return [
+        *(f"left over: {name}" for name in sorted(extra)),
+        *(f"is not there: {name}" for name in sorted(expected.keys() - found.keys())),
+        *(f"differs: {name}" for name in sorted(expected.keys() & found.keys()) if expected[name] != found[name]),
+    ]
+
+
+@pytest.mark.parametrize(
+    "number", range(FAULTS), ids=lambda number: f"{number}-{NAMES[number % len(NAMES)].replace(' ', '-')}"
+)
+def test_fault(number, world, disk, own_prefect, tally, tmp_path, capsys):
+    kind = NAMES[number % len(NAMES)]
+    if kind in PRELOADED and disk is None:
+        pytest.skip("no C compiler: the calls of a run cannot be disturbed")
+    fault = Fault(number, kind, world, disk)
+    place = world.place(tmp_path / "place", own_prefect if kind == "server killed" else None)
+    fault.unmake(place)
+    tally[kind]["lost"] += 1
+    with place.endpoint as endpoint:
+        disturbed = fault.strike(place)
+        told = Counter(endpoint.script.told)
+        held = place.held()
+        known = [prompt for prompt in told if endpoint.script.text(prompt) in held]
+        repaired = place.run()
+        again = [prompt for prompt in known if endpoint.script.told.count(prompt) > told[prompt]]
+        problems = [*_said_badly(disturbed, "disturbed"), *_said_badly(repaired, "repairing")]
+        if kind not in MAY_FORGET and disturbed is not None:
+            problems += [f"the lake lost the answer to: {prompt}" for prompt in told.keys() - set(known)]
+        problems += [f"asked again: {prompt}" for prompt in again]
+        outcome = "survived"
+        if repaired.code != 0:
+            outcome = "refused"
+            advice = re.search(r"--rerun (\w+)", repaired.err)
+            repaired = place.run("run", "--rerun", advice[1]) if advice else repaired
+        problems += _differences(place, world.tree, kind) if repaired.code == 0 else []
+    words = "\n".join(ended.err for ended in (disturbed, repaired) if ended)
+    assert not problems, f"fault {number}, {kind}: {fault.story}\n" + "\n".join(problems) + f"\n{words}"
+    tally[kind] += Counter({"lost": -1, outcome: 1})
