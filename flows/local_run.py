@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 
 from data_lake.errors import UserError
 from flows.failures import StageFailed
@@ -22,11 +23,14 @@ def run_locally(request: RunRequest) -> str:
     with open_run(request) as run:
         to_make = [step for step in plan(run) if step.action == "run"]
         if not to_make:
+            _remove_left_over(run)
             return f"{_nothing_to_do(run)} ({time.monotonic() - started:.1f} s). --rerun STAGE rebuilds one."
         _check_sources(run)
         first, *others = to_make
         log("Stale: " + ", ".join([f"{first.stage} ({first.why})", *(step.stage for step in others)]))
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the server gets every line
+        import httpx  # slow to load, as Prefect is
+
         try:
             with run.lake.lock():
                 server = prefect_server("--no-scheduler", "--no-ui")
@@ -36,6 +40,12 @@ def run_locally(request: RunRequest) -> str:
                     ran, skipped = run_as_flow(run)
         except (UserError, StageFailed) as error:
             raise RunFailed(str(error)) from error
+        except httpx.HTTPError as error:  # a stage's own are none of these
+            said = str(error).partition("\n")[0] or type(error).__name__
+            raise RunFailed(
+                f"Prefect's server does not answer as it should ({said}). What is finished is kept: run again, and it "
+                "goes on from there."
+            ) from error
         return summary(run, ran, skipped, time.monotonic() - started)
 
 
@@ -43,6 +53,13 @@ def _nothing_to_do(run: Run) -> str:
     only, to = run.selection.only, run.selection.to
     what = f"{only} is" if only else f"every stage{f' up to {to}' if to else ''} is"
     return f"Nothing to do: {what} fresh"
+
+
+def _remove_left_over(run: Run) -> None:
+    """Remove what a run left that was killed after its last artifact was published."""
+    if run.lake.leftovers(run.stages):
+        with suppress(UserError):  # another run is writing, or the lake can only be read
+            run.lake.clean(run.stages)
 
 
 def _check_sources(run: Run) -> None:

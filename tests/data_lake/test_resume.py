@@ -155,6 +155,16 @@ def test_after_a_kill_between_two_links_the_next_run_only_links(lake: Lake) -> N
     assert lake.state(two_tables()).kind == "fresh"
 
 
+def test_what_a_kill_after_publishing_left_is_cleaned(lake: Lake) -> None:
+    lake.run(profiles([]))
+    [artifact] = (lake.home / "domain_profiles").glob("[!.c]*")
+    left_over = lake.home / "domain_profiles" / f".shards-{artifact.name}"
+    left_over.mkdir()
+    assert lake.leftovers([profiles([])]) == [left_over]
+    lake.clean([profiles([])])
+    assert sorted(path.name for path in (lake.home / "domain_profiles").iterdir()) == sorted([artifact.name, "current"])
+
+
 def test_a_kill_while_replacing_leaves_the_old_artifact_current(lake: Lake) -> None:
     lake.run(two_tables())
     before = lake.path("items")

@@ -20,7 +20,10 @@ from data_lake.manifest import hash_file
 from tests.faults.disk import Disk
 from tests.pipeline.stub_endpoint import StubEndpoint, completion
 
-SETTINGS = """
+CONCURRENCY = 4
+"""Requests under way at a time."""
+
+SETTINGS = f"""
 dataset = "tiny"
 [data]
 interactions = "sample/interactions.csv"
@@ -34,9 +37,10 @@ probes = 10
 rows_per_shard = 12
 [llm]
 model = "m"
+max_failed = 0
 [openai]
 base_url = "http://127.0.0.1:1/v1"
-concurrency = 4
+concurrency = {CONCURRENCY}
 retries = 2
 [train]
 threads = 1

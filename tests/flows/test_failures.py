@@ -117,3 +117,33 @@ def test_a_run_ends_with_a_sentence_once_prefect_s_server_is_gone(place, whose, 
     done = place.python("-c", GONE, whose)
     assert done.returncode == 1
     assert done.stderr == f"error: {told}. What is finished is kept: run again, and it goes on from there.\n"
+
+
+ODD = """
+import httpx
+
+from flows import cli, nightly
+
+def run_as_flow(run):
+    raise httpx.ReadError("the server broke off\\nmore of it")
+
+nightly.run_as_flow = run_as_flow
+cli.main()
+"""
+
+
+def test_a_prefect_server_that_answers_badly_is_one_sentence(place):
+    place.config.write_text(place.config.read_text() + "[recommend]\ntop = 3\n")
+    done = place.python("-c", ODD, "run")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[1:] == [
+        "error: Prefect's server does not answer as it should (the server broke off). What is finished is kept: run "
+        "again, and it goes on from there."
+    ]
+
+
+def test_a_run_with_nothing_to_do_removes_what_a_killed_one_left(place):
+    left_over = place.lake.home / "items" / ".tmp-half"
+    left_over.touch()
+    assert place.edt("run").stdout.startswith("Nothing to do")
+    assert not left_over.exists()
