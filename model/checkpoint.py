@@ -8,11 +8,12 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pydantic import BaseModel, Field, NonNegativeInt
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,10 +21,13 @@ from torch import Tensor, nn
 from data_lake.config import Config
 from data_lake.errors import UserError
 from data_lake.schemas import CHECKPOINT
+from data_lake.settings_errors import parse
 from data_lake.tables import check, read_tables
 from model.config import NetworkConfig, PretrainConfig
 from model.lazy_adamw import LazyAdamW
 from model.weight_average import WeightAverage
+
+T = TypeVar("T")
 
 HISTORY = "history.parquet"
 MODEL = "model.safetensors"
@@ -70,6 +74,25 @@ class Progress:
         return cls(given["epoch"], given["steps"], given["loss"], parts, given["learning_rate"])
 
 
+class Trained(BaseModel, frozen=True):
+    """The settings among those of config.json that shape a network."""
+
+    network: NetworkConfig
+
+
+class About(BaseModel, frozen=True):
+    """What config.json tells of a phase's weights, whoever wrote it."""
+
+    phase: Literal["pretrain", "finetune"]
+    train: Trained
+    domains: tuple[str, ...]
+    items: NonNegativeInt
+    text_size: NonNegativeInt
+    profile_size: int = Field(ge=0, le=65_536)
+    catalogue: str = ""
+    """An earlier version did not write it."""
+
+
 class PhaseCheckpoint:
     """Read and write one phase's folder."""
 
@@ -100,11 +123,18 @@ class PhaseCheckpoint:
         path = self.path / "config.json"
         try:
             config = json.loads(path.read_text())
-        except ValueError as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path} is corrupted ({error}). Delete its folder and train again.") from error
         if not isinstance(config, dict):
             raise UserError(f"{path} is corrupted: it holds no object. Delete its folder and train again.")
         return _with_new_names(config)
+
+    def about(self) -> About:
+        """Return what config.json tells of the weights in this folder."""
+        try:
+            return parse(About, self.config())
+        except UserError as error:
+            raise UserError(f"{self.path / 'config.json'}: {error}") from error
 
     def has_state(self) -> bool:
         """Whether an epoch was saved here."""
@@ -135,10 +165,12 @@ class PhaseCheckpoint:
         path = self.path / STATE
         if not self.has_state():
             return None
+        shapes = {name: weight.shape for name, weight in network.state_dict().items()}
+        check_weights(path, shapes, "weights.")
         tensors = load_tensors(path)
         with safe_open(path, framework="pt") as file:
             progress = Progress.from_json(json.loads(file.metadata()["progress"]))
-        load_weights(network, _under(tensors, "weights."), path)
+        network.load_state_dict(_under(tensors, "weights."))
         average.load(_under(tensors, "average.") or _under(tensors, "weights."))  # an earlier version has the latter
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under(tensors, "optimizer.").items():
@@ -155,13 +187,14 @@ class PhaseCheckpoint:
 
     def check_network(self, other: Mapping[str, Any]) -> None:
         """Refuse weights of a network of other settings."""
-        differ = _difference(self.config()["train"]["network"], other)
+        differ = _difference(self.about().train.network.model_dump(mode="json"), other)
         if differ:
             raise UserError(f"{self.path} holds another network: {differ}. Run the phase 'pretrain' again.")
 
     def load_best(self, network: nn.Module) -> None:
         """Load the weights of the best epoch."""
-        load_weights(network, load_tensors(self.path / MODEL), self.path / MODEL)
+        check_weights(self.path / MODEL, {name: weight.shape for name, weight in network.state_dict().items()})
+        network.load_state_dict(load_tensors(self.path / MODEL))
 
     def history(self) -> list[dict[str, Any]]:
         """Return one row per evaluated epoch."""
@@ -194,21 +227,37 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read a file of tensors, names of earlier versions as they are now, or say that it is corrupted."""
     try:
         tensors: dict[str, Tensor] = load_file(path)
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is corrupted ({error}). Delete its folder and train again.") from error
     return {_new_tensor_name(name): tensor for name, tensor in tensors.items()}
 
 
-def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Load the tensors of a file into a network, or say which does not fit."""
-    own = network.state_dict()
-    for name in sorted(own.keys() | tensors.keys()):
-        if name not in own or name not in tensors or own[name].shape != tensors[name].shape:
+def check_weights(path: Path, wanted: Mapping[str, tuple[int, ...]], prefix: str = "") -> None:
+    """Compare the names and shapes in a file's header with those that a network has; say which does not fit.
+
+    No weight is read: what does not fit costs no memory. `prefix` begins the names that are looked at.
+    """
+    held = _under(_shapes(path), prefix)
+    for name in sorted(held.keys() | wanted.keys()):
+        there, needed = held.get(name), wanted.get(name)
+        if there is None or needed is None or there != tuple(needed):
             raise UserError(
-                f"{path} holds the weights of another version's network: {name} does not fit. Delete its folder and "
-                "train again."
+                f"{path} holds the weights of another network: tensor {name} is {_shape(there)} in it, and "
+                f"{_shape(needed)} in the network of its settings and items. Delete its folder and train again."
             )
-    network.load_state_dict(tensors)
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor by its present name, from the file's header."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {_new_tensor_name(name): tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is corrupted ({error}). Delete its folder and train again.") from error
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else " x ".join(map(str, shape)) or "a number"
 
 
 def _new_tensor_name(name: str) -> str:
@@ -221,20 +270,22 @@ def _new_tensor_name(name: str) -> str:
 
 def _with_new_names(config: dict[str, Any]) -> dict[str, Any]:
     """Return a config.json with settings named as they are now, without those that are gone and did nothing."""
-    train = config.get("train", {})
+    train = config.get("train")
+    if not isinstance(train, dict):
+        return config
     kinds: dict[str, type[Config]] = {"network": NetworkConfig, "pretrain": PretrainConfig}
     for section, kind in kinds.items():
-        if section not in train:
+        if not isinstance(train.get(section), dict):
             continue
         removed = REMOVED[section]
         kept = {name: value for name, value in train[section].items() if (name, value) not in removed.items()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the user did not write this file
             train = train | {section: ADDED.get(section, {}) | kind.with_new_names(kept)}
-    return config | {"train": train} if train else config
+    return config | {"train": train}
 
 
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _under(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 

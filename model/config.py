@@ -10,6 +10,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from data_lake.config import Config, RenamedSettingWarning
 
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+Width = Annotated[int, Field(gt=0, le=16_384)]
+"""Of a layer. The bounds of the network's shape are far above what helps: they keep out files that ask for memory."""
+
 NextItem = Literal["softmax", "bce"]
 Align = Literal["own", "release"]
 PHASES = {"pretrain": "pretrained", "finetune": "checkpoint"}
@@ -23,10 +26,10 @@ class NetworkConfig(Config):
 
     renamed: ClassVar[Mapping[str, str]] = {"id_start": "id_init", "trends": "recency_half_lives"}
 
-    hidden: PositiveInt = 128
-    blocks: PositiveInt = 1
+    hidden: Width = 128
+    blocks: Annotated[int, Field(gt=0, le=256)] = 1
     heads: PositiveInt = 2
-    feedforward: PositiveInt = 512
+    feedforward: Width = 512
     dropout: Rate = 0.5
     """Inside the transformer's blocks."""
 
@@ -36,7 +39,7 @@ class NetworkConfig(Config):
     item_dropout: Rate = 0.2
     """Of the items that the transformer reads, each dropped whole."""
 
-    max_length: PositiveInt = 50
+    max_length: Annotated[int, Field(gt=0, le=65_536)] = 50
     """Real items of a history that are read, the latest ones; synthetic items among them do not count."""
 
     item_text: bool = True
@@ -60,14 +63,14 @@ class NetworkConfig(Config):
     temperature: PositiveFloat = 0.07
     """Divides every score."""
 
-    recency_half_lives: tuple[PositiveFloat, ...] = (5.0, 20.0, 80.0, 1000.0)
+    recency_half_lives: Annotated[tuple[PositiveFloat, ...], Field(max_length=16)] = (5.0, 20.0, 80.0, 1000.0)
     """Half-lives in days of the recency popularity that a score takes in; empty: off, as where the data tells no real
     times."""
 
     domain_heads: bool = True
     """Phase 1 turns its shared state into a query by one linear map per target domain."""
 
-    bottleneck: PositiveInt = 64
+    bottleneck: Width = 64
     bottleneck_dropout: Rate = 0.3
 
     @model_validator(mode="after")

@@ -19,7 +19,7 @@ from torch import Tensor
 from data_lake.errors import UserError
 from data_lake.schemas import TRAINING_SET
 from data_lake.tables import empty, read_tables, write_parts
-from model.checkpoint import MODEL, PhaseCheckpoint, load_tensors
+from model.checkpoint import MODEL, PhaseCheckpoint, check_weights, load_tensors
 from model.config import RecommendConfig
 from model.data.training_set import Ints
 from model.evaluation.scoring import NetworkScorer
@@ -55,7 +55,9 @@ def load_exported(folder: Path, cfg: RecommendConfig) -> Recommender:
     found = Recommender.load(folder / CATALOGUE, folder, cfg)
     recency = found.scorer.network.recency_popularity
     if recency is not None:
-        recency.counts[:, recency.now] = load_tensors(folder / POPULARITY)["counts"].to(recency.counts.device)
+        now = recency.counts[:, recency.now]
+        check_weights(folder / POPULARITY, {"counts": now.shape})
+        now.copy_(load_tensors(folder / POPULARITY)["counts"])
     return found
 
 

@@ -18,6 +18,7 @@ from data_lake.errors import UserError
 from data_lake.schemas import TRAINING_SET
 from data_lake.tables import check
 from model.data.positions import check_positions
+from model.data.sizes import check_scopes
 
 KINDS: dict[str, DTypeLike] = {
     "items": np.int32, "times": np.int64, "splits": np.int8, "synthetic": np.bool_, "weights": np.float32,
@@ -67,7 +68,9 @@ def stream_sequences(folder: Path, users: int, items: int) -> dict[str, NDArray[
     return arrays
 
 
-def stream_profiles(folder: Path, users: int) -> dict[str, tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+def stream_profiles(
+    folder: Path, users: int, domains: tuple[str, ...]
+) -> dict[str, tuple[NDArray[np.float32], NDArray[np.bool_]]]:
     """Return, per scope, the vectors (users, P), zero where there is none, and where there is one (users,)."""
     scopes: dict[str, tuple[NDArray[np.float32], NDArray[np.bool_]]] = {}
     for table in _row_groups(folder, "profile_vectors"):
@@ -82,6 +85,7 @@ def stream_profiles(folder: Path, users: int) -> dict[str, tuple[NDArray[np.floa
         vectors = column.flatten().to_numpy().reshape(-1, width)
         if not np.isfinite(vectors).all():
             raise UserError(f"{folder}/profile_vectors: a vector holds what is no number. Build it again.")
+        check_scopes(names.dictionary.to_pylist(), domains, str(folder))
         for number, scope in enumerate(names.dictionary.to_pylist()):
             if scope not in scopes:
                 scopes[scope] = mapped(np.float32, (users, width)), np.zeros(users, np.bool_)

@@ -19,10 +19,14 @@ from data_lake.errors import UserError
 from data_lake.schemas import SPLITS, TRAIN, TRAINING_SET, TRAINING_SET_VERSION
 from data_lake.tables import empty, read_tables
 from model.data.positions import check_positions
+from model.data.sizes import check_domains, check_matrix, check_scopes, check_sizes
 from model.data.streaming import KINDS, mapped, stream_profiles, stream_sequences
 
 USERS_AT_ONCE = 65_536
 POSITIONS_AT_ONCE = 2**22
+
+TIMES = ("real", "order")
+"""What a training set says of its times."""
 
 DAY = 86_400_000
 """Milliseconds."""
@@ -187,6 +191,7 @@ class TrainingSet:
         if not (folder / "info").is_dir():
             raise UserError(f"{folder} is no training set: no folder 'info'. Pass what `edt path training_set` prints.")
         streamed = ("sequences", "profile_vectors") if stream else ()
+        check_sizes(folder)
         tables = {name: read_tables(folder, TRAINING_SET, name) for name in TRAINING_SET.tables if name not in streamed}
         if not stream:
             return cls.from_tables(tables, str(folder))
@@ -195,7 +200,7 @@ class TrainingSet:
         long = stream_sequences(folder, whole.n_users, whole.n_items)
         profiles = {
             scope: Profiles(vectors, present)
-            for scope, (vectors, present) in stream_profiles(folder, whole.n_users).items()
+            for scope, (vectors, present) in stream_profiles(folder, whole.n_users, whole.domains).items()
         }
         return replace(
             whole, offsets=long["offsets"], items=long["items"], times=long["times"], splits=long["splits"],
@@ -211,6 +216,11 @@ class TrainingSet:
                 f"{where}: info must be one row of contract version {TRAINING_SET_VERSION}. Build it again."
             )
         domains = tuple(info[0]["domains"])
+        check_domains(domains, where)
+        if info[0]["times"] not in TIMES:
+            raise UserError(f"{where}: info.times is {info[0]['times']!r}, not one of {TIMES}. Build it again.")
+        if info[0]["candidates_seed"] < 0:
+            raise UserError(f"{where}: info.candidates_seed {info[0]['candidates_seed']} is negative. Build it again.")
         users = _numbered(tables["users"], "user", where)
         sequences = _numbered(tables["sequences"], "user", where, count=users.num_rows)
         items = _numbered(tables["items"], "item", where)
@@ -225,8 +235,6 @@ class TrainingSet:
                 raise UserError(f"{where}/sequences: lists of '{name}' and 'items' differ in length. Build it again.")
         flat = {name: column.flatten().to_numpy(zero_copy_only=False) for name, column in lists.items()}
         check_positions(flat, offsets, items.num_rows, where)
-        if len(set(domains)) < len(domains):
-            raise UserError(f"{where}: info.domains {list(domains)} names one twice. Build it again.")
         if items.num_rows and pc.min(items["train_actions"]).as_py() < 0:
             raise UserError(f"{where}/items: 'train_actions' is negative. Build it again.")
         return cls(
@@ -247,7 +255,7 @@ class TrainingSet:
             train_actions=np.concatenate([[0], items["train_actions"].to_numpy()]),
             item_vectors=vectors,
             has_text=has_text,
-            profiles=_profiles(tables["profile_vectors"], users.num_rows, where),
+            profiles=_profiles(tables["profile_vectors"], users.num_rows, domains, where),
             has_real_times=info[0]["times"] == "real",
         )
 
@@ -304,6 +312,7 @@ def _vectors(table: pa.Table, rows: Ints, height: int, where: str) -> tuple[Floa
     column = table["vector"].combine_chunks()
     valid = column.is_valid().to_numpy(zero_copy_only=False)
     width = column.type.list_size if valid.any() else 0
+    check_matrix(height, width, int(valid.sum()), where)
     matrix, present = np.zeros((height, width), np.float32), np.zeros(height, np.bool_)
     if not width:
         return matrix, present
@@ -317,10 +326,11 @@ def _vectors(table: pa.Table, rows: Ints, height: int, where: str) -> tuple[Floa
     return matrix, present
 
 
-def _profiles(table: pa.Table, n_users: int, where: str) -> dict[str, Profiles]:
+def _profiles(table: pa.Table, n_users: int, domains: tuple[str, ...], where: str) -> dict[str, Profiles]:
     encoded = table["scope"].combine_chunks().dictionary_encode()
     numbers = encoded.indices.to_numpy()
     profiles = {}
+    check_scopes(encoded.dictionary.to_pylist(), domains, where)
     for number, scope in sorted(enumerate(encoded.dictionary.to_pylist()), key=lambda pair: pair[1]):
         part = table.filter(pa.array(numbers == number))
         vectors, present = _vectors(part, _numbers(part, "user") - 1, n_users, f"{where}/profile_vectors")

@@ -3,7 +3,6 @@
 Letters used in this file: B users, L positions, M items of a domain, T time bins, D hidden size.
 """
 
-from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,12 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_lake.errors import UserError
-from data_lake.settings_errors import parse
-from model.checkpoint import MODEL, PhaseCheckpoint, load_tensors, load_weights
-from model.config import NetworkConfig
+from model.checkpoint import MODEL, About, PhaseCheckpoint, check_weights
 from model.data.sequences import Sequences
 from model.data.training_set import TrainingSet
-from model.network.network import Encoded, Network, Predictions, build_network
+from model.network.network import Encoded, Network, Predictions, build_network, weight_shapes
 
 CPU = torch.device("cpu")
 
@@ -112,22 +109,27 @@ def load_scorer(folder: str | Path, data: TrainingSet, device: torch.device = CP
     folder = Path(folder)
     if not (folder / MODEL).is_file():
         raise UserError(f"{folder} holds no {MODEL}. Run `python -m model train` first.")
-    about = PhaseCheckpoint(folder).config()
+    checkpoint = PhaseCheckpoint(folder)
+    about = checkpoint.about()
     check_shape(about, data, folder)
-    cfg = parse(NetworkConfig, about["train"]["network"])
-    network = build_network(cfg, data, about["profile_size"])
-    if about["phase"] == "finetune":
+    cfg, is_adapted = about.train.network, about.phase == "finetune"
+    check_weights(folder / MODEL, weight_shapes(cfg, data, about.profile_size, is_adapted))
+    network = build_network(cfg, data, about.profile_size)
+    if is_adapted:
         network.add_domain_adapters(len(data.domains))
-    load_weights(network, load_tensors(folder / MODEL), folder / MODEL)
+    checkpoint.load_best(network)
     network.to(device).eval()
     return NetworkScorer(network, data, Sequences(data, cfg.max_length, device))
 
 
-def check_shape(about: Mapping[str, Any], data: TrainingSet, folder: Path) -> None:
-    """Refuse weights that were trained for other items or domains; `about` is the folder's config.json."""
-    shape = {"domains": list(data.domains), "items": data.n_items, "text_size": data.item_vectors.shape[1]}
-    for name, value in shape.items():
-        if about[name] != value:
-            raise UserError(f"{folder} was trained with {name} = {about[name]}, the data has {value}. Train again.")
-    if about.get("catalogue") != data.catalogue:  # an earlier version did not write it
+def check_shape(about: About, data: TrainingSet, folder: Path) -> None:
+    """Refuse weights that were trained for other items or domains; `about` is what the folder's config.json says."""
+    for name, held, value in (
+        ("domains", list(about.domains), list(data.domains)),
+        ("items", about.items, data.n_items),
+        ("text_size", about.text_size, data.item_vectors.shape[1]),
+    ):
+        if held != value:
+            raise UserError(f"{folder} was trained with {name} = {held}, the data has {value}. Train again.")
+    if about.catalogue != data.catalogue:
         raise UserError(f"{folder} was trained with other items than those of the data. Train again.")

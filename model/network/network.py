@@ -200,5 +200,21 @@ def build_network(cfg: NetworkConfig, data: TrainingSet, profile_size: int) -> N
         text[~has_text] = 0.0
     item_vectors = ItemVectors(text, has_text, torch.from_numpy(data.train_actions > 0), cfg)
     half_lives = cfg.recency_half_lives
-    recency = RecencyPopularity(data, half_lives) if half_lives else None
+    recency = RecencyPopularity.of(data, half_lives) if half_lives else None
     return Network(cfg, item_vectors, recency, profile_size, len(data.domains))
+
+
+def weight_shapes(cfg: NetworkConfig, data: TrainingSet, profile_size: int, is_adapted: bool) -> dict[str, torch.Size]:
+    """Return the name and shape of every weight of a network, which is not made: no memory is taken for any.
+
+    is_adapted: with a domain adapter per domain, as in phase 2.
+    """
+    domains, (items, text_size) = len(data.domains), data.item_vectors.shape
+    with torch.device("meta"):
+        text, is_there = torch.empty((items, text_size)), torch.empty(items, dtype=torch.bool)
+        counts = torch.empty((items, 2, len(cfg.recency_half_lives)))
+        recency = RecencyPopularity(torch.empty(0), counts, domains, False) if cfg.recency_half_lives else None
+        network = Network(cfg, ItemVectors(text, is_there, is_there, cfg), recency, profile_size, domains)
+        if is_adapted:
+            network.add_domain_adapters(domains)
+    return {name: weight.shape for name, weight in network.state_dict().items()}

@@ -36,9 +36,17 @@ class RecencyPopularity(nn.Module):
     bin_edges: Tensor  # (M,) milliseconds, rising
     counts: Tensor  # (items + 1, M + 2, H) log(1 + count) in half precision
 
-    def __init__(self, data: TrainingSet, half_lives: tuple[float, ...]) -> None:
-        """half_lives: (H,) days after which an action counts half."""
+    def __init__(self, bin_edges: Tensor, counts: Tensor, domains: int, is_split_by_time: bool) -> None:
+        """is_split_by_time: training ends before the first target, so all of it is known when a target is scored."""
         super().__init__()
+        self.register_buffer("bin_edges", bin_edges, persistent=False)
+        self.register_buffer("counts", counts, persistent=False)
+        self.weight = nn.Parameter(torch.zeros(domains, counts.shape[2]))
+        self.is_split_by_time = is_split_by_time
+
+    @classmethod
+    def of(cls, data: TrainingSet, half_lives: tuple[float, ...]) -> "RecencyPopularity":
+        """Count the actions of a training set. half_lives: (H,) days after which an action counts half."""
         height = len(data.item_domain)
         bin_edges = _bin_edges(data, min(TIME_BINS, CELLS // height))
         counts = torch.zeros((height, len(bin_edges) + 2, len(half_lives)), dtype=torch.float16)
@@ -46,12 +54,9 @@ class RecencyPopularity(nn.Module):
         for column, days in enumerate(half_lives):
             counts[:, 1:-1, column] = log_counts(data.real_actions([TRAIN]), bin_edges, days, height)
             counts[:, -1:, column] = log_counts(data.real_actions(SPLITS), now, days, height)
-        self.register_buffer("bin_edges", torch.from_numpy(bin_edges), persistent=False)
-        self.register_buffer("counts", counts, persistent=False)
-        self.weight = nn.Parameter(torch.zeros(len(data.domains), len(half_lives)))
         targets = [int(times.min()) for times, _ in data.real_actions([VALIDATION])]
-        self.is_split_by_time = bool(len(bin_edges) and targets and bin_edges[-1] <= min(targets))
-        """Whether training ends before the first target, so that all of it is known when a target is scored."""
+        is_split_by_time = bool(len(bin_edges) and targets and bin_edges[-1] <= min(targets))
+        return cls(torch.from_numpy(bin_edges), counts, len(data.domains), is_split_by_time)
 
     @property
     def end_of_training(self) -> int:

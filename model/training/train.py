@@ -74,7 +74,7 @@ def _load_pretrained(network: Network, data: TrainingSet, cfg: TrainConfig, pret
     if not (pretrained / MODEL).exists():
         raise UserError(f"{pretrained} holds no phase-1 weights. Run the phase 'pretrain' first.")
     before = PhaseCheckpoint(pretrained)
-    check_shape(before.config(), data, pretrained)
+    check_shape(before.about(), data, pretrained)
     before.check_network(cfg.network.model_dump(mode="json"))
     before.load_best(network)
     network.add_domain_adapters(len(data.domains), cfg.finetune.domain_weight, cfg.finetune.domain_weight_learnt)

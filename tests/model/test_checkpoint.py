@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +117,10 @@ def test_phase_two_of_an_earlier_version_is_refused_in_one_sentence(
     for phase, name in PHASES.items():
         train(tiny, small, phase, tmp_path / name, tmp_path / "pretrained")  # type: ignore[arg-type]
     with_trained_positions(tmp_path / "checkpoint")
-    refused = r"{} holds the weights of another version's network: domain_adapters\.0\.positions\.weight does not fit"
+    refused = (
+        r"{} holds the weights of another network: tensor domain_adapters\.0\.positions\.weight is 8 x 8 in it, "
+        "and missing in the network of its settings and items"
+    )
     with pytest.raises(UserError, match=refused.format(r"model\.safetensors")):
         load_scorer(tmp_path / "checkpoint", tiny)
     with pytest.raises(UserError, match=refused.format(r"train_state\.safetensors")):
@@ -145,12 +150,84 @@ def test_a_state_of_an_earlier_version_is_loaded(tiny: TrainingSet, small: Train
     assert (progress.epoch, set(progress.parts)) == (3, {"next_item", "align"})
 
 
+STRANGE_SETTINGS: dict[str, tuple[dict[str, Any] | None, str]] = {
+    "15 GB of weights": ({"hidden": 16_000, "feedforward": 16_000}, r"tensor \S+ is [\d x]+ in it, and 16000 in the"),
+    "a width that no network has": ({"hidden": 1_000_000}, r"\[train\.network\] hidden: .* or equal to 16384"),
+    "no end of blocks": ({"blocks": 10**9}, r"\[train\.network\] blocks: .* less than or equal to 256, not 1000000000"),
+    "no end of half-lives": ({"recency_half_lives": [1.0] * 99}, r"\[train\.network\] recency_half_lives: .* most 16"),
+    "one block more": ({"blocks": 3}, r"tensor blocks\.2\.attention_norm\.bias is missing in it, and 8 in the network"),
+    "one half-life less": ({"recency_half_lives": [5.0]}, r"recency_popularity\.weight is 2 x 4 in it, and 2 x 1 in"),
+    "no settings": (None, r"config\.json: \[train\] network: input should be .*, not None"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", STRANGE_SETTINGS)
+def test_weights_of_other_settings_are_refused_before_a_network_is_made(
+    trained_copy: tuple[TrainingSet, Path], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, folder = trained_copy
+    settings, reason = STRANGE_SETTINGS[kind]
+    change(folder, lambda config: config["train"].update(network=settings and config["train"]["network"] | settings))
+
+    def never(*_: object) -> None:
+        raise AssertionError("memory was taken")
+
+    monkeypatch.setattr("model.evaluation.scoring.build_network", never)
+    with pytest.raises(UserError, match=reason):
+        load_scorer(folder, data)
+
+
+@pytest.mark.parametrize(
+    ("about", "reason"),
+    [
+        ({"profile_size": 10**9}, r"config\.json: profile_size: .* less than or equal to 65536"),
+        ({"profile_size": 6}, r"tensor profile\.adapter\.up\.weight is 8 x 5 in it, and 8 x 6 in the network"),
+        ({"items": 10**12}, r"was trained with items = 1000000000000, the data has 30"),
+        ({"items": -1}, r"config\.json: items: .* greater than or equal to 0, not -1"),
+        ({"domains": "ab"}, r"config\.json: domains: .*valid tuple"),
+        ({"phase": "both"}, r"config\.json: phase: .*'pretrain' or 'finetune', not 'both'"),
+        ({"train": []}, r"config\.json: train: "),
+    ],
+)
+def test_what_a_stranger_says_of_weights_is_checked(
+    trained_copy: tuple[TrainingSet, Path], about: dict[str, Any], reason: str
+) -> None:
+    data, folder = trained_copy
+    change(folder, lambda config: config.update(about))
+    with pytest.raises(UserError, match=reason):
+        load_scorer(folder, data)
+
+
+def test_a_missing_weight_is_named_with_the_shape_that_it_should_have(trained_copy: tuple[TrainingSet, Path]) -> None:
+    data, folder = trained_copy
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["norm.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(
+        UserError, match=r"model\.safetensors .* tensor norm\.weight is missing in it, and 8 in the net"
+    ):
+        load_scorer(folder, data)
+
+
+@pytest.fixture
+def trained_copy(trained: tuple[Path, Path], tiny: TrainingSet, tmp_path: Path) -> tuple[TrainingSet, Path]:
+    """A training set, and a copy of the folder of phase 2 of a run on it."""
+    return tiny, Path(shutil.copytree(trained[1] / "checkpoint", tmp_path / "checkpoint"))
+
+
+def change(folder: Path, how: Callable[[dict[str, Any]], object]) -> None:
+    """Change what a folder's config.json says."""
+    config = json.loads((folder / "config.json").read_text())
+    how(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def test_a_setting_that_is_gone_is_named_where_it_did_something(
     tiny: TrainingSet, small: TrainConfig, tmp_path: Path
 ) -> None:
     train(tiny, small, "pretrain", tmp_path, tmp_path)
     as_earlier(tmp_path, text_dropout=0.1)
-    with pytest.raises(UserError, match=r"unknown setting text_dropout"):
+    with pytest.raises(UserError, match=r"config\.json: unknown setting \[train\.network\] text_dropout"):
         load_scorer(tmp_path, tiny)
 
 

@@ -16,6 +16,7 @@ from data_lake.errors import UserError
 from model.config import LossConfig, TrainConfig
 from model.data.batches import epoch_batches, trainable_users
 from model.data.sequences import Batch, Sequences
+from model.data.sizes import check_matrix
 from model.data.training_set import TrainingSet
 from model.loss.scores import Catalogue
 from model.loss.softmax import SampledSoftmax
@@ -324,6 +325,81 @@ def test_a_domain_that_is_named_twice_is_refused() -> None:
     tables["info"] = tables["info"].set_column(place, "domains", pa.array([["a", "b", "a"]]))
     with pytest.raises(UserError, match="names one twice"):
         TrainingSet.from_tables(tables)
+
+
+def test_more_domains_than_are_ever_there_are_refused() -> None:
+    assert_info_is_refused("domains", [[f"d{number}" for number in range(1001)]], "names 1001; at most 1000 are read")
+
+
+def test_times_of_an_unknown_kind_are_refused() -> None:
+    assert_info_is_refused("times", ["guessed"], "info.times is 'guessed'")
+
+
+def test_a_negative_seed_is_refused() -> None:
+    assert_info_is_refused("candidates_seed", [-1], "candidates_seed -1 is negative")
+
+
+def assert_info_is_refused(column: str, values: list[Any], reason: str) -> None:
+    tables = tiny_tables()
+    place = tables["info"].schema.get_field_index(column)
+    tables["info"] = tables["info"].set_column(place, column, pa.array(values))
+    with pytest.raises(UserError, match=reason):
+        TrainingSet.from_tables(tables)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_profiles_of_what_is_no_domain_are_refused(tmp_path: Path, stream: bool) -> None:
+    tables = tiny_tables()
+    scopes = pa.array(["nowhere", *tables["profile_vectors"]["scope"].to_pylist()[1:]])
+    tables["profile_vectors"] = tables["profile_vectors"].set_column(1, "scope", scopes)
+    with pytest.raises(UserError, match="profile_vectors: scope 'nowhere' is no domain"):
+        TrainingSet.load(written(tables, tmp_path), stream)
+
+
+@pytest.mark.parametrize(("rows", "width", "reason"), [
+    (10**6, 384, r"1 of 1000000 have a vector, of 384 numbers; few for 1\.5 GB"),
+    (2, 20_000, r"a vector has 20000 numbers; at most 16384 are read"),
+])  # fmt: skip
+def test_a_matrix_that_is_nearly_empty_is_refused_before_it_is_made(rows: int, width: int, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        check_matrix(rows, width, 1, "vectors")
+
+
+def test_a_matrix_with_few_gaps_or_little_memory_is_made() -> None:
+    check_matrix(10**6, 384, 1000, "vectors")
+    check_matrix(1000, 384, 0, "vectors")
+
+
+BOMBS: dict[str, tuple[str, Callable[[pa.Table], pa.Table]]] = {
+    "one history of a million zeros": (
+        "sequences", lambda table: table.slice(0, 1).set_column(4, "synthetic", zeros(1_000_000)),
+    ),
+    "one title of 16 kilobytes a thousand times": (
+        "items",
+        lambda table: pa.concat_tables([table] * 34).slice(0, 1000).set_column(3, "title", titles(1000)),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_small_file_that_becomes_large_is_refused_before_it_is_read(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, change = BOMBS[kind]
+    tables = tiny_tables()
+    folder = written(tables | {name: change(tables[name])}, tmp_path)
+    monkeypatch.setattr("model.data.sizes.FREELY_UNPACKED", 2**18)
+    monkeypatch.setattr("model.data.training_set.read_tables", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(UserError, match=f"{name}/part-00000.parquet: unpacked it is more than 100 times its size"):
+        TrainingSet.load(folder)
+
+
+def zeros(count: int) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array([0, count], pa.int32()), pa.array(np.zeros(count, np.int8), pa.int8()))
+
+
+def titles(count: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), ["t" * 2**14])
 
 
 def written(tables: dict[str, pa.Table], folder: Path) -> Path:

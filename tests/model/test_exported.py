@@ -1,5 +1,6 @@
 """A phase as a folder of its own, and as a program: the same scores."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from data_lake.errors import UserError
 from model.config import RecommendConfig
@@ -53,6 +55,18 @@ def test_no_user_is_in_an_exported_model(folder: Path) -> None:
 def test_another_folder_is_no_exported_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no exported model: no folder 'catalogue'"):
         load_exported(tmp_path, CFG)
+
+
+def test_popularity_of_other_items_is_refused(folder: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    save_file({"counts": torch.zeros(32, 4)}, other / "popularity.safetensors")
+    with pytest.raises(
+        UserError, match=r"popularity\.safetensors .* tensor counts is 32 x 4 in it, and 31 x 4 in the net"
+    ):
+        load_exported(other, CFG)
+    (other / "popularity.safetensors").unlink()
+    with pytest.raises(UserError, match=r"popularity\.safetensors is corrupted"):
+        load_exported(other, CFG)
 
 
 @pytest.mark.parametrize("domain", ["a", "b"])

@@ -40,7 +40,7 @@ def test_a_count_fades_from_bin_to_bin_as_it_would_at_once() -> None:
 
 def test_a_count_holds_only_training_actions_before_its_time_bin() -> None:
     data = world({"u": f"a1@0 a1@{DAY} *a2@{DAY} a1@{2 * DAY}:validation", "v": f"a2@{DAY} a3@{2 * DAY}"}, ITEMS)
-    recency = RecencyPopularity(data, (1e9,))
+    recency = RecencyPopularity.of(data, (1e9,))
     assert counted(recency, 1, 0) == [0]  # not its own action
     assert counted(recency, 1, DAY) == pytest.approx([1], rel=1e-2)
     assert counted(recency, 2, DAY) == [0]
@@ -53,7 +53,7 @@ def test_bin_edges_stand_among_the_training_actions_and_after_all(
 ) -> None:
     monkeypatch.setattr("model.network.recency_popularity.TIME_BINS", most)
     data = world({"u": "a1@5 a1@6 a1@9 a1@11:test", "v": "a1@5 *a2@6 a1@7 a1@9"}, ITEMS)
-    assert RecencyPopularity(data, (1.0,)).bin_edges.tolist() == edges
+    assert RecencyPopularity.of(data, (1.0,)).bin_edges.tolist() == edges
 
 
 def added_popularity(data: TrainingSet, user: int, prefix_length: int) -> list[float]:
