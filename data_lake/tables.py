@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 ROWS_PER_PART = 1_000_000
 ROWS_PER_GROUP = 32_768
+UNREADABLE = (pa.ArrowException, OSError, ValueError)
+"""What Arrow raises on a file that is damaged, or is no Parquet."""
 
 
 class SchemaError(UserError):
@@ -51,9 +53,13 @@ def read_tables(folder: Path, artifact: Artifact, name: str = "", columns: Seque
     for path in paths:
         try:
             parts.append(pq.ParquetFile(path).read(columns=None if columns is None else list(columns)))
-        except (pa.ArrowInvalid, OSError) as error:
+        except UNREADABLE as error:
             raise SchemaError(f"{_title(artifact, name)}: {path} cannot be read as Parquet ({error}).") from error
-    return _check(pa.concat_tables(parts, promote_options="permissive"), artifact, name, schema)
+    try:
+        whole = pa.concat_tables(parts, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise SchemaError(f"{_title(artifact, name)}: the files in {folder / name} differ ({error}).") from error
+    return _check(whole, artifact, name, schema)
 
 
 def open_parts(folder: Path) -> "ds.Dataset":

@@ -1,6 +1,7 @@
 """Everything that a person can set, read from one TOML file."""
 
 import json
+import os
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +26,8 @@ from pipeline.config import (
 )
 
 DEFAULT_FILE = Path("edt.toml")
+LARGEST = 1 << 17
+"""Bytes of a settings file: Python's reader takes a time that grows with the square of a key's dots."""
 DATASET = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 """What the name of a dataset looks like, since a folder is called by it."""
 PROMPTS = frozenset({
@@ -103,9 +106,11 @@ def load_settings(path: str | Path = DEFAULT_FILE, overrides: Iterable[str] = ()
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such settings file. Write one with `edt init`, or name it with --config.")
+    if path.stat().st_size > LARGEST:
+        raise UserError(f"{path}: it has {path.stat().st_size:,} bytes; settings have {LARGEST:,} at most (LARGEST).")
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number of too many digits, too
         raise UserError(f"{path}: not a TOML file: {error}") from error
     for override in overrides:
         _merge(tree, parse_override(override), override)
@@ -131,7 +136,7 @@ def parse_override(override: str) -> dict[str, Any]:
     for text in (value, json.dumps(value, ensure_ascii=False)):
         try:
             return tomllib.loads(f"{key} = {text}")
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             continue
     raise UserError(f"--set {override}: {key!r} is no key; write it as section.key=value.")
 
@@ -153,7 +158,7 @@ def _with_prompts(tree: dict[str, Any], folder: Path, path: tuple[str, ...] = ()
         if isinstance(value, dict):
             found[key] = _with_prompts(value, folder, (*path, key))
         elif isinstance(value, str) and (*path[:1], key) in PROMPTS:
-            found[key] = _read_prompt(f"[{'.'.join(path)}] {key}", folder / Path(value).expanduser())
+            found[key] = _read_prompt(f"[{'.'.join(path)}] {key}", _path(folder, value))
         else:
             found[key] = value
     return found
@@ -167,6 +172,18 @@ def _read_prompt(setting: str, file: Path) -> str:
         raise UserError(f"{setting}: {file} cannot be read as a prompt ({reason}). Name a text file.") from error
 
 
+def _path(folder: Path, value: str) -> Path:
+    """Return a path of the settings, which starts at their folder. Raises UserError for a text that can be none."""
+    path = folder / os.path.expanduser(value)
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return path
+    except (OSError, ValueError) as error:  # too long a name, or a null in it
+        raise UserError(f"{value[:60]!r} in the settings can be no path ({error}). Correct it.") from error
+    return path
+
+
 def _absolute(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return the settings with each path made absolute from the folder of the settings file."""
 
@@ -175,11 +192,11 @@ def _absolute(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
             return {key: files(each) for key, each in value.items()}
         if isinstance(value, list):
             return [files(each) for each in value]
-        return str(folder / Path(value).expanduser()) if isinstance(value, str) and "://" not in value else value
+        return str(_path(folder, value)) if isinstance(value, str) and "://" not in value else value
 
     def model(value: Any) -> Any:
         """A model is a folder where there is one of that name, else a name on a hub."""
-        there = isinstance(value, str) and value and (folder / Path(value).expanduser()).is_dir()
+        there = isinstance(value, str) and value and os.path.isdir(folder / os.path.expanduser(value))
         return files(value) if there else value
 
     paths = {"data": {"interactions": files, "items": files}, "lake": {"root": files}}

@@ -5,7 +5,7 @@ No file holds a time, a duration or a path: the same run writes the same bytes.
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -167,9 +167,13 @@ class PhaseCheckpoint:
             return None
         shapes = {name: weight.shape for name, weight in network.state_dict().items()}
         check_weights(path, shapes, "weights.")
+        if any(name.startswith("average.") for name in _shapes(path)):  # an earlier version has none
+            check_weights(path, {name: mean.shape for name, mean in average.mean.items()}, "average.")
+        check_weights(path, _moments(optimizer, _under(_shapes(path), "optimizer.")), "optimizer.")
+        if lazy:
+            check_weights(path, {name: moment.shape for name, moment in lazy.state().items()}, "lazy_adamw.")
         tensors = load_tensors(path)
-        with safe_open(path, framework="pt") as file:
-            progress = Progress.from_json(json.loads(file.metadata()["progress"]))
+        progress = _progress(path)
         network.load_state_dict(_under(tensors, "weights."))
         average.load(_under(tensors, "average.") or _under(tensors, "weights."))  # an earlier version has the latter
         state: dict[int, dict[str, Tensor]] = {}
@@ -258,6 +262,27 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "missing" if shape is None else " x ".join(map(str, shape)) or "a number"
+
+
+def _moments(optimizer: torch.optim.Optimizer, held: Iterable[str]) -> dict[str, torch.Size]:
+    """Return name and shape of the moments of each parameter of AdamW that `held` has anything of."""
+    numbers = {name.partition(".")[0] for name in held}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {
+        f"{number}.{name}": torch.Size() if name == "step" else parameter.shape
+        for number, parameter in enumerate(parameters)
+        for name in ("step", "exp_avg", "exp_avg_sq")
+        if str(number) in numbers
+    }
+
+
+def _progress(path: Path) -> Progress:
+    with safe_open(path, framework="pt") as file:
+        held = file.metadata() or {}
+    try:
+        return Progress.from_json(json.loads(held["progress"]))
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is corrupted: it tells no progress. Delete its folder and train again.") from error
 
 
 def _new_tensor_name(name: str) -> str:

@@ -13,7 +13,7 @@ def read_settings(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         given = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}). Pass a file with one JSON object.") from error
     if not isinstance(given, dict):
         raise UserError(f'{path} holds no JSON object. Pass a file such as {{"seed": 1}}.')

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from data_lake.errors import UserError
 from data_lake.schemas import ALL, TRAINING_SET
+from data_lake.tables import UNREADABLE
 
 MOST_UNPACKED = 100
 """How many values, and how many bytes, each byte of a file may become; up to FREELY_UNPACKED in any case."""
@@ -27,7 +28,7 @@ def check_sizes(folder: Path) -> None:
         for path in (folder / name).glob("*.parquet"):
             try:
                 size = max(_values(path), _texts(path))
-            except (pa.ArrowException, OSError, ValueError) as error:
+            except UNREADABLE as error:
                 raise UserError(f"{path} cannot be read as Parquet ({error}). Build the training set again.") from error
             if size > max(MOST_UNPACKED * path.stat().st_size, FREELY_UNPACKED):
                 raise UserError(

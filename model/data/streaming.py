@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from data_lake.errors import UserError
 from data_lake.schemas import TRAINING_SET
-from data_lake.tables import check
+from data_lake.tables import UNREADABLE, check
 from model.data.positions import check_positions
 from model.data.sizes import check_scopes
 
@@ -98,4 +98,8 @@ def _row_groups(folder: Path, name: str) -> Iterator[pa.Table]:
     for path in sorted(path for path in (folder / name).glob("*.parquet") if not path.name.startswith(".")):
         file = pq.ParquetFile(path)
         for group in range(file.num_row_groups):
-            yield check(file.read_row_group(group), TRAINING_SET, name)
+            try:
+                rows = file.read_row_group(group)
+            except UNREADABLE as error:
+                raise UserError(f"{path} cannot be read as Parquet ({error}). Build the training set again.") from error
+            yield check(rows, TRAINING_SET, name)

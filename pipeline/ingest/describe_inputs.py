@@ -151,8 +151,8 @@ def _choose(
 def _unit(column: str, head: pl.Series) -> tuple[str, str, str]:
     """Return the unit of times, why, and what is wrong with the column, if anything."""
     example = next(iter(head.drop_nulls()), "nothing")
-    numbers = head.clear() if head.dtype.is_temporal() else head.cast(pl.Float64, strict=False)
-    numbers = numbers.fill_nan(None).drop_nulls()
+    untyped = head.clear() if head.dtype.is_temporal() else head
+    numbers = untyped.cast(pl.Float64, strict=False).fill_nan(None).drop_nulls()
     if head.dtype.is_temporal():
         unit, reason = "auto", "the column is typed as a time"
     elif 2 * len(numbers) > head.count():

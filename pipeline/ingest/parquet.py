@@ -5,6 +5,7 @@ Arrow reads it, as it raises an error for a damaged file where polars ends with 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -49,10 +50,13 @@ def read(path: Path, columns: Sequence[str], most: int | None = None) -> pl.Data
     with _opened(path) as file:
         there = [name for name in columns if name in file.schema_arrow.names]
         rows = file.metadata.num_rows if most is None else min(most, file.metadata.num_rows)
+        schema = pa.schema([file.schema_arrow.field(name) for name in there])
         if most is None or not rows:
             table = file.read(columns=there)
         else:
-            table = pa.table(next(file.iter_batches(most, columns=there)))
+            table = pa.Table.from_batches(islice(file.iter_batches(most, columns=there), 1), schema)
+        if there and table.num_rows != rows:
+            raise UserError(f"{path}: it says that it has {rows:,} rows, and has {table.num_rows:,}. Get it again.")
         plain = pa.table({name: _plain(path, name, table[name]) for name in there})
         plain.validate(full=True)
     frame = pl.DataFrame(plain).with_columns(pl.selectors.by_dtype(pl.List).list.join(" "))

@@ -83,7 +83,7 @@ def columns_of(path: Path) -> list[str]:
     if kind in SEPARATORS:
         return _header(path, first, SEPARATORS[kind])
     found = (_parse(line.decode("utf-8", "replace")) for line in block.split(b"\n", HEAD_ROWS)[:HEAD_ROWS])
-    columns = list(dict.fromkeys(key for each in found if each for key in each))
+    columns = list(dict.fromkeys(_as_text(key) or "" for each in found if each for key in each))
     if not columns:
         is_array = block.lstrip().startswith(b"[")
         what = "it is one JSON array" if is_array else "no JSON object in its first lines"

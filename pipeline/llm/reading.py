@@ -122,7 +122,7 @@ def _likeliest(scores: Any, question: ItemsQuestion) -> Reading:
     """Return as many candidates as are asked for, those with the highest scores, at equal ones the first."""
     if not isinstance(scores, list) or len(scores) != len(question.candidates):
         raise BadReply("schema")
-    if not all(type(score) in (int, float) and math.isfinite(score) for score in scores):
+    if not all(type(score) in (int, float) and abs(score) < math.inf for score in scores):
         raise BadReply("schema")
     best = sorted(range(len(scores)), key=lambda index: -scores[index])
     return _of_candidates(question, best[: question.answers])

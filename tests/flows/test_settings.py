@@ -26,6 +26,32 @@ def test_a_key_in_place_of_the_name_of_its_variable_is_not_shown(write):
     assert key not in "".join(traceback.format_exception(raised.value))  # a flow logs it whole
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a = " + "[" * 10_000, "not a TOML file: maximum recursion depth"),
+        ("a = " + "{a=" * 10_000, "not a TOML file: maximum recursion depth"),
+        ("a = " + "1" * 5000, "not a TOML file: Exceeds the limit"),
+        ("a." * 70_000 + "a = 1", "it has 140,005 bytes; settings have 131,072 at most"),
+    ],
+)
+def test_a_file_that_takes_the_reader_of_toml_too_far_is_refused(write, text, reason):
+    with pytest.raises(UserError, match=reason):
+        write(text)
+
+
+@pytest.mark.parametrize("value", ["[" * 10_000, "1" * 5000])
+def test_a_value_that_takes_the_reader_of_toml_too_far_is_a_text(write, value):
+    assert write(LEAST, f"llm.model={value}").llm.model == value
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "\\u0000"])
+@pytest.mark.parametrize("key", ["data.items", "lake.root", "profile.domain_prompt", "split.test_queries"])
+def test_a_text_that_can_be_no_path_is_refused(write, key, path):
+    with pytest.raises(UserError, match="in the settings can be no path"):
+        write(LEAST, f'{key}="{path}"')
+
+
 def test_paths_are_relative_to_the_settings_file(write, tmp_path):
     settings = write(LEAST)
     assert settings.data.interactions == tmp_path / "a.csv"

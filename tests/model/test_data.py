@@ -394,6 +394,17 @@ def test_a_small_file_that_becomes_large_is_refused_before_it_is_read(
         TrainingSet.load(folder)
 
 
+@pytest.mark.parametrize("name", ["sequences", "profile_vectors", "users"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_damaged_page_is_refused_by_its_file(tmp_path: Path, name: str, stream: bool) -> None:
+    folder = written(tiny_tables(), tmp_path)
+    path = folder / name / "part-00000.parquet"
+    data = path.read_bytes()
+    path.write_bytes(data[:4] + b"\xff" * 60 + data[64:])
+    with pytest.raises(UserError, match=f"{name}/part-00000.parquet cannot be read as Parquet"):
+        TrainingSet.load(folder, stream)
+
+
 def zeros(count: int) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array([0, count], pa.int32()), pa.array(np.zeros(count, np.int8), pa.int8()))
 

@@ -1,6 +1,7 @@
 """What `edt init` can tell from the heads of two files."""
 
 import gzip
+from datetime import datetime
 
 import polars as pl
 import pytest
@@ -151,6 +152,18 @@ def test_folders_of_parquet_files_are_described(tmp_path):
     (tmp_path / "actions" / "part.parquet").unlink()
     with pytest.raises(UserError, match="a folder without Parquet files"):
         describe(tmp_path / "actions", tmp_path / "items")
+
+
+@pytest.mark.parametrize("kind", [pl.Datetime("us"), pl.Datetime("ns", "UTC"), pl.Date])
+def test_times_of_a_parquet_file_are_typed_already(tmp_path, kind):
+    actions, items = tmp_path / "a.parquet", tmp_path / "items.parquet"
+    times = pl.Series([datetime(2020, 1, 1), datetime(2020, 1, 2)])
+    zone = getattr(kind, "time_zone", None)
+    typed = times.dt.replace_time_zone(zone).cast(kind) if zone else times.cast(kind)
+    pl.DataFrame({"user": ["u", "v"], "item": ["1", "2"], "time": typed}).write_parquet(actions)
+    pl.DataFrame({"item": ["1", "2"], "domain": ["food", "kitchen"]}).write_parquet(items)
+    found = describe(actions, items)
+    assert (found.timestamp_unit, found.reasons["timestamp_unit"]) == ("auto", "the column is typed as a time")
 
 
 def test_one_domain_alone_is_told(tmp_path):

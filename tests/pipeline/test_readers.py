@@ -118,6 +118,25 @@ def test_a_number_is_the_same_text_whatever_stands_beside_it(tmp_path, number, t
     assert readers.read(tmp_path / "a.jsonl", ["user"]).good["user"][0] == text
 
 
+def test_a_column_of_json_is_called_by_a_text(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"user": 1, "\\ud800": 2}\n')
+    assert readers.columns_of(path) == ["user", "?"]
+    assert rows(readers.read(path, ["user", "?"]).good) == [("1", None, 1)]
+
+
+@pytest.mark.parametrize("only_head", [False, True])
+def test_a_parquet_file_that_says_more_rows_than_it_has_is_refused(tmp_path, only_head):
+    path = tmp_path / "a.parquet"
+    pl.DataFrame({"user": ["a", "b", "c"]}).write_parquet(path)
+    footer = b"\x16\x06\x19"  # the number of all rows, 3, before the list of row groups
+    data = path.read_bytes()
+    assert data.count(footer) == 1
+    path.write_bytes(data.replace(footer, b"\x16\x0a\x19"))
+    with pytest.raises(UserError, match="it says that it has 5 rows, and has 3"):
+        readers.read(path, ["user"], only_head)
+
+
 def test_parquet_rows_are_counted_from_one(tmp_path):
     pl.DataFrame({"user": ["a", "b"], "time": [1, 2]}).write_parquet(tmp_path / "a.parquet")
     assert readers.read(tmp_path / "a.parquet", ["user", "time"]).good.select("user", "time", "line").rows() == [

@@ -258,6 +258,11 @@ def test_the_likeliest_candidates_are_the_answer_and_of_equal_ones_the_first():
     assert read == Reading(("pot 2", "pot 4", "pot 3"), (), ("k2", "k4", "k3"))
 
 
+def test_a_score_may_be_a_number_that_no_float_holds():
+    read = of_candidates(f'{{"scores": [-3, {10**400}, -2, -{10**400}, -9]}}', answers=1, choices=tuple("abcde"))
+    assert read.item_ids == ("k2",)
+
+
 @pytest.mark.parametrize("scores", ["[-1]", "[-1, -1, -1, -1, NaN]", '[-1, -1, -1, -1, "a"]', "{}"])
 def test_scores_that_are_not_one_number_a_candidate_break_the_schema(scores):
     with pytest.raises(BadReply, match="schema"):
