@@ -177,7 +177,12 @@ def _wait(child: Child, address: str, words: IO[bytes]) -> None:
             time.sleep(0.2)
     words.seek(0)
     errors = re.findall(r"^[\w.]*(?:Error|Exception)\b.*$", words.read().decode(errors="replace"), re.MULTILINE)
-    reason = errors[-1] if errors else f"it did not answer at {address} within {START_SECONDS} seconds"
+    if errors:
+        reason = errors[-1]
+    elif (code := child.process.poll()) is not None:
+        reason = f"it ended ({ending(code)})"
+    else:
+        reason = f"it did not answer at {address} within {START_SECONDS} seconds"
     database = secret_file().with_name("prefect.db")
     raise UserError(
         f"Prefect's own server did not start: {reason}. Its database is {database}: move it away if it is damaged, or "

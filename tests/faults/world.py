@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from data_lake.files import TEMPORARY
 from data_lake.keyed_cache import DIGEST
-from data_lake.manifest import hash_file
+from data_lake.manifest import MANIFEST, Manifest, hash_file, load
 from tests.faults.disk import Disk
 from tests.pipeline.stub_endpoint import StubEndpoint, completion
 
@@ -66,8 +67,8 @@ QUIET = {
 HANGS = 600
 """Seconds after which a run is said to hang, however busy the machine is."""
 
-NOT_MADE = re.compile(r"memory/|logs/|\.lock$|\.sources\.json$|manifest\.json$|.*/manifest\.json$")
-"""What two undisturbed runs may leave differently; the manifests' hashes are those of the files beside them."""
+NOT_MADE = re.compile(r"memory/|logs/|\.lock$|\.sources\.json$")
+"""What stages do not make, and two undisturbed runs may leave differently."""
 
 
 class Endpoint(StubEndpoint):
@@ -107,7 +108,6 @@ class Ended:
     """A run of `edt` that is over."""
 
     code: int
-    out: str
     err: str
     seconds: float
 
@@ -130,12 +130,12 @@ class Place:
         return self.folder / "data_lake" / "store" / "tiny"
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-        """Start the command line in a process group of its own; its words go to files beside the lake."""
+        """Start the command line in a process group of its own; what it says to stderr goes to a file."""
         known = os.environ | QUIET | {"PYTHONPATH": os.pathsep.join(sys.path)} | self.prefect | environment
-        with (self.folder / "out").open("wb") as out, (self.folder / "err").open("wb") as err:
+        with (self.folder / "err").open("wb") as err:
             return subprocess.Popen(
-                [sys.executable, "-m", "flows.cli", *(arguments or ("run",))], cwd=self.folder, env=known, stdout=out,
-                stderr=err, process_group=0,
+                [sys.executable, "-m", "flows.cli", *(arguments or ("run",))], cwd=self.folder, env=known,
+                stdout=subprocess.DEVNULL, stderr=err, process_group=0,
             )  # fmt: skip
 
     def end(self, process: subprocess.Popen[bytes], started: float) -> Ended:
@@ -145,8 +145,7 @@ class Place:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise
-        words = [(self.folder / name).read_text(errors="replace") for name in ("out", "err")]
-        return Ended(code, *words, time.monotonic() - started)
+        return Ended(code, (self.folder / "err").read_text(errors="replace"), time.monotonic() - started)
 
     def run(self, *arguments: str, **environment: str) -> Ended:
         """Run the command line to its end."""
@@ -160,7 +159,9 @@ class Place:
             name = path.relative_to(self.home).as_posix()
             if path.is_symlink():
                 found[name] = str(path.readlink())
-            elif path.is_file() and (not NOT_MADE.match(name) or path.name.startswith(".tmp-")):
+            elif path.name == MANIFEST:
+                found[name] = _deterministic(load(path.parent))
+            elif path.is_file() and (not NOT_MADE.match(name) or path.name.startswith(TEMPORARY)):
                 found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         return found
 
@@ -169,6 +170,14 @@ class Place:
         parts = (self.home / "memory" / "replies").glob("[!.]*.parquet")
         sound = [path for path in parts if path.stem.partition("-")[2] == hash_file(path)[:DIGEST]]
         return {text for path in sound for text in pq.read_table(path)["text"].to_pylist()}
+
+
+def _deterministic(manifest: Manifest | None) -> str:
+    """Return what the manifests of two undisturbed runs have in common."""
+    if manifest is None:
+        return "no manifest"
+    contents = {name: output.content for name, output in manifest.outputs.items()}
+    return f"{manifest.stage} {manifest.fingerprint} {manifest.inputs} {contents}"
 
 
 @dataclass
@@ -203,11 +212,8 @@ def new_world(folder: Path, prefect: dict[str, str], disk: Disk | None) -> World
     made = World(world, prefect, titles)
     place = made.place(folder / "place")
     with place.endpoint:
-        started, process, before = (
-            time.monotonic(),
-            place.start(**(disk.preload(place.home, "count") if disk else {})),
-            0,
-        )
+        started, before = time.monotonic(), 0
+        process = place.start(**(disk.preload(place.home, "count") if disk else {}))
         while process.poll() is None:
             time.sleep(0.02)
             for stage in re.findall(r"^(\w+) +[0-9.]+ s  ", (place.folder / "err").read_text(), re.MULTILINE):

@@ -1,11 +1,16 @@
+import io
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
+from data_lake.errors import UserError
 from data_lake.lake import Lake
 from flows.failures import stage_failed
 from flows.nightly import run_stage
+from flows.server import _wait
+from pipeline.processes.child import Child
 
 BREAK = """
 import os
@@ -104,6 +109,13 @@ child = Child([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), si
 with server.ending_without(server.Server("http://u:s3cret@127.0.0.1:9/api", child if sys.argv[1] == "ours" else None)):
     time.sleep(600)
 """
+
+
+def test_a_server_that_is_killed_while_it_starts_is_not_said_to_be_silent():
+    child = Child([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
+    with io.BytesIO() as words, pytest.raises(UserError, match=r"did not start: it ended \(SIGKILL\)\. Its database"):
+        _wait(child, "http://127.0.0.1:9/health", words)
+    child.end()
 
 
 @pytest.mark.parametrize(
