@@ -3,6 +3,7 @@
 import gzip
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Bomb:
 
 
 def bombs(size: int = GIGABYTE) -> list[Bomb]:
-    """Return one of each kind; a long piece has `size` bytes."""
+    """Return one of each kind; what is long or often there has `size` bytes or values."""
     megabyte = b"x" * (1 << 20)
     long, lines = [megabyte] * (size >> 20), [megabyte[:999] + b"\n"] * (size // 1000)
     packed = [gzip.compress(megabyte)] * (size >> 20)
@@ -63,8 +64,8 @@ def bombs(size: int = GIGABYTE) -> list[Bomb]:
     return [
         *(Bomb(name, _file(name, *parts), _read) for name, parts in raw.items()),
         *(Bomb(name, _file(name, text), load_settings) for name, text in settings.items()),
-        Bomb("100,000 columns.parquet", _many_columns, _read),
-        Bomb("a value a billion times.parquet", _repeated, _read),
+        Bomb("100,000 columns.parquet", partial(_many_columns, min(100_000, size >> 9)), _read),
+        Bomb("a value a billion times.parquet", partial(_repeated, size >> 20), _read),
         Bomb("nested override", _file("a.toml", b""), lambda path: load_settings(path, ["a=" + "[" * 100_000])),
         Bomb("nested.json", _file("a.json", b"[" * DEEP), read_settings),
         Bomb("nested manifest.json", _file(manifest.MANIFEST, b"[" * DEEP), lambda path: manifest.load(path.parent)),
@@ -72,7 +73,7 @@ def bombs(size: int = GIGABYTE) -> list[Bomb]:
         Bomb("long reply of blanks", lambda _: "```" + " " * (1 << 24) + "x", lambda text: read_reply(text, request)),
         Bomb("long reply of thoughts", lambda _: "<think>" * 1_000_000, lambda text: read_reply(text, request)),
         Bomb("nested completion", lambda _: Answer(200, b"[" * DEEP), lambda a: read_completion(a.content, request)),
-        Bomb("long history", _long_history, TrainingSet.load),
+        Bomb("long history", partial(_long_history, size >> 6), TrainingSet.load),
     ]
 
 
@@ -89,23 +90,23 @@ def _read(path: Path) -> object:
     return readers.read(path, readers.columns_of(path)[:5])
 
 
-def _many_columns(folder: Path) -> Path:
-    table = pa.table([pa.array([1])] * 100_000, names=[f"c{number}" for number in range(100_000)])
+def _many_columns(count: int, folder: Path) -> Path:
+    table = pa.table([pa.array([1])] * count, names=[f"c{number}" for number in range(count)])
     pq.write_table(table, folder / "many.parquet")
     return folder / "many.parquet"
 
 
-def _repeated(folder: Path) -> Path:
+def _repeated(parts: int, folder: Path) -> Path:
     part = pa.table({"a": np.zeros(1 << 20, np.int64)})
     with pq.ParquetWriter(folder / "zeros.parquet", part.schema, compression="zstd") as writer:
-        for _ in range(1 << 10):
+        for _ in range(parts):
             writer.write_table(part)
     return folder / "zeros.parquet"
 
 
-def _long_history(folder: Path) -> Path:
-    """Write a training set in which each of 16 users has a history of 2 ** 24 actions, each the same."""
-    part = pa.array(np.zeros(1 << 24, np.int8))
+def _long_history(length: int, folder: Path) -> Path:
+    """Write a training set in which each of 16 users has a history of `length` actions, each the same."""
+    part = pa.array(np.zeros(length, np.int8))
     splits = pa.table({"splits": pa.ListArray.from_arrays(pa.array([0, len(part)], pa.int32()), part)})
     for name, table in tiny_tables().items():
         (folder / name).mkdir()
