@@ -13,9 +13,9 @@ import pytest
 
 from pipeline.processes.child import Child
 from tests.faults.disk import Disk
+from tests.faults.faults import OUTCOMES, STOPPED
 from tests.faults.world import QUIET, World, new_world
 
-OUTCOMES = ("survived", "refused", "lost")
 Tally = defaultdict[str, Counter[str]]
 TALLY = pytest.StashKey[Tally]()
 
@@ -29,10 +29,11 @@ def tally(pytestconfig: pytest.Config) -> Tally:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if found := config.stash.get(TALLY, None):
         terminalreporter.section("faults")
-        terminalreporter.write_line(f"{'kind':<20}{'times':>8}" + "".join(f"{name:>10}" for name in OUTCOMES))
+        columns = (STOPPED, *OUTCOMES)
+        terminalreporter.write_line(f"{'kind':<20}{'times':>10}" + "".join(f"{name:>10}" for name in columns))
         for kind, counts in [*sorted(found.items()), ("all", sum(found.values(), Counter()))]:
-            numbers = "".join(f"{counts[name]:>10}" for name in OUTCOMES)
-            terminalreporter.write_line(f"{kind:<20}{counts.total():>8}{numbers}")
+            times = sum(counts[name] for name in OUTCOMES)
+            terminalreporter.write_line(f"{kind:<20}{times:>10}" + "".join(f"{counts[name]:>10}" for name in columns))
 
 
 @pytest.fixture(scope="session")

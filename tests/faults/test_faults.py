@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from tests.faults.faults import KINDS, PRELOADED, Fault
+from tests.faults.faults import KINDS, PRELOADED, STOPPED, Fault
 from tests.faults.world import CONCURRENCY, Ended
 
 FAULTS = int(os.environ.get("EDT_FAULTS", "20"))
@@ -64,6 +64,7 @@ def test_fault(number, world, disk, own_prefect, tally, tmp_path):
     tally[kind]["lost"] += 1
     with place.endpoint as endpoint:
         disturbed = fault.strike(place)
+        tally[kind][STOPPED] += disturbed is not None and disturbed.code != 0
         told = Counter(endpoint.script.told)
         held = place.held()
         known = [prompt for prompt in told if endpoint.script.text(prompt) in held]
