@@ -18,6 +18,7 @@ from data_lake.lake import Lake, Stage
 from data_lake.manifest import Manifest
 from data_lake.messages import hide_credentials
 from flows.failures import stage_failed
+from flows.plan import is_to_ask_again
 from flows.run import Run, RunRequest, open_run
 from flows.selection import StageSelection
 from flows.settings import DEFAULT_FILE
@@ -144,7 +145,7 @@ def make_stages(run: Run) -> tuple[list[Manifest], int]:
     with run.lake.lock():
         run.lake.clean(run.stages)
         for stage in run.stages:
-            if run.selection.rebuilds(stage.name):
+            if run.selection.rebuilds(stage.name) or is_to_ask_again(run, stage):
                 run.lake.request_rebuild(stage)
         for stage in selected:
             result = run_stage(stage, run.lake)

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from data_lake.errors import UserError
-from data_lake.lake import Lake, Stage
+from data_lake.lake import Lake, Manifest, Stage
 from flows.run import Run
 from flows.selection import StageSelection
 from flows.stages import SPECS
 from pipeline.llm.backends import NONE
+from pipeline.llm.failures import may_pass
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,22 @@ def plan(run: Run) -> list[Step]:
             steps.append(Step(name, "off", "off", f'[{spec.section}] generator = "{NONE}"'))
             continue
         steps.append(_step(run, active[name], remade))
-        if steps[-1].action in ("run", "depends"):
+        if steps[-1].action in ("run", "depends") and not is_to_ask_again(run, active[name]):
             remade |= dict.fromkeys(active[name].makes, name)
     return steps
+
+
+def is_to_ask_again(run: Run, stage: Stage) -> bool:
+    """Say whether a stage is fresh, but for questions that got no answer because an endpoint was busy or away."""
+    state, selection = run.lake.state(stage), run.selection
+    is_wanted = selection.only in (None, stage.name) and not selection.is_beyond(stage.name)
+    return is_wanted and state.kind == "fresh" and bool(unanswered(state.manifest))
+
+
+def unanswered(manifest: Manifest | None) -> dict[str, int]:
+    """Return how many questions of a run may be answered another time, by the reason why they were not."""
+    failed: dict[str, int] = manifest.figures.get("failed", {}) if manifest else {}
+    return {reason: count for reason, count in failed.items() if may_pass(reason)}
 
 
 def stale_artifacts(run: Run) -> dict[str, str]:
@@ -74,6 +88,9 @@ def _step(run: Run, stage: Stage, remade: dict[str, str]) -> Step:
         action, why = "skip", f"it comes after {selection.to}"
     elif selection.rebuilds(stage.name):
         action, why = "run", "asked to be rebuilt"
+    elif is_to_ask_again(run, stage) and not cause:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in unanswered(state.manifest).items())
+        action, why = "run", f"questions that got no answer are asked again ({reasons})"
     elif kind == "fresh" and cause:
         kind, action, why = "stale", "depends", f"stage {remade[cause]} is to make {cause} first"
     return Step(stage.name, kind, action, why, rows, seconds)

@@ -6,6 +6,8 @@ import pyarrow as pa
 
 from pipeline.llm.reading import COPIED, ECHO, REPEATED, SAME
 
+TRY_AGAIN = frozenset({408, 409, 429})
+"""Statuses of HTTP after which the same request may succeed, beside all from 500 on."""
 ENOUGH = 20
 """Asked rows below which a share says nothing."""
 UNASKED = frozenset({"no_items", "no_profiles", "no_title", "not_asked"})
@@ -18,6 +20,14 @@ def failed(replies: pa.Table) -> Counter[str]:
     """Return how many rows of an artifact of replies were asked and got no reply of the right form, by reason."""
     others = UNASKED | SAY_NOTHING
     return Counter(reason for reason in replies["reason"].to_pylist() if reason and reason not in others)
+
+
+def may_pass(reason: str) -> bool:
+    """Say whether the same question may be answered another day: its endpoint was busy, broken or away."""
+    status = reason.removeprefix("http_")
+    if status.isdigit():
+        return int(status) in TRY_AGAIN or int(status) >= 500
+    return reason in ("timeout", "connection")
 
 
 class Failures:

@@ -25,6 +25,7 @@ from pipeline.llm.endpoint import (
     all_or_none,
     run_apart,
 )
+from pipeline.llm.failures import TRY_AGAIN
 from pipeline.llm.generator import TOO_LONG, OnReply, Reply, Request, Tokens, no_listener
 from pipeline.llm.language_model import LanguageModel, by_prompt
 from pipeline.llm.tokens import BY_CHARACTERS, ModelTokens
@@ -32,8 +33,6 @@ from pipeline.model_identity import identify
 from pipeline.proxies import proxy_variables
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds
-TRY_AGAIN = frozenset({408, 409, 429})
-"""Statuses after which the same request may succeed, beside all from 500 on."""
 FIRST_RETRIES, FIRST_SECONDS = 6, 30.0
 """Tries after the first, at most 31.5 seconds, and when the last one begins, to reach an endpoint that has not answered
 yet: the URL may be wrong."""

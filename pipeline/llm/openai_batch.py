@@ -15,8 +15,9 @@ from data_lake.keyed_cache import KeyedCache
 from pipeline.config import LLMConfig, OpenAIConfig
 from pipeline.llm.completion import error_status
 from pipeline.llm.endpoint import NO_COMPLETION, Answer, Failed, Unreachable, run_apart
+from pipeline.llm.failures import TRY_AGAIN
 from pipeline.llm.generator import OnReply, Reply, Request, no_listener, prompt_hash
-from pipeline.llm.openai import TRY_AGAIN, OpenAI, pause
+from pipeline.llm.openai import OpenAI, pause
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
 """What one file may hold."""

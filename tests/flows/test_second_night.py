@@ -49,7 +49,7 @@ class Model(BaseHTTPRequestHandler):
         self.server.prompts.append(json.dumps(body["messages"]))
         refused, key = self.server.refuses(self.server.prompts[-1]), self.headers.get("Authorization")
         text = json.dumps({"error": {"message": f"no such \x1b[2J grammar for {key}"}} if refused else answer).encode()
-        self.send_response(400 if refused else 200)
+        self.send_response(self.server.refusal if refused else 200)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
@@ -63,6 +63,7 @@ def model():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Model)
     server.daemon_threads, server.prompts, server.bad, server.dull = True, [], False, False
     server.refuses = lambda prompt: False
+    server.refusal = 400
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     yield server
     server.shutdown()
@@ -346,6 +347,28 @@ def test_with_more_failures_allowed_the_stage_is_made_and_keeps_their_rows(place
     monkeypatch.setattr(model, "refuses", lambda prompt: len(prompt) % 2 == 0)
     place.run(only="generate_items", set_=(*by_endpoint, "llm.max_failed=1.0"))
     assert set(place.lake.read("generated_items")["reason"].to_pylist()) == {None, "http_400"}
+
+
+def test_questions_that_a_busy_endpoint_did_not_answer_are_asked_again_by_the_next_run(
+    place, model, by_endpoint, monkeypatch
+):
+    choice = {"to": "generate_items", "set_": (*by_endpoint, "llm.max_failed=1.0", "openai.retries=0")}
+    monkeypatch.setattr(model, "refusal", 503)
+    monkeypatch.setattr(model, "refuses", lambda prompt: len(prompt) % 2 == 0)
+    model.prompts.clear()
+    assert place.run(**choice) == ["generate_items"]
+    busy = {prompt for prompt in model.prompts if len(prompt) % 2 == 0}
+    rows = place.lake.read("generated_items")["reason"].to_pylist().count("http_503")
+    with place.open(*choice["set_"], to="generate_items") as run:
+        [step] = [step for step in plan(run) if step.action == "run"]
+        assert (step.stage, step.state) == ("generate_items", "fresh")
+        assert step.why == f"questions that got no answer are asked again (http_503 {rows})"
+    monkeypatch.setattr(model, "refuses", lambda prompt: False)
+    model.prompts.clear()
+    assert place.run(**choice) == ["generate_items"]
+    assert set(model.prompts) == busy
+    assert set(place.lake.read("generated_items")["status"].to_pylist()) == {"ok"}
+    assert place.run(**choice) == []
 
 
 def test_a_model_that_says_the_same_about_everybody_ends_the_stage(place, model, by_endpoint, monkeypatch):
