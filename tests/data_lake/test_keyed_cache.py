@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from data_lake import keyed_cache as keyed_cache_module
@@ -110,3 +111,20 @@ def test_a_damaged_part_of_a_lake_that_is_only_read_stays_there(tmp_path: Path) 
             assert KeyedCache(tmp_path).get(["a"]).num_rows == 0
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_changed_parts_keep_their_order_so_that_the_later_row_still_wins(tmp_path: Path) -> None:
+    cache = KeyedCache(tmp_path)
+    cache.put(rows(a="old", b="1"))
+    cache.put(rows(a="new"))
+    assert cache.change(lambda part: part.filter(pc.not_equal(part["key"], "b"))) == 1
+    assert cache.keys() == KeyedCache(tmp_path).keys() == {"a"}
+    assert KeyedCache(tmp_path).get(["a", "b"])["text"].to_pylist() == ["new"]
+
+
+def test_a_dry_change_counts_and_leaves_every_part(tmp_path: Path) -> None:
+    cache = KeyedCache(tmp_path)
+    cache.put(rows(a="1", b="2"))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert cache.change(lambda part: part.slice(0, 0), is_dry=True) == 2
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -13,14 +13,15 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from data_lake.errors import DataRefused, UserError
 from data_lake.lake import Lake, Stage, StageIO
-from data_lake.schemas import PRETRAINED, REJECTS
-from data_lake.tables import read_tables
+from data_lake.schemas import ITEM_EMBEDDINGS, PRETRAINED, REJECTS
+from data_lake.tables import empty, read_tables
 
 Items = Callable[..., pa.Table]
 Writes = Callable[..., Stage]
@@ -295,3 +296,27 @@ def test_a_store_that_is_down_is_named(here: Lake, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(MemoryFileSystem, "cat_file", down)
     with pytest.raises(UserError, match=r"current cannot be read \(ConnectionError: refused\). Is the store up\?"):
         here.manifest("items")
+
+
+def test_rows_that_are_forgotten_here_are_in_no_object_and_not_read_there(
+    here: Lake, there: Lake, items: Items, writes: Writes, url: str
+) -> None:
+    here.run(writes("ingest", {"items": items("tea", "pan")}, settings={"version": 1}))
+    fingerprint = here.run(writes("ingest", {"items": items("tea", "pan", "wok")}, settings={"version": 2})).fingerprint
+    assert there.read("items")["title"].to_pylist() == ["tea", "pan", "wok"]
+    here.forget(lambda artifact, table, rows: rows.filter(pc.not_equal(rows["title"], "pan")))
+    assert objects(url) == [
+        f"items/{fingerprint}/manifest.json", f"items/{fingerprint}/part-00000.parquet", "items/current",
+    ]  # fmt: skip
+    assert there.read("items")["title"].to_pylist() == ["tea", "wok"]
+    assert there.find_alteration("items", full=True) == ""
+
+
+def test_what_was_made_from_rows_that_are_forgotten_is_stale(here: Lake, items: Items, writes: Writes) -> None:
+    ingest = writes("ingest", {"items": items("tea", "pan")})
+    second = writes("second", {"item_embeddings": empty(ITEM_EMBEDDINGS)}, reads=("items",))
+    here.run(ingest)
+    here.run(second)
+    here.forget(lambda artifact, table, rows: rows.slice(0, 1) if artifact == "items" else rows)
+    assert here.state(ingest).kind == "fresh"
+    assert here.state(second).why == "input items changed"
