@@ -1,5 +1,7 @@
 """`edt compare`: two evaluations that the lake keeps, or those of two settings files."""
 
+import shutil
+
 import polars as pl
 import pytest
 
@@ -8,9 +10,11 @@ from flows.compare import compare
 from tests.flows.conftest import Place
 
 
-@pytest.fixture
-def twice(place: Place) -> Place:
-    """A run, and another one with a wider network."""
+@pytest.fixture(scope="module")
+def twice(finished: Place, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A run, and another one with a narrower network."""
+    place = Place(tmp_path_factory.mktemp("twice") / "place")
+    shutil.copytree(finished.folder, place.folder, symlinks=True)
     assert "finetune" in place.run(set_=("train.network.hidden=8",))
     return place
 
