@@ -266,7 +266,7 @@ def test_a_run_killed_in_generation_and_in_training_ends_as_if_it_had_not_been(f
     ("forgotten", "busy", "options"),
     [
         (("item_embeddings", "memory"), "pipeline.vectors.embedding", ("--to", "represent")),
-        (("pretrained",), "model train", ("--only", "pretrain")),
+        pytest.param(("pretrained",), "model train", ("--only", "pretrain"), marks=pytest.mark.slow),
     ],
 )
 def test_ctrl_c_ends_a_run_and_its_own_server_with_a_sentence_and_leaves_no_process(

@@ -119,6 +119,7 @@ def test_clean_removes_versions_that_nothing_current_was_made_from(place: Place)
     assert place.lake.read("recommendations").num_rows
 
 
+@pytest.mark.slow
 def test_clean_keeps_what_a_stale_checkpoint_was_trained_on(place: Place) -> None:
     trained_on = place.lake.manifest("training_set")
     assert trained_on

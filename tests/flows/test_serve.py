@@ -108,6 +108,7 @@ def test_a_scheduled_run_finishes_on_the_server_that_serve_starts(place, namesak
     assert not ask(url, "/flow_runs/filter", secret)
 
 
+@pytest.mark.slow
 def test_servers_that_are_started_at_once_are_two(tmp_path):
     start = "from flows.server import prefect_server; print(prefect_server('--no-ui').url, flush=True); input()"
     named = ("PREFECT_API", "PREFECT_SERVER_DATABASE")

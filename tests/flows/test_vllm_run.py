@@ -18,6 +18,7 @@ def replies(place):
     return {(row["user_id"], row["to_domain"]): row["reply"] for row in rows}
 
 
+@pytest.mark.slow
 def test_a_run_with_a_language_model_keeps_every_reply_and_asks_for_it_once(place, by_vllm):
     generating = ("generate_items", "profile_domains", "profile_users")
     assert set(generating) < set(place.run(set_=by_vllm))

@@ -326,7 +326,7 @@ def command(folder: Path, out: Path, config: Path) -> list[str]:
     return [sys.executable, "-m", "model", "train", "--data", str(folder), "--out", str(out), "--config", str(config)]
 
 
-@pytest.mark.parametrize("phase", ["pretrain", "finetune"])
+@pytest.mark.parametrize("phase", [pytest.param("pretrain", marks=pytest.mark.slow), "finetune"])
 def test_a_killed_run_goes_on_to_the_same_bytes(tiny_folder: Path, tmp_path: Path, phase: str) -> None:
     config = tmp_path / "train.json"
     config.write_text(json.dumps(SMALL | {phase: SMALL[phase] | {"epochs": 30, "patience": 30}}))
