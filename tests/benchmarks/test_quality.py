@@ -15,6 +15,8 @@ from flows.settings import load_settings
 from pipeline.sample_world.simulate import SimulateConfig, simulate
 from tests.benchmarks.conftest import lines_of, run_benchmark
 
+pytestmark = pytest.mark.slow
+
 PUBLISHED = {"food": ["0.2519", "0.3243", "0.1971", "0.1655"], "kitchen": ["0.1745", "0.2438", "0.1427", "0.1219"]}
 SHOWN = ("HR@5", "HR@10", "NDCG@10", "MRR")
 SMALL = (

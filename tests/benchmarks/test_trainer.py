@@ -10,6 +10,8 @@ import pytest
 from tests.benchmarks.conftest import run_benchmark
 from tests.model.conftest import tiny_tables
 
+pytestmark = pytest.mark.slow
+
 RECTOOLS = """\
 #!/bin/sh
 case "$2" in *'"bce"'*) second=2.0;; *) second=0.05;; esac

@@ -13,7 +13,7 @@ import pytest
 from tests.faults.faults import KINDS, PRELOADED, STOPPED, Fault
 from tests.faults.world import CONCURRENCY, Ended
 
-FAULTS = int(os.environ.get("EDT_FAULTS", "20"))
+FAULTS = int(os.environ.get("EDT_FAULTS", "8"))
 NAMES = list(KINDS)
 PROGRESS = re.compile(
     r"Stale: |\w+ +(skipped: |[0-9.]+ s  |epoch |validation: |test: )|(pretrain|finetune) epoch|\w+ failed \(try [12]"
