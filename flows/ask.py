@@ -1,6 +1,6 @@
 """What a language model is asked about one user, and what becomes of its replies."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,14 +8,12 @@ import polars as pl
 import pyarrow as pa
 
 from data_lake.errors import UserError
-from flows.dry_run import dry_run
+from flows.dry_run import KeptReplies, Recorder, asking_about_users, dry_run
 from flows.run import Run
 from flows.show import plain
 from flows.stages import ASKING, SPECS
 from flows.text import table
-from pipeline.llm.cached_generator import kept_replies
-from pipeline.llm.generator import Generator, Message, OnReply, Reply, Request, no_listener, prompt_hash
-from pipeline.llm.generator_wrapper import GeneratorWrapper
+from pipeline.llm.generator import Generator, Message
 
 GROUNDED = (
     "answer", "title", "faithfulness", "faithfulness_threshold", "relevance", "band", "weight", "kept", "reason",
@@ -51,14 +49,12 @@ def ask(run: Run, user: str, is_dry: bool) -> list[Question]:
             f'[enrich] generator = "{run.settings.enrich.generator}" asks no language model. What it gave a user is '
             f"shown by `edt show grounded_items --user {user}`."
         )
-    cache, reads = run.lake.keyed_cache("replies"), {stage.name: stage.reads for stage in run.stages}
-    sends = run.models.generator_with_cache(generator, cache)
+    cache = run.lake.keyed_cache("replies")
+    answers = KeptReplies(generator, cache) if is_dry else run.models.generator_with_cache(generator, cache)
     found: list[Question] = []
     with run.lake.lock():
-        for spec in SPECS:
-            if spec.name not in ASKING or spec.describes or not all(map(run.lake.manifest, reads[spec.name])):
-                continue
-            asking = _Asking(generator, lambda requests: _kept(run, requests) if is_dry else sends(requests))
+        for spec in asking_about_users(run):
+            asking = Recorder(answers)
             made = dry_run(run, spec, asking, [user]).get(ASKING[spec.name])
             if made is None:
                 continue
@@ -83,27 +79,6 @@ def told(questions: Sequence[Question]) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-class _Asking(GeneratorWrapper):
-    """A `Generator` that keeps what it is asked, and hands it on."""
-
-    def __init__(self, generator: Generator, send: Callable[[Sequence[Request]], list[Reply]]) -> None:
-        super().__init__(generator)
-        self._send = send
-        self.requests: dict[str, Request] = {}
-
-    def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
-        """Return one reply per request, in the same order."""
-        self.requests |= {prompt_hash(request, self.identity): request for request in requests}
-        return self._send(requests)
-
-
-def _kept(run: Run, requests: Sequence[Request]) -> list[Reply]:
-    identity = run.models.generator.identity
-    by_key = {prompt_hash(request, identity): request for request in requests}
-    held = kept_replies(run.lake.keyed_cache("replies"), by_key, identity)
-    return [held.get(key, Reply(None, "not_asked")) for key in by_key]
-
-
 def _grounded(run: Run, asking: Generator, user: str, made: pa.Table) -> list[dict[str, Any]]:
     """Return what `ground` makes of new replies, with the noise filter that was learnt from all users."""
     spec = next(each for each in SPECS if each.name == "ground")
@@ -115,7 +90,7 @@ def _grounded(run: Run, asking: Generator, user: str, made: pa.Table) -> list[di
     return [] if grounded is None else [plain(row) for row in grounded.to_pylist()]
 
 
-def _questions(stage: str, asking: _Asking, made: pa.Table, grounded: Sequence[dict[str, Any]]) -> list[Question]:
+def _questions(stage: str, asking: Recorder, made: pa.Table, grounded: Sequence[dict[str, Any]]) -> list[Question]:
     found = []
     for row in made.to_pylist():
         request = asking.requests.get(row["prompt_hash"])

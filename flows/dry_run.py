@@ -13,7 +13,10 @@ from flows.models import Models
 from flows.run import Run
 from flows.settings import Settings
 from flows.stage_spec import StageSpec
-from pipeline.llm.generator import Generator
+from flows.stages import ASKING, SPECS
+from pipeline.llm.cached_generator import kept_replies
+from pipeline.llm.generator import Generator, OnReply, Reply, Request, no_listener, prompt_hash
+from pipeline.llm.generator_wrapper import GeneratorWrapper
 
 
 def dry_run(
@@ -46,6 +49,40 @@ class _DryModels(Models):
     def generator_with_cache(self, generator: Generator, cache: KeyedCache) -> Generator:
         """Return the generator that was given."""
         return self._given
+
+
+def asking_about_users(run: Run) -> list[StageSpec]:
+    """Return the stages that ask the generator about users, whose inputs are all there."""
+    reads = {stage.name: stage.reads for stage in run.stages}
+    asking = [spec for spec in SPECS if spec.name in ASKING and not spec.describes and spec.name in reads]
+    return [spec for spec in asking if all(map(run.lake.manifest, reads[spec.name]))]
+
+
+class KeptReplies(GeneratorWrapper):
+    """A `Generator` that answers from the lake's replies alone; others fail, unasked."""
+
+    def __init__(self, generator: Generator, cache: KeyedCache) -> None:
+        super().__init__(generator)
+        self._cache = cache
+
+    def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
+        """Return the reply to each request that the lake holds, and a failed one for the others."""
+        keys = [prompt_hash(request, self.identity) for request in requests]
+        held = kept_replies(self._cache, dict(zip(keys, requests, strict=True)), self.identity)
+        return [held.get(key, Reply(None, "not_asked")) for key in keys]
+
+
+class Recorder(GeneratorWrapper):
+    """A `Generator` that keeps each request that it hands on, by the hash that artifacts of replies know it by."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__(generator)
+        self.requests: dict[str, Request] = {}
+
+    def __call__(self, requests: Sequence[Request], on_reply: OnReply = no_listener) -> list[Reply]:
+        """Return one reply per request, in the same order."""
+        self.requests |= {prompt_hash(request, self.identity): request for request in requests}
+        return self._generator(requests, on_reply)
 
 
 class DryRunIO(StageIO):

@@ -6,8 +6,11 @@ import pytest
 
 from data_lake.errors import UserError
 from flows.ask import ask, told
+from flows.dry_run import KeptReplies
+from pipeline.llm.generator import Reply
 from tests.flows.conftest import Place
 from tests.pipeline.stub_endpoint import StubEndpoint, completion
+from tests.pipeline.stub_endpoint import ask as requests
 
 
 class Always(dict):
@@ -77,3 +80,10 @@ def test_a_user_whom_nothing_is_asked_about_is_named(place: Place) -> None:
 def test_a_generator_without_a_model_is_named(place: Place) -> None:
     with place.open() as run, pytest.raises(UserError, match='generator = "retrieval" asks no language model'):
         ask(run, "anybody", is_dry=True)
+
+
+def test_a_question_that_stands_twice_gets_a_reply_each_time(place: Place) -> None:
+    with StubEndpoint() as endpoint, place.open(*asking(endpoint)) as run:
+        kept = KeptReplies(run.models.generator, run.lake.keyed_cache("replies"))
+        [request] = requests("Name a pan")
+        assert kept([request, request]) == [Reply(None, "not_asked")] * 2
