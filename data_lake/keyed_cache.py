@@ -58,7 +58,7 @@ class KeyedCache:
                 found.append(_take(path, rows))
         return _latest(pa.concat_tables(found[1:] or found, promote_options="permissive"), wanted)
 
-    def keys(self) -> set[str]:
+    def all_keys(self) -> set[str]:
         """Return the keys of all rows."""
         return {key for path in self._sound_parts() for key in self._keys[path.name].to_pylist()}
 

@@ -178,7 +178,7 @@ class Lake:
 
     def old_versions(self) -> list[Path]:
         """Return the folders of artifacts that are not current, and that nothing current was made from."""
-        current = {artifact: found for artifact in ARTIFACTS if (found := self.manifest(artifact))}
+        current = self._current()
         read = {(name, given.content) for found in current.values() for name, given in found.inputs.items()}
         old = []
         for artifact in ARTIFACTS:
@@ -202,7 +202,7 @@ class Lake:
         anything is changed.
         """
         with self.lock():
-            current = {artifact: found for artifact in ARTIFACTS if (found := self.manifest(artifact))}
+            current = self._current()
             for artifact in current:
                 self.verified_path(artifact, full=False)
             runs = {found.fingerprint: found for found in current.values()}
@@ -323,6 +323,10 @@ class Lake:
         others.sort(key=lambda path: (path / MANIFEST).stat().st_mtime_ns, reverse=True)
         for path in others[max(self.keep - 1, 0) :]:
             self.store.remove(artifact, path.name)
+
+    def _current(self) -> dict[str, Manifest]:
+        """Return the manifest of each artifact that is there, in the order of the stages."""
+        return {artifact: found for artifact in ARTIFACTS if (found := self.manifest(artifact))}
 
     def _kept(self, artifact: str) -> list[Path]:
         """Return the folders of an artifact's fingerprints."""

@@ -37,9 +37,9 @@ class Measured:
         return f"{self.lake.home.name} {self.run.fingerprint[:8]} of {self.run.started}"
 
     def ranks(self) -> pl.DataFrame:
-        """Return the rows of RANKS of the last phase."""
+        """Return the rows of RANKS of the test split by the last phase."""
         files = open_parts(self.lake.kept_path("ranks", self.run)).files
-        return pl.read_parquet(files).filter(pl.col("phase") == PHASE)
+        return pl.read_parquet(files).filter(pl.col("phase") == PHASE, pl.col("split") == TEST)
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,17 @@ class Compared:
         return "\n\n".join(parts)
 
 
-def compare(run: Run, a: str, b: str, split: str = TEST) -> Compared:
+def compare(run: Run, a: str, b: str) -> Compared:
     """Compare two evaluations: "current", "previous", the first digits of a fingerprint, or another settings file.
 
     Raises UserError where there is no such evaluation, or where no user has the same target in both.
     """
     before, now = (_find(run, name) for name in (a, b))
     lines = [lineage(each.lake, [each.run]) for each in (before, now)]
-    ranks = _of_both(before.ranks(), now.ranks(), split)
+    ranks = _of_both(before.ranks(), now.ranks())
     if not len(ranks):
         raise UserError(
-            f"No user has the same {split} target in {before.name} and {now.name}. Compare runs of one split."
+            f"No user has the same {TEST} target in {before.name} and {now.name}. Compare runs of one split."
         )
     protocol = ranks["protocol"].unique(maintain_order=True)[-1]
     moved = _moved(ranks.filter(pl.col("protocol") == protocol))
@@ -95,7 +95,7 @@ def compare(run: Run, a: str, b: str, split: str = TEST) -> Compared:
         now.name,
         changes_between(*lines) or ["nothing that the runs record"],
         _rows(*lines),
-        _differences(ranks, split),
+        _differences(ranks),
         [each for each in reversed(moved) if each.rank_b < each.rank_a][:MOST_MOVED],
         [each for each in moved if each.rank_b > each.rank_a][:MOST_MOVED],
     )
@@ -124,10 +124,10 @@ def _find(run: Run, name: str) -> Measured:
     return Measured(lake, named[0])
 
 
-def _of_both(a: pl.DataFrame, b: pl.DataFrame, split: str) -> pl.DataFrame:
+def _of_both(a: pl.DataFrame, b: pl.DataFrame) -> pl.DataFrame:
     """Return a row per user, protocol and target of both, with `rank_a` and `rank_b`."""
     key = ["user_id", "protocol", "domain", "item_id"]
-    a, b = (ranks.filter(pl.col("split") == split).select(*key, "rank") for ranks in (a, b))
+    a, b = (ranks.select(*key, "rank") for ranks in (a, b))
     return a.rename({"rank": "rank_a"}).join(b.rename({"rank": "rank_b"}), on=key, maintain_order="left")
 
 
@@ -143,13 +143,13 @@ def _rows(a: Lineage, b: Lineage) -> list[dict[str, object]]:
     return [row for row in found if row["A"] != row["B"]]
 
 
-def _differences(ranks: pl.DataFrame, split: str) -> list[dict[str, object]]:
+def _differences(ranks: pl.DataFrame) -> list[dict[str, object]]:
     rows = []
     for protocol in ranks["protocol"].unique(maintain_order=True):
         of_protocol = ranks.filter(pl.col("protocol") == protocol)
-        tables = [_as_ranks(of_protocol, name, split) for name in ("rank_b", "rank_a")]
+        tables = [_as_ranks(of_protocol, name) for name in ("rank_b", "rank_a")]
         for domain in (None, *sorted(of_protocol["domain"].unique())):
-            found = paired(tables[:1], tables[1:], split=split, protocol=protocol, domain=domain, resamples=RESAMPLES)
+            found = paired(tables[:1], tables[1:], split=TEST, protocol=protocol, domain=domain, resamples=RESAMPLES)
             rows += [_row(protocol, domain, each) for each in found.values()]
     return rows
 
@@ -159,8 +159,8 @@ def _row(protocol: str, domain: str | None, it: Difference) -> dict[str, object]
     return {"protocol": protocol, "domain": domain or "over all", "metric": it.metric, **values}
 
 
-def _as_ranks(ranks: pl.DataFrame, name: str, split: str) -> pa.Table:
-    named = {"phase": pl.lit(PHASE), "split": pl.lit(split), "rank": pl.col(name)}
+def _as_ranks(ranks: pl.DataFrame, name: str) -> pa.Table:
+    named = {"phase": pl.lit(PHASE), "split": pl.lit(TEST), "rank": pl.col(name)}
     return ranks.select("user_id", "domain", "protocol", **named).to_arrow()
 
 

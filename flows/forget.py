@@ -53,7 +53,7 @@ def forget_user(run: Run, user: str) -> Forgotten:
     with lake.lock():
         forgotten = lake.keyed_cache(FORGOTTEN)
         names, actions = _names(lake, user), _trained_actions(lake, user)
-        if not names and hash_user(user) not in forgotten.keys():  # noqa: SIM118
+        if not names and hash_user(user) not in forgotten.all_keys():
             raise UserError(
                 f"Dataset '{lake.home.name}' knows no user {user!r}. Look for the id by `edt show sequences`."
             )

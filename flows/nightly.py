@@ -145,7 +145,7 @@ def make_stages(run: Run) -> tuple[list[Manifest], int]:
     with run.lake.lock():
         run.lake.clean(run.stages)
         for stage in run.stages:
-            if run.selection.rebuilds(stage.name) or is_to_ask_again(run, stage):
+            if run.selection.rebuilds(stage.name) or is_to_ask_again(run, stage.name, run.lake.state(stage)):
                 run.lake.request_rebuild(stage)
         for stage in selected:
             result = run_stage(stage, run.lake)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from data_lake.errors import UserError
-from data_lake.lake import Lake, Manifest, Stage
+from data_lake.lake import Lake, Manifest, Stage, State
 from flows.run import Run
 from flows.selection import StageSelection
 from flows.stages import SPECS
@@ -38,16 +38,16 @@ def plan(run: Run) -> list[Step]:
         if name not in active:
             steps.append(Step(name, "off", "off", f'[{spec.section}] generator = "{NONE}"'))
             continue
-        steps.append(_step(run, active[name], remade))
-        if steps[-1].action in ("run", "depends") and not is_to_ask_again(run, active[name]):
+        state = run.lake.state(active[name])
+        steps.append(_step(run, active[name], state, remade))
+        if steps[-1].action in ("run", "depends") and not is_to_ask_again(run, name, state):
             remade |= dict.fromkeys(active[name].makes, name)
     return steps
 
 
-def is_to_ask_again(run: Run, stage: Stage) -> bool:
+def is_to_ask_again(run: Run, stage: str, state: State) -> bool:
     """Say whether a stage is fresh, but for questions that got no answer because an endpoint was busy or away."""
-    state, selection = run.lake.state(stage), run.selection
-    is_wanted = selection.only in (None, stage.name) and not selection.is_beyond(stage.name)
+    is_wanted = run.selection.only in (None, stage) and not run.selection.is_beyond(stage)
     return is_wanted and state.kind == "fresh" and bool(unanswered(state.manifest))
 
 
@@ -73,8 +73,8 @@ def status(run: Run, verify: bool = False) -> list[Step]:
     return [_verified(run.lake, step, makes.get(step.stage, ())) for step in steps]
 
 
-def _step(run: Run, stage: Stage, remade: dict[str, str]) -> Step:
-    state, selection = run.lake.state(stage), run.selection
+def _step(run: Run, stage: Stage, state: State, remade: dict[str, str]) -> Step:
+    selection = run.selection
     rows = seconds = None
     if state.manifest:
         rows, seconds = state.manifest.outputs[stage.makes[0]].rows, round(state.manifest.seconds, 1)
@@ -88,7 +88,7 @@ def _step(run: Run, stage: Stage, remade: dict[str, str]) -> Step:
         action, why = "skip", f"it comes after {selection.to}"
     elif selection.rebuilds(stage.name):
         action, why = "run", "asked to be rebuilt"
-    elif is_to_ask_again(run, stage) and not cause:
+    elif not cause and is_to_ask_again(run, stage.name, state):
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in unanswered(state.manifest).items())
         action, why = "run", f"questions that got no answer are asked again ({reasons})"
     elif kind == "fresh" and cause:

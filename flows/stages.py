@@ -40,7 +40,7 @@ def _ingest(run: StageRun) -> None:
     from pipeline.ingest.forgotten import FORGOTTEN
     from pipeline.ingest.ingest import ingest
 
-    found = ingest(run.settings.data, run.settings.split, run.io.keyed_cache(FORGOTTEN).keys())
+    found = ingest(run.settings.data, run.settings.split, run.io.keyed_cache(FORGOTTEN).all_keys())
     run.io.write("interactions", found.interactions)
     run.io.write("items", found.items)
     run.io.write("queries", found.queries)

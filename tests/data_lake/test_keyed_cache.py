@@ -118,7 +118,7 @@ def test_changed_parts_keep_their_order_so_that_the_later_row_still_wins(tmp_pat
     cache.put(rows(a="old", b="1"))
     cache.put(rows(a="new"))
     assert cache.change(lambda part: part.filter(pc.not_equal(part["key"], "b"))) == 1
-    assert cache.keys() == KeyedCache(tmp_path).keys() == {"a"}
+    assert cache.all_keys() == KeyedCache(tmp_path).all_keys() == {"a"}
     assert KeyedCache(tmp_path).get(["a", "b"])["text"].to_pylist() == ["new"]
 
 
