@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from data_lake.errors import UserError
 from data_lake.messages import hide_credentials
-from flows.server import prefect_server, secret_file
+from flows.server import ending_without, prefect_server, secret_file
 from flows.settings import load_settings
 from flows.text import log
 from pipeline.processes.child import child_environment
@@ -39,7 +39,8 @@ def serve(config: Path, cron: str, overrides: Sequence[str] = (), replace: bool 
                 f"--set {hide_credentials(override)} holds a password, which Prefect keeps. Write it into {config}."
             )
     is_ours = get_current_settings().api.url is None
-    url = prefect_server().url
+    server = prefect_server()
+    url = server.url
     os.environ[SERVED] = json.dumps(list(overrides))
     if not replace:
         _check_owner(f"{nightly.name}/{dataset}", config, url)
@@ -49,7 +50,8 @@ def serve(config: Path, cron: str, overrides: Sequence[str] = (), replace: bool 
     )
     log("Next runs: " + ", ".join(f"{each:%a %Y-%m-%d %H:%M} UTC" for each in runs))
     os.environ.update(child_environment())  # the runs are Python programs that Prefect starts with what we have
-    with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):  # where Prefect has them look for modules
+    watched = ending_without(server) if is_ours else contextlib.nullcontext()
+    with watched, tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):  # where Prefect looks for modules
         nightly.serve(
             name=dataset,
             schedule=Cron(cron, timezone="UTC", slug="nightly"),

@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -30,6 +31,9 @@ GONE_SECONDS = 30.0
 """How long a server that somebody else started may refuse connections, as while it is restarted."""
 LOOK_SECONDS = 1.0
 """How often is looked whether the server is still there."""
+LEAST_FREE = 2**20
+"""Bytes that the disk with our server's database must have left: a server that cannot write keeps its clients waiting
+for minutes."""
 
 DATABASE = {"PREFECT_SERVER_DATABASE_TIMEOUT": "60"}
 """Seconds that a new connection to the server's SQLite waits for a writer: under a worker and a run 10 are too few."""
@@ -92,6 +96,8 @@ def ending_without(server: Server) -> Iterator[None]:
         while not is_over.wait(LOOK_SECONDS):
             if server.child and (code := server.child.process.poll()) is not None:
                 _leave(f"Prefect's own server ended in the middle of the run ({ending(code)})")
+            if server.child and shutil.disk_usage(home := secret_file().parent).free < LEAST_FREE:
+                _leave(f"no space left on the disk of {home}, where Prefect's own server writes")
             if server.child or not _refuses(server.url):
                 last_seen = time.monotonic()
             elif time.monotonic() - last_seen > GONE_SECONDS:

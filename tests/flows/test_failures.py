@@ -9,7 +9,7 @@ from data_lake.errors import UserError
 from data_lake.lake import Lake
 from flows.failures import stage_failed
 from flows.nightly import run_stage
-from flows.server import _wait
+from flows.server import _wait, secret_file
 from pipeline.processes.child import Child
 
 BREAK = """
@@ -99,14 +99,18 @@ def test_a_full_disk_is_one_sentence_at_once_and_not_tried_again(place):
 
 
 GONE = """
-import subprocess, sys, time
+import sys, time
 
 from flows import server
 from pipeline.processes.child import Child
 
 server.GONE_SECONDS, server.LOOK_SECONDS = 0, 0.05
-child = Child([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
-with server.ending_without(server.Server("http://u:s3cret@127.0.0.1:9/api", child if sys.argv[1] == "ours" else None)):
+whose = sys.argv[1]
+ends = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)" if whose == "ours" else "import time; time.sleep(600)"
+if whose == "ours, on a full disk":
+    server.LEAST_FREE = 2**80
+child = None if whose == "another" else Child([sys.executable, "-c", ends])
+with server.ending_without(server.Server("http://u:s3cret@127.0.0.1:9/api", child)):
     time.sleep(600)
 """
 
@@ -122,11 +126,13 @@ def test_a_server_that_is_killed_while_it_starts_is_not_said_to_be_silent():
     ("whose", "told"),
     [
         ("ours", "Prefect's own server ended in the middle of the run (SIGKILL)"),
+        ("ours, on a full disk", "no space left on the disk of {home}, where Prefect's own server writes"),
         ("another", "Prefect's server at http://***@127.0.0.1:9/api refuses connections"),
     ],
 )
-def test_a_run_ends_with_a_sentence_once_prefect_s_server_is_gone(place, whose, told):
+def test_a_run_ends_with_a_sentence_once_prefect_s_server_is_gone_or_cannot_write(place, whose, told):
     done = place.python("-c", GONE, whose)
+    told = told.format(home=secret_file().parent)
     assert done.returncode == 1
     assert done.stderr == f"error: {told}. What is finished is kept: run again, and it goes on from there.\n"
 
