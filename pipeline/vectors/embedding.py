@@ -4,7 +4,9 @@ Run as a module it is that process.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +20,11 @@ from pipeline.processes.worker import Link, Worker
 from pipeline.vectors.catalogue import matrix
 
 TEXTS_PER_MESSAGE = 4096
+
+CPUINFO, NVIDIA = Path("/proc/cpuinfo"), Path("/proc/driver/nvidia")
+"""Where Linux tells of the processor and of NVIDIA's driver."""
+BF16_UNITS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""How x86 and Arm processors call them."""
 
 
 class Embed(Protocol):
@@ -40,6 +47,7 @@ class _Identified:
 
     def __init__(self, cfg: EmbedConfig) -> None:
         self._identity = identify(cfg.model, cfg.revision, section="embed")
+        self.precision = fastest_precision(cfg.device) if cfg.precision == "auto" else cfg.precision
 
     @property
     def model(self) -> str:
@@ -48,8 +56,8 @@ class _Identified:
 
     @property
     def revision(self) -> str:
-        """Commit of a hub model, or the hash of a folder's files."""
-        return self._identity.revision
+        """Commit of a hub model, or the hash of a folder's files; and the precision, where that is no float32."""
+        return self._identity.revision + ("" if self.precision == "float32" else f" {self.precision}")
 
 
 class SentenceEmbedder(_Identified):
@@ -65,18 +73,33 @@ class SentenceEmbedder(_Identified):
         distinct, indices = _longest_first(texts)
         if self._model is None:
             self._model = self._load()
-        vectors = self._model.encode(
-            distinct or [""], batch_size=self.cfg.batch_size, normalize_embeddings=True, show_progress_bar=False
+        vectors = self._encode(distinct or [""]).astype(np.float32, copy=False)
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True))[indices]  # in bfloat16 they are only nearly
+
+    def _encode(self, texts: list[str]) -> np.ndarray:
+        """Encode texts, the longest first. A CPU is busy with a few short texts, too; a GPU wants as many tokens."""
+        size, longest = self.cfg.batch_size, self._model.max_seq_length
+        batches = [slice(None)]
+        if self._model.device.type != "cpu" and longest:
+            lengths = [len(ids) for ids in self._model.tokenizer(texts, truncation=True)["input_ids"]]
+            batches = token_batches(lengths, size * longest)
+            size = len(texts)
+        return np.concatenate(
+            [self._model.encode(texts[each], batch_size=size, show_progress_bar=False) for each in batches]
         )
-        return vectors.astype(np.float32, copy=False)[indices]
 
     def _load(self) -> Any:
+        import torch
         from sentence_transformers import SentenceTransformer
 
         device = None if self.cfg.device == "auto" else self.cfg.device
         revision = None if self._identity.is_folder else self._identity.revision
         return SentenceTransformer(
-            self._identity.source, device=device, revision=revision, local_files_only=self._identity.is_folder
+            self._identity.source,
+            device=device,
+            revision=revision,
+            local_files_only=self._identity.is_folder,
+            model_kwargs={"dtype": getattr(torch, self.precision)},
         )
 
 
@@ -144,6 +167,29 @@ class CachedEmbed:
         counts = {"asked": self._asked, "reused": self._reused}
         self._asked = self._reused = 0
         return counts
+
+
+def fastest_precision(device: str) -> str:
+    """Return "bfloat16" where the device has units for it, else "float32". device: as in the settings."""
+    if device != "cpu" and NVIDIA.exists():
+        import torch
+
+        if torch.cuda.is_available():
+            return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", CPUINFO.read_text(), re.MULTILINE) if CPUINFO.exists() else None
+    return "bfloat16" if flags and BF16_UNITS & set(flags[1].split()) else "float32"
+
+
+def token_batches(lengths: Sequence[int], tokens: int) -> list[slice]:
+    """Cut texts of these lengths, in tokens and falling, into batches of at most `tokens` with their padding.
+
+    A batch holds one text at least.
+    """
+    batches, start = [], 0
+    while start < len(lengths):
+        batches.append(slice(start, start + max(1, tokens // max(1, lengths[start]))))
+        start = batches[-1].stop
+    return batches
 
 
 def vector_key(model: str, revision: str, text: str) -> str:

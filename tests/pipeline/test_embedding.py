@@ -3,7 +3,14 @@ import pytest
 
 from data_lake.keyed_cache import KeyedCache
 from pipeline.config import EmbedConfig
-from pipeline.vectors.embedding import CachedEmbed, EmbedProcess, SentenceEmbedder
+from pipeline.vectors import embedding
+from pipeline.vectors.embedding import (
+    CachedEmbed,
+    EmbedProcess,
+    SentenceEmbedder,
+    fastest_precision,
+    token_batches,
+)
 
 TEXTS = ["rice cooker", "steam cooker for rice", "a novel about the sea", "rice cooker"]
 
@@ -45,6 +52,41 @@ def test_vectors_have_length_one_and_near_texts_near_vectors(minilm):
 
 def test_the_order_of_the_texts_changes_no_bit(minilm):
     assert np.array_equal(minilm(TEXTS[::-1]), minilm(TEXTS)[::-1])
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 amx_bf16", "bfloat16"),
+        ("Features\t: fp asimd bf16 i8mm", "bfloat16"),
+        ("flags\t\t: fpu avx2 avx512f", "float32"),
+        ("", "float32"),
+    ],
+)
+def test_texts_are_encoded_in_bfloat16_where_the_processor_has_units_for_it(flags, precision, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding, "CPUINFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\nbugs\t: bf16\n")
+    assert fastest_precision("cpu") == precision
+
+
+def test_a_system_that_tells_nothing_of_its_processor_encodes_in_float32(tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding, "CPUINFO", tmp_path / "cpuinfo")
+    assert fastest_precision("cpu") == "float32"
+
+
+def test_vectors_of_both_precisions_are_nearly_the_same_and_are_told_apart():
+    exact, fast = (SentenceEmbedder(EmbedConfig(precision=each)) for each in ("float32", "bfloat16"))
+    assert fast.revision == f"{exact.revision} bfloat16"
+    ours, theirs = exact(TEXTS), fast(TEXTS)
+    assert theirs.dtype == np.float32
+    assert np.allclose(np.linalg.norm(theirs, axis=1), 1, atol=1e-6)
+    assert (ours * theirs).sum(1).min() > 0.999
+    assert not np.array_equal(ours, theirs)
+
+
+def test_a_batch_on_a_gpu_holds_as_many_tokens_of_short_texts_as_of_long_ones():
+    assert token_batches([9, 5, 4, 2, 1, 1], tokens=8) == [slice(0, 1), slice(1, 2), slice(2, 4), slice(4, 12)]
+    assert token_batches([], tokens=8) == []
 
 
 def test_a_process_of_its_own_gives_the_same_vectors_and_ends_when_closed(minilm, process):
