@@ -222,14 +222,14 @@ def _best(
     scores = score(users, prefix_length, data.domains[domain]).float()  # (B, M)
     refuse_non_finite(data, users, columns, scores, phase)
     seen_row, seen_column = history(data, users, prefix_length, columns)
-    scores = scores.index_put(
+    scores.index_put_(
         (torch.from_numpy(seen_row).to(scores.device), torch.from_numpy(seen_column).to(scores.device)),
         torch.tensor(-torch.inf, device=scores.device),
     )
     if allowed is not None:
-        scores = scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), -torch.inf)
-    least = scores.topk(min(top, len(columns)), dim=1).values[:, -1:]  # (B, 1)
-    chosen = ((scores >= least) & torch.isfinite(scores)).nonzero()  # (C, 2): ties with the last may make too many
+        scores.masked_fill_(~torch.from_numpy(allowed).to(scores.device), -torch.inf)
+    least = scores.topk(min(top, len(columns)), dim=1).values[:, -1:].clamp_(min=torch.finfo().min)  # (B, 1)
+    chosen = (scores >= least).nonzero()  # (C, 2): ties with the last may make too many
     row, column = chosen.cpu().numpy().T
     values = scores[chosen[:, 0], chosen[:, 1]].cpu().numpy()
     order = np.lexsort((column, -values, row))

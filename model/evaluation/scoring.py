@@ -67,7 +67,9 @@ class NetworkScorer:
         scores = query @ self.keys.T  # (B, M)
         if self.popularity is not None:
             assert recency is not None
-            scores += self.popularity[recency.scoring_time_bins(self.data, users, prefix_lengths)]
+            bins = recency.scoring_time_bins(self.data, users, prefix_lengths)  # (B,)
+            is_one = bool((bins == bins[:1]).all())  # as where everybody is recommended to now
+            scores += self.popularity[bins[:1] if is_one else bins]
         return scores.div_(self.network.cfg.temperature)
 
     @torch.no_grad()

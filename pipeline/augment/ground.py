@@ -94,8 +94,8 @@ class Grounder:
             described = np.flatnonzero(here & (named < 0))
             asked = answers[described]
             item[described], faithfulness[described] = self._nearest[domain].find(
-                vectors[numbers.to_numpy()[described]], asked["row"].to_numpy(), asked["user_id"], held,
-                self._known.neighbours,
+                asked["answer"].to_list(), vectors[numbers.to_numpy()[described]], asked["row"].to_numpy(),
+                asked["user_id"], held, self._known.neighbours,
             )  # fmt: skip
         ids = pl.Series(pl.from_arrow(catalogue.item_ids.take(pa.array(np.maximum(item, 0)))))
         is_found = pl.Series(item >= 0)

@@ -1,5 +1,7 @@
 """Find the catalogue item that a text means: the nearest, and of nearly equal ones the one that is likeliest chosen."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 
@@ -9,6 +11,8 @@ from pipeline.vectors.neighbours import Index
 
 NEAREST = 32
 """Items that are looked at for a text; where the user's shown part holds all of them, all items are."""
+REMEMBERED = 100_000
+"""Texts whose nearest items are held for the next call, some 70 MB; then it begins anew."""
 TIE = 0.02
 """Cosine by which an item may be farther than the nearest and still be what a title means: shops sell many alike."""
 
@@ -35,11 +39,13 @@ class Nearest:
     def __init__(self, catalogue: Catalogue, domain: str, index: Index | None) -> None:
         self._catalogue, self._domain, self._index = catalogue, domain, index
         self._items = catalogue.texts_of(domain)
+        self._known: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # by text, (K,) each
 
     def find(
-        self, vectors: np.ndarray, users: np.ndarray, names: pl.Series, shown: RaggedRows, neighbours: Neighbours
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the row of the catalogue (-1: none) and the cosine of each of the `vectors` (A, d).
+        self, texts: Sequence[str], vectors: np.ndarray, users: np.ndarray, names: pl.Series, shown: RaggedRows,
+        neighbours: Neighbours,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """Return the row of the catalogue (-1: none) and the cosine of each of the `texts`, of `vectors` (A, d).
 
         `users` (A,) are rows of `shown`, what prompts show of them and is never found; `names` (A,) their ids. Of items
         within TIE of the nearest the one is found that most users who share items with the user chose, then the most
@@ -47,8 +53,7 @@ class Nearest:
         """
         if not len(self._items) or not len(vectors):
             return np.full(len(vectors), -1), np.full(len(vectors), np.nan)
-        distinct, which = np.unique(vectors, axis=0, return_inverse=True)
-        rows, scores = (each[which.reshape(-1)] for each in self._near(distinct))
+        rows, scores = self._near_texts(texts, vectors)
         scores = np.where(self._is_open(rows, users, shown), scores, -np.inf)
         for answer in np.flatnonzero(~np.isfinite(scores).any(axis=1)):
             rows[answer], scores[answer] = self._open_only(vectors[answer], users[answer], shown)
@@ -59,6 +64,19 @@ class Nearest:
         found, cosine = np.full(len(vectors), -1), np.full(len(vectors), np.nan)
         found[chosen["answer"]], cosine[chosen["answer"]] = chosen["item"], chosen["cosine"]
         return found, cosine
+
+    def _near_texts(self, texts: Sequence[str], vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `_near` does of each text, (A, K) and (A, K); the catalogue is gone through once for a text."""
+        first: dict[str, int] = {}
+        for place, text in enumerate(texts):
+            first.setdefault(text, place)
+        new = [text for text in first if text not in self._known]
+        if new:
+            self._known |= zip(new, zip(*self._near(vectors[[first[text] for text in new]]), strict=True), strict=True)
+        rows, scores = (np.stack(each) for each in zip(*(self._known[text] for text in texts), strict=True))
+        if len(self._known) > REMEMBERED:
+            self._known = {}
+        return rows, scores
 
     def _near(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows (T, K) of the nearest items, -1 where there is none, and their cosines."""

@@ -3,7 +3,7 @@
 It is the baseline that a language model must beat, and what a machine without one runs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -32,6 +32,7 @@ class Retrieval(TemplateGenerator):
         """With more than `exact_up_to` different titles in a domain an index finds the nearest."""
         self._exact_up_to = exact_up_to
         self._domains: dict[str, tuple[list[str], np.ndarray, Index | None]] = {}
+        self._found: dict[tuple[str, int], dict[str, list[str]]] = {}  # by domain and how many, of each item
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -47,7 +48,7 @@ class Retrieval(TemplateGenerator):
         """Answer from this catalogue."""
         self._catalogue = Catalogue.of(tables["item_embeddings"])
         self._titles = titles_of(tables["items"], tables["items"]["item_id"])
-        self._domains = {}
+        self._domains, self._found = {}, {}
 
     def counts(self) -> dict[str, Any]:
         """Return how often the indexes found the truly nearest since the last call (see `neighbours.recall`)."""
@@ -80,14 +81,22 @@ class Retrieval(TemplateGenerator):
         found: dict[tuple[str, str], list[str]] = {}
         for domain in sorted({question.to_domain for question in questions}):
             here = [question for question in questions if question.to_domain == domain]
-            ids = sorted({item_id for question in here for item_id in question.item_ids})
-            rows = self._catalogue.rows(pa.array(ids, pa.string()))
-            known = [i for i, row in enumerate(rows) if row >= 0 and self._catalogue.has_text[row]]
-            item_ids, vectors, index = self._texts(domain)
-            queries, k = self._catalogue.vectors[rows[known]], max(question.answers for question in here)
-            best = nearest_rows(queries, vectors, k) if index is None else index.search(queries, k)[0]
-            for i, nearest in zip(known, best, strict=True):
-                found[domain, ids[i]] = [item_ids[row] for row in nearest if row >= 0]
+            ids = {item_id for question in here for item_id in question.item_ids}
+            nearest = self._nearest_of(domain, ids, max(question.answers for question in here))
+            found |= {(domain, item_id): nearest[item_id] for item_id in ids}
+        return found
+
+    def _nearest_of(self, domain: str, ids: Set[str], k: int) -> dict[str, list[str]]:
+        """Return the k nearest items of the domain of each item, none of one without text; each is looked for once."""
+        found = self._found.setdefault((domain, k), {})
+        new = sorted(ids - found.keys())
+        rows = self._catalogue.rows(pa.array(new, pa.string()))
+        known = [i for i, row in enumerate(rows) if row >= 0 and self._catalogue.has_text[row]]
+        item_ids, vectors, index = self._texts(domain)
+        queries = self._catalogue.vectors[rows[known]]
+        best = nearest_rows(queries, vectors, k) if index is None else index.search(queries, k)[0]
+        found |= {key: [] for key in new}
+        found |= {new[i]: [item_ids[row] for row in near if row >= 0] for i, near in zip(known, best, strict=True)}
         return found
 
     def _texts(self, domain: str) -> tuple[list[str], np.ndarray, Index | None]:

@@ -72,6 +72,19 @@ def test_an_answer_does_not_depend_on_who_asks_beside(retrieval):
     assert [len(json.loads(reply.text)["items"]) for reply in together] == [1, 3, 2]
 
 
+def test_the_nearest_of_an_item_are_looked_for_once(retrieval, monkeypatch):
+    looked_for = []
+
+    def counted(queries, vectors, k):
+        looked_for.append(len(queries))
+        return nearest_rows(queries, vectors, k)
+
+    monkeypatch.setattr(retrieval_module, "nearest_rows", counted)
+    for item_ids in (["f1"], ["f2", "f1"], ["f1"]):
+        retrieval([items_request(item_ids, 2)])
+    assert looked_for == [1, 1, 0]
+
+
 def test_answers_keep_the_length_that_the_schema_allows(retrieval):
     assert answer(retrieval, items_request(["f1"], 3, characters=4)) == ["Rice", "Tea"]
 
