@@ -14,6 +14,8 @@ FUZZ ?= 1000000
 SEED ?= 0
 # The world of `make demo`: small enough to be asked about and learnt in some minutes on two cores.
 DEMO ?= --users 400 --set items=600
+# Processes that `make test` deals the files of tests to.
+AT_ONCE ?= 2
 # Runs that `make faults` disturbs; number N is the same every time.
 FAULTS ?= 300
 
@@ -77,7 +79,7 @@ demo: $(INSTALLED)
 	@cd demo && $(BIN)/edt sample $(DEMO) && $(BIN)/edt run
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile
 
 slow: $(INSTALLED)
 	@$(BIN)/python -m pytest -m slow

@@ -10,7 +10,17 @@ import urllib.request
 
 import pytest
 
+from tests.faults.table import FAULT, table
 from tests.tiny_model import write_tiny_model
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [each for reports in terminalreporter.stats.values() for each in reports]
+    properties = [each.user_properties for each in reports if getattr(each, "when", "") == "call"]
+    if lines := table(value for found in properties for name, value in found if name == FAULT):
+        terminalreporter.section("faults")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture

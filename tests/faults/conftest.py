@@ -1,4 +1,4 @@
-"""What all faults share: a Prefect server, the library of disk.c, the finished world, and the table at the end."""
+"""What all faults share: a Prefect server, the library of disk.c, and the finished world."""
 
 import shutil
 import socket
@@ -6,34 +6,13 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import pytest
 
 from pipeline.processes.child import Child
 from tests.faults.disk import Disk
-from tests.faults.faults import OUTCOMES, STOPPED
 from tests.faults.world import QUIET, World, new_world
-
-Tally = defaultdict[str, Counter[str]]
-TALLY = pytest.StashKey[Tally]()
-
-
-@pytest.fixture(scope="session")
-def tally(pytestconfig: pytest.Config) -> Tally:
-    """How the faults of each kind went; the table of it is shown at the end."""
-    return pytestconfig.stash.setdefault(TALLY, defaultdict(Counter))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if found := config.stash.get(TALLY, None):
-        terminalreporter.section("faults")
-        columns = (STOPPED, *OUTCOMES)
-        terminalreporter.write_line(f"{'kind':<20}{'times':>10}" + "".join(f"{name:>10}" for name in columns))
-        for kind, counts in [*sorted(found.items()), ("all", sum(found.values(), Counter()))]:
-            times = sum(counts[name] for name in OUTCOMES)
-            terminalreporter.write_line(f"{kind:<20}{times:>10}" + "".join(f"{counts[name]:>10}" for name in columns))
 
 
 @pytest.fixture(scope="session")

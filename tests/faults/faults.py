@@ -19,10 +19,6 @@ from flows.stages import SPECS
 from tests.faults.disk import Disk
 from tests.faults.world import Ended, Place, World
 
-OUTCOMES = ("survived", "refused", "lost")
-"""Of a disturbed lake with the next run: all is there as if nothing had been, it says what to do, or neither."""
-STOPPED = "stopped"
-"""Of a disturbed run: the disturbance ended it."""
 STAGES = [spec for spec in SPECS if not spec.describes]
 MOST_STAGES = 3
 FOR_EVER = 10**9

@@ -10,7 +10,8 @@ from collections import Counter
 
 import pytest
 
-from tests.faults.faults import KINDS, PRELOADED, STOPPED, Fault
+from tests.faults.faults import KINDS, PRELOADED, Fault
+from tests.faults.table import FAULT, STOPPED
 from tests.faults.world import CONCURRENCY, Ended
 
 FAULTS = int(os.environ.get("EDT_FAULTS", "8"))
@@ -54,17 +55,18 @@ def _differences(found: dict[str, str], expected: dict[str, str], fault: Fault) 
 @pytest.mark.parametrize(
     "number", range(FAULTS), ids=lambda number: f"{number}-{NAMES[number % len(NAMES)].replace(' ', '-')}"
 )
-def test_fault(number, world, disk, own_prefect, tally, tmp_path):
+def test_fault(number, world, disk, own_prefect, record_property, tmp_path):
     kind = NAMES[number % len(NAMES)]
     if kind in PRELOADED and disk is None:
         pytest.skip("no C compiler: the calls of a run cannot be disturbed")
     fault = Fault(number, kind, world, disk)
     place = world.place(tmp_path / "place", own_prefect if kind == "server killed" else None)
     fault.unmake(place)
-    tally[kind]["lost"] += 1
+    ending = {"kind": kind, STOPPED: False, "outcome": "lost"}
+    record_property(FAULT, ending)
     with place.endpoint as endpoint:
         disturbed = fault.strike(place)
-        tally[kind][STOPPED] += disturbed is not None and disturbed.code != 0
+        ending[STOPPED] = disturbed is not None and disturbed.code != 0
         told = Counter(endpoint.script.told)
         held = place.held()
         known = [prompt for prompt in told if endpoint.script.text(prompt) in held]
@@ -82,4 +84,4 @@ def test_fault(number, world, disk, own_prefect, tally, tmp_path):
         problems += _differences(place.tree(), world.tree, fault) if repaired.code == 0 else []
     words = "\n".join(ended.err for ended in (disturbed, repaired) if ended)
     assert not problems, f"fault {number}, {kind}: {fault.story}\n" + "\n".join(problems) + f"\n{words}"
-    tally[kind] += Counter({"lost": -1, outcome: 1})
+    ending["outcome"] = outcome
