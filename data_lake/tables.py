@@ -159,8 +159,8 @@ def _check(table: pa.Table, artifact: Artifact, name: str, schema: pa.Schema) ->
         if column not in table.column_names:
             raise SchemaError(f"{title}: column '{column}' is missing; {forbids} needs it.")
     for column in table.column_names:
-        if column not in schema.names and artifact.open_suffix and column.endswith(artifact.open_suffix):
-            schema = schema.append(pa.field(column, pa.float32(), nullable=False))
+        if column not in schema.names and (further := artifact.further_column(column)) is not None:
+            schema = schema.append(further)
         if column not in schema.names:
             raise SchemaError(f"{title}: column '{column}' is unknown; {forbids} has {', '.join(schema.names)}.")
 
