@@ -1,6 +1,8 @@
 # make demo | make test : each installs what it needs into .venv and can be run again at any time.
 PYTHON ?= python3
 VENV ?= .venv
+# `make docs` has libraries of its own, apart from the locked ones.
+DOCS_VENV ?= .venv-docs
 TORCH ?= torch==2.13.0
 # Where the CPU build of torch comes from if pip's own sources do not have it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -23,6 +25,7 @@ BIN := $(abspath $(VENV))/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 WANTED := pyproject.toml $(LOCK)
 INSTALLED := $(VENV)/installed-$(shell cat Makefile $(WANTED) | cksum | cut -d' ' -f1)
+DOCS_INSTALLED := $(DOCS_VENV)/installed-$(shell cksum < pyproject.toml | cut -d' ' -f1)
 GPU := $(shell nvidia-smi >/dev/null 2>&1 && echo yes)
 SYSTEM := $(shell uname -s)
 
@@ -32,7 +35,7 @@ export VLLM_NO_USAGE_STATS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export OMP_WAIT_POLICY := passive
 
-.PHONY: help install demo test slow faults fuzz lint format types imports check lock audit licences clean
+.PHONY: help install demo test slow faults fuzz lint format types imports check docs reference lock audit licences clean
 
 help:
 	@echo "make demo     install, then run the whole job on a simulated world in demo/"
@@ -41,6 +44,8 @@ help:
 	@echo "make faults   install, then disturb 300 runs in every way we know, and print how they ended"
 	@echo "make fuzz     install, then feed damaged files and replies to all that reads them"
 	@echo "make check    linting, types and import rules"
+	@echo "make docs     build the pages of docs/ into site/"
+	@echo "make reference write the pages of docs/ that follow from the code"
 	@echo "make format   rewrite the code as ruff wants it"
 	@echo "make lock     pin all libraries of Linux without a GPU anew, with hashes; needs uv, as does the next"
 	@echo "make audit    look for known vulnerabilities in these"
@@ -106,6 +111,22 @@ imports: $(INSTALLED)
 
 check: lint types imports
 
+docs: $(DOCS_INSTALLED)
+	@$(DOCS_VENV)/bin/python -m sphinx --fail-on-warning --quiet docs site
+	@echo "site/index.html"
+
+$(DOCS_INSTALLED): pyproject.toml
+	@$(PYTHON) -m venv $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/python -c 'import tomllib; \
+	  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+	  > $(DOCS_VENV)/wanted.txt
+	@$(DOCS_VENV)/bin/python -m pip install --quiet --quiet --disable-pip-version-check -r $(DOCS_VENV)/wanted.txt
+	@rm -f $(DOCS_VENV)/installed-*
+	@touch $@
+
+reference: $(INSTALLED)
+	@$(BIN)/python docs/reference.py
+
 lock:
 	@$(UV) pip compile --quiet --config-file requirements/uv.toml --universal --python-version 3.11 --generate-hashes \
 	  --only-binary :all: --no-emit-package torch --no-emit-package llm-edt --no-annotate \
@@ -118,4 +139,4 @@ licences: $(INSTALLED)
 	@$(BIN)/python requirements/licences.py > docs/licences.md
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(DOCS_VENV) site demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -45,7 +45,10 @@ class LakeConfig(Config):
     """Where the artifacts lie, and how many versions of each are kept."""
 
     root: str = "data_lake/store"
+    """Folder beside the settings file, or the URL of an object store."""
+
     keep: PositiveInt = 3
+    """Versions of each artifact, the current one included."""
 
 
 class ReportConfig(Config):
@@ -66,6 +69,8 @@ class Settings(Config):
     """The settings of one dataset. Paths are absolute once `load_settings` has read them."""
 
     dataset: str = Field(pattern=DATASET)
+    """Its name in the lake, and that of its deployment: letters, digits and `. _ -`."""
+
     seed: NonNegativeInt = 0
     """Of everything that is drawn, where a section has no `seed` of its own."""
 

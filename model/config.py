@@ -27,9 +27,17 @@ class NetworkConfig(Config):
     renamed: ClassVar[Mapping[str, str]] = {"id_start": "id_init", "trends": "recency_half_lives"}
 
     hidden: Width = 128
+    """Size of every vector of the network."""
+
     blocks: Annotated[int, Field(gt=0, le=256)] = 1
+    """Transformer blocks."""
+
     heads: PositiveInt = 2
+    """Attention heads; they divide `hidden`."""
+
     feedforward: Width = 512
+    """Size of the hidden layer in each block."""
+
     dropout: Rate = 0.5
     """Inside the transformer's blocks."""
 
@@ -43,7 +51,11 @@ class NetworkConfig(Config):
     """Real items of a history that are read, the latest ones; synthetic items among them do not count."""
 
     item_text: bool = True
+    """An item's vector has a part from its text."""
+
     item_id: bool = True
+    """An item's vector has a part of its own, learnt."""
+
     id_init: Literal["cooccurrence", "random"] = "cooccurrence"
     """Initial id vectors: alike for items that stand near the same items in training histories, or random."""
 
@@ -60,6 +72,8 @@ class NetworkConfig(Config):
     """Add one learned vector to synthetic items, so that the network can tell them from real ones."""
 
     score: Literal["cosine", "dot"] = "cosine"
+    """How a state and an item make a score: by the angle between them, or by their product."""
+
     temperature: PositiveFloat = 0.07
     """Divides every score."""
 
@@ -71,7 +85,10 @@ class NetworkConfig(Config):
     """Phase 1 turns its shared state into a query by one linear map per target domain."""
 
     bottleneck: Width = 64
+    """Size of phase 2's adapter per domain."""
+
     bottleneck_dropout: Rate = 0.3
+    """Inside that adapter."""
 
     @model_validator(mode="after")
     def _check(self) -> "NetworkConfig":
@@ -86,6 +103,8 @@ class LossConfig(Config):
     """What is learnt at each position, and the pull of the profiles."""
 
     next_item: NextItem = "softmax"
+    """Softmax over the negatives, or binary cross-entropy as published."""
+
     negatives: NonNegativeInt = 2048
     """Items per domain that a batch's softmax sees beside the targets; 0: all items of the domain, exactly."""
 
@@ -107,6 +126,7 @@ class LossConfig(Config):
     """The user's own profile is the target, or as the method's authors published it."""
 
     align_temperature: PositiveFloat = 0.1
+    """Divides the similarities of the pull to the profiles."""
 
 
 class PhaseConfig(Config):
@@ -115,10 +135,20 @@ class PhaseConfig(Config):
     renamed: ClassVar[Mapping[str, str]] = {"halve_after": "lr_patience"}
 
     epochs: PositiveInt = 30
+    """Epochs at most."""
+
     patience: PositiveInt = 5
+    """Epochs without a better validation figure after which the phase ends."""
+
     batch_size: PositiveInt = 128
+    """Users of a batch."""
+
     learning_rate: PositiveFloat = 1e-3
+    """Of AdamW, before it is halved."""
+
     weight_decay: NonNegativeFloat = 0.0
+    """Of AdamW."""
+
     clip: NonNegativeFloat = 5.0
     """Largest norm of the gradient; 0: no limit."""
 
@@ -162,6 +192,8 @@ class TrainConfig(Config):
     place` is "similar", too; `release+ids`: the same with id vectors from co-occurrence beside the text."""
 
     seed: NonNegativeInt = 0
+    """Of initial weights, batches, negatives and dropout."""
+
     aggregate: Literal["llm", "gate"] = "llm"
     """Overall profile of a user: the vector of the LLM's merge, or a learned mix of the domain profiles."""
 
@@ -171,6 +203,8 @@ class TrainConfig(Config):
     finetune: FinetuneConfig = FinetuneConfig()
 
     select_protocol: Literal["full", "sampled-100", "sampled-999"] = "full"
+    """Among which candidates the validation target is ranked."""
+
     select_metric: Literal["HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR"] = "MRR"
     """The validation figure, averaged over domains, that chooses the epoch and stops early."""
 
@@ -181,6 +215,8 @@ class TrainConfig(Config):
     """CPU threads of each process; 0: as many as there are cores for it. It changes sums in the last digits."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: on a GPU where there is one."""
+
     compile: bool = False
     """On CUDA only: compile the transformer's blocks."""
 
@@ -271,7 +307,11 @@ class EvaluateConfig(Config):
     """Bootstrap resamples behind each interval."""
 
     batch_size: PositiveInt = 512
+    """Users at a time."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """As in training."""
+
     stream: bool = False
     """As in training."""
 
@@ -289,7 +329,11 @@ class RecommendConfig(Config):
     """Such a file: none of these items is recommended, as what is out of stock."""
 
     batch_size: PositiveInt = 512
+    """Users at a time."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """As in training."""
+
     stream: bool = False
     """As in training."""
 

@@ -26,7 +26,9 @@ class ColumnsConfig(Config):
     """What the files call our columns. One that is set here must be there, the default of an optional one need not."""
 
     user_id: str = "user_id"
+    """Whoever acted."""
     item_id: str = "item_id"
+    """What was acted on."""
     domain: str = "domain"
     """Optional where there is one file per domain; an action without a domain takes that of its item."""
     timestamp: str = "timestamp"
@@ -45,9 +47,13 @@ class ItemColumnsConfig(Config):
     """The columns of the items file where it calls them otherwise than the interactions do."""
 
     item_id: str = "item_id"
+    """The same ids as those of the interactions."""
     domain: str = "domain"
+    """Optional where there is one file per domain."""
     title: str = "title"
+    """Optional."""
     text: tuple[str, ...] = ()
+    """Further columns whose text is embedded after the title."""
 
 
 Files = Path | tuple[Path, ...]
@@ -60,6 +66,7 @@ class DataConfig(Config):
     """A file (or a list of files) for all domains, or one for each: {food = "food.csv", kitchen = "kitchen.csv"}. A
     folder stands for the Parquet files in it."""
     items: Files | dict[str, Files]
+    """Files of items, as those of interactions."""
     format: str = BY_COLUMNS
     """`columns` reads what [data.columns] names; the formats of `ingest.formats` know their columns and time unit."""
     columns: ColumnsConfig = ColumnsConfig()
@@ -77,9 +84,11 @@ class DataConfig(Config):
     unknown_items: Literal["reject", "keep"] = "reject"
     """Actions on items that the items file lacks; `keep` adds these items without a title."""
     min_rating: float | None = None
+    """Actions with fewer stars, or none, are left out; null: all are taken."""
     min_user: PositiveInt = 1
     """Actions that a user needs to be kept; with `min_item` repeated until both hold."""
     min_item: PositiveInt = 1
+    """Actions that an item needs for them to be kept."""
     max_bad: float = Field(0.05, ge=0, le=1)
     """Share of bad rows, of interactions or of items, above which ingest stops."""
 
@@ -229,12 +238,14 @@ class EmbedConfig(Config):
     revision: str | None = None
     """Commit of a model that comes from a hub; a folder is known by the hash of its files."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where texts are embedded; `auto`: on a GPU where there is one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the model's weights and products; `auto`: bfloat16 where the device computes it in units of its own, which is
     about three times as fast on a CPU and turns a vector by less than .01 in cosine."""
     batch_size: PositiveInt = 64
     """Texts that are encoded at once; on a GPU, of the longest that the model reads, and more of shorter ones."""
     rows_per_shard: PositiveInt = 2_000
+    """Rows after which what is finished is kept, so that a run that was killed goes on there."""
 
 
 PROMPTS = {"write": "generate_items", "choose": "choose_items", "score": "score_items"}
@@ -245,6 +256,7 @@ class _WithGenerator(Config):
     """Settings of what a generator answers."""
 
     generator: str = NONE
+    """`none`, or one of `pipeline.llm.backends`."""
 
     @property
     def is_on(self) -> bool:
@@ -295,6 +307,7 @@ class EnrichConfig(_WithGenerator):
     place: Literal["before_last", "similar"] = "before_last"
     """Where inserted items stand: before the last action that prompts show, or each after the most similar of them."""
     seed: NonNegativeInt = 0
+    """Of probes, examples, samples and the noise filter; another one learns anew which answers pay."""
     examples: NonNegativeInt = 0
     """Users active in both domains whose choices each prompt shows as examples, from what their own prompts show."""
     exact_up_to: PositiveInt = 500_000
@@ -302,9 +315,11 @@ class EnrichConfig(_WithGenerator):
     title_tokens: PositiveInt = 30
     """Tokens that a title may take in a prompt; four characters are one where the model's tokenizer is not known."""
     max_tokens: PositiveInt = 512
+    """Tokens that an answer may take."""
     prompt: str = load_prompt("generate_items")
     """Its text, by default that of `ask`; the settings file names a file that holds it. So for every prompt."""
     rows_per_shard: PositiveInt = 2000
+    """As in [embed]."""
 
     @model_validator(mode="before")
     @classmethod
@@ -335,14 +350,21 @@ class ProfileConfig(Config):
     """How a language model writes a profile: in JSON that is held to a schema, or, where a weak model fails at that, in
     plain text."""
     last_items: PositiveInt = 15
+    """Latest items of a domain that a prompt lists, those of a user."""
     words: PositiveInt = 50
+    """Length that is asked for, of a profile of one domain."""
     user_words: PositiveInt = 100
+    """Length that is asked for, of the merged profile."""
     title_tokens: PositiveInt = 30
     """As in [enrich]."""
     max_tokens: PositiveInt = 256
+    """Tokens that an answer may take."""
     domain_prompt: str = load_prompt("profile_domain")
+    """A file, as `enrich.prompt`: what asks for a profile of one domain."""
     user_prompt: str = load_prompt("profile_user")
+    """A file: what asks to merge them."""
     rows_per_shard: PositiveInt = 2000
+    """As in [embed]."""
 
     @field_validator("domain_prompt", "user_prompt")
     @classmethod
@@ -363,8 +385,11 @@ class DescribeConfig(_WithGenerator):
     title_tokens: PositiveInt = 30
     """As in [enrich]."""
     max_tokens: PositiveInt = 256
+    """Tokens that an answer may take."""
     prompt: str = load_prompt("describe_item")
+    """A file, as `enrich.prompt`."""
     rows_per_shard: PositiveInt = 2000
+    """As in [embed]."""
 
     @field_validator("prompt")
     @classmethod
@@ -399,10 +424,15 @@ class LLMConfig(Config):
     """Commit of a model that comes from a hub; a folder is known by the hash of its files. `openai`: your own word for
     what is served under the name; another word asks again."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`vllm`: precision of the weights; `auto`: that of the model's files."""
     max_model_len: PositiveInt = 4096
+    """`vllm`: tokens of prompt and answer together; also what prompts are cut to where the tokenizer is known."""
     temperature: float = Field(0.0, ge=0)
+    """0: the likeliest token each time."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Share of the probability that tokens are drawn from."""
     seed: NonNegativeInt = 0
+    """Of the sampling."""
     tensor_parallel_size: PositiveInt = 1
     """GPUs that share one copy of the model."""
     data_parallel_size: PositiveInt = 1
@@ -411,6 +441,7 @@ class LLMConfig(Config):
     """`ray`: the GPUs of `tensor_parallel_size` are those of a Ray cluster, on one machine or several; null: of this
     machine. Needs the extra `ray`."""
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    """Share of a GPU's memory that `vllm` takes."""
     cpu_kv_cache_gb: PositiveInt = 1
     """Memory for the key-value cache where there is no GPU."""
     enforce_eager: bool | None = None
