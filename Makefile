@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # `make docs` has libraries of its own, apart from the locked ones.
 DOCS_VENV ?= .venv-docs
+SITE ?= site
 TORCH ?= torch==2.13.0
 # Where the CPU build of torch comes from if pip's own sources do not have it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -112,8 +113,8 @@ imports: $(INSTALLED)
 check: lint types imports
 
 docs: $(DOCS_INSTALLED)
-	@$(DOCS_VENV)/bin/python -m sphinx --fail-on-warning --quiet docs site
-	@echo "site/index.html"
+	@$(DOCS_VENV)/bin/python -m sphinx --fail-on-warning --quiet docs $(SITE)
+	@echo "$(SITE)/index.html"
 
 $(DOCS_INSTALLED): pyproject.toml
 	@$(PYTHON) -m venv $(DOCS_VENV)
@@ -139,4 +140,4 @@ licences: $(INSTALLED)
 	@$(BIN)/python requirements/licences.py > docs/licences.md
 
 clean:
-	rm -rf $(VENV) $(DOCS_VENV) site demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(DOCS_VENV) $(SITE) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

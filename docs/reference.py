@@ -20,11 +20,19 @@ from data_lake.settings_errors import NAME
 from flows.cli import app
 from flows.settings import PROMPTS, Settings
 from flows.stages import SPECS
+from pipeline.ingest.formats import BY_COLUMNS, FORMATS
+from pipeline.llm.backends import BACKENDS, NONE
 
 FOLDER = Path(__file__).resolve().parent
 PROMPT_FILES = "pipeline/llm/prompts"
 
-PLURALS = {"text": "texts", "path": "paths", "number": "numbers", "pair of texts": "pairs of texts"}
+CHOICES = {
+    ("data", "format"): (BY_COLUMNS, *FORMATS),
+    ("enrich", "generator"): (NONE, *BACKENDS),
+    ("describe", "generator"): (NONE, "vllm", "openai"),
+}
+"""What a setting may be that names a line of a table."""
+
 NUMBERS = {"gt": "above {}", "ge": "{} or more", "lt": "below {}", "le": "at most {}"}
 """How the bounds of a number are told."""
 
@@ -59,7 +67,7 @@ This page is generated from the classes that read the file.
     for path, kind in sections(Settings):
         title = f"`[{'.'.join(path)}]`" if path else "Above the first section"
         rows = [
-            f"| `{name}` | {kind_of(field)} | {default_of(path, name, field)} | {text} |"
+            f"| `{name}` | {kind_of(path, name, field)} | {default_of(path, name, field)} | {text} |"
             for name, field, text in settings_of(kind)
         ]
         about = [flat(inspect.cleandoc(kind.__doc__ or "")), ""] if path else []
@@ -107,9 +115,10 @@ def descriptions(kind: type[BaseModel]) -> dict[str, str]:
     return found
 
 
-def kind_of(field: FieldInfo) -> str:
+def kind_of(path: tuple[str, ...], name: str, field: FieldInfo) -> str:
     """Say what a setting may be."""
-    return words(field.annotation, field.metadata)
+    known = CHOICES.get((*path, name))
+    return words(Literal[known] if known else field.annotation, field.metadata)
 
 
 def words(annotation: Any, metadata: Any = ()) -> str:
@@ -122,10 +131,9 @@ def words(annotation: Any, metadata: Any = ()) -> str:
     if hasattr(annotation, "__metadata__"):  # Annotated
         return words(inner[0], [*inner[1:], *metadata])
     if origin is tuple and inner[-1] is ...:
-        each = words(inner[0])
-        return f"list of {PLURALS.get(each, each)}"
+        return f"list of {plural(words(inner[0]))}"
     if origin is tuple:
-        return f"pair of {PLURALS[words(inner[0])]}"
+        return f"pair of {plural(words(inner[0]))}"
     if origin is dict:
         return "table"
     if inner:  # a union
@@ -140,6 +148,10 @@ def words(annotation: Any, metadata: Any = ()) -> str:
     name = known.get(annotation, getattr(annotation, "__name__", str(annotation)))
     told = ", ".join([name, *dict.fromkeys(bounds)])
     return told.replace("whole number, above 0", "whole number, 1 or more")
+
+
+def plural(name: str) -> str:
+    return re.sub(r"^(text|path|number|pair)", r"\1s", name)
 
 
 def flattened(metadata: Any) -> Iterator[Any]:

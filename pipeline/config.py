@@ -68,13 +68,13 @@ class DataConfig(Config):
     items: Files | dict[str, Files]
     """Files of items, as those of interactions."""
     format: str = BY_COLUMNS
-    """`columns` reads what [data.columns] names; the formats of `ingest.formats` know their columns and time unit."""
+    """`columns` reads what [data.columns] names; the others know their columns and time unit."""
     columns: ColumnsConfig = ColumnsConfig()
     item_columns: ItemColumnsConfig | None = None
     """By default the items file is read with the names of `columns`."""
     times: Literal["real", "order"] = "real"
     """`order`: the data tells in which order each user acted, by position or else as in the file, and not when. No
-    timestamp is read; all actions have the same one (`ingest.NO_TIME`), and nothing is made of it."""
+    timestamp is read; all actions have the same one (2000-01-01), and nothing is made of it."""
     timestamp_unit: Literal["auto", "iso", "s", "ms", "us", "ns"] = "auto"
     """Of times given as numbers; `auto` tells by their size. Texts are ISO 8601, in UTC where they name no zone."""
     ties: Literal["auto", "position", "file", "shuffle"] = "auto"
@@ -256,7 +256,7 @@ class _WithGenerator(Config):
     """Settings of what a generator answers."""
 
     generator: str = NONE
-    """`none`, or one of `pipeline.llm.backends`."""
+    """Who answers; `none`: nobody."""
 
     @property
     def is_on(self) -> bool:
@@ -275,7 +275,7 @@ class EnrichConfig(_WithGenerator):
     renamed: ClassVar[Mapping[str, str]] = {"evidence": "prompt_share"}
 
     generator: str = "retrieval"
-    """`none`, or one of `pipeline.llm.backends`."""
+    """Who invents items and writes profiles; `none`: nobody, and the stages of enrichment are off."""
     representatives: PositiveInt = 5
     """K: items that stand for a user's history in a domain."""
     prompt_share: float = Field(0.8, gt=0, lt=1)
@@ -376,8 +376,7 @@ class DescribeConfig(_WithGenerator):
     """What a language model knows of each item, asked once and embedded after the item's own text."""
 
     generator: str = NONE
-    """`none`, or one of `pipeline.llm.backends` that asks a language model: that of [enrich], or any where that one
-    asks none."""
+    """`none`, or one that asks a language model: that of [enrich], or any where that one asks none."""
     attributes: PositiveInt = 5
     """Phrases about an item that fit things of any domain."""
     goes_with: PositiveInt = 5

@@ -13,12 +13,15 @@ PAGES = [
     *(
         ROOT / "docs" / f"{name}.md"
         for name in (
-            "index", "tutorial", "generators", "training", "operations", "settings", "commands", "artifacts",
+            "index", "tutorial", "generators", "training", "operations", "alerts", "settings", "commands", "artifacts",
             "python-api", "reasons", "troubleshooting", "results", "licences",
         )
     ),
 ]  # fmt: skip
 """In the order in which their blocks are run."""
+
+RUN_ELSEWHERE = {"alerts.md": "by tests/flows/test_alerts.py, on a server and a web hook of its own"}
+"""Pages with a test of their own."""
 
 _BLOCK = re.compile(r"^```(\w+)(?: not-run=\"([^\"]*)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"(?:^|[(;&|] ?)(edt [^\n|;&)]*)", re.MULTILINE)
@@ -49,7 +52,7 @@ def blocks(*languages: str) -> Iterator[Block]:
         for found in _BLOCK.finditer(text):
             if found[1] in languages:
                 line = text[: found.start()].count("\n") + 1
-                yield Block(page.name, line, found[1], found[3], found[2] or "")
+                yield Block(page.name, line, found[1], found[3], found[2] or RUN_ELSEWHERE.get(page.name, ""))
 
 
 def edt_commands() -> Iterator[tuple[str, list[str]]]:

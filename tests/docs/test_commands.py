@@ -1,6 +1,7 @@
 """Every command of README and docs/, run as it stands there."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +47,20 @@ def test_the_commands_of_the_pages_run_in_order_in_one_folder(tmp_path):
             [*shell, block.script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{block.page}:{block.line}\n{block.script}\n{done.stdout}\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.slow
+def test_make_docs_builds_pages_that_read_nothing_from_the_network(tmp_path):
+    made = subprocess.run(
+        ["make", "docs", f"DOCS_VENV={tmp_path / 'venv'}", f"SITE={tmp_path / 'site'}", f"PYTHON={sys.executable}"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if re.search("No matching distribution|Could not find a version", made.stderr):
+        pytest.skip("Sphinx cannot be installed here")
+    assert made.returncode == 0, made.stdout + made.stderr
+    pages = list((tmp_path / "site").glob("*.html"))
+    assert len(pages) > 12
+    for page in pages:
+        assert re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"(?:https?:)?//[^\"]*", page.read_text()) == []
+    styles = "".join(path.read_text() for path in (tmp_path / "site" / "_static").rglob("*.css"))
+    assert re.findall(r"url\([\"']?(?:https?:)?//|@import", styles) == []

@@ -182,7 +182,7 @@ def test_a_deployment_of_other_settings_is_replaced_only_when_told(place, tmp_pa
 
 @pytest.mark.slow
 def test_a_worker_makes_the_run_that_the_deployment_file_schedules(place, tmp_path):
-    """The commands of README, in a folder with an edt.toml; the run remakes one stage that is missing."""
+    """The commands of docs/operations.md, in a folder with an edt.toml; the run remakes one stage that is missing."""
     for name in ("prefect.yaml", "flows"):
         (place.folder / name).symlink_to(ROOT / name)
     shutil.rmtree(place.lake.home / "recommendations")
