@@ -92,6 +92,22 @@ def test_the_page_of_reasons_has_every_reason_of_the_code():
     assert wanted - words - {"not_asked"} == set()
 
 
+def test_every_message_of_troubleshooting_is_one_of_the_code():
+    """Of each message, its longest piece between what differs (`...`)."""
+    files = [path for room in ("data_lake", "pipeline", "flows", "model") for path in (ROOT / room).rglob("*.py")]
+    source = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    source = re.sub(r"""["']\s*\n\s*[fr]?["']""", "", source).replace('\\"', '"')
+    text = " ".join((ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").split())
+    messages = re.findall(r"- ((?:`[^`]+`(?:, )?)+)\\", text)
+    pieces = [
+        max(re.split(r"\.\.\.", each), key=len).strip()
+        for group in messages
+        for each in re.findall(r"`([^`]+)`", group)
+    ]
+    assert len(pieces) > 30
+    assert [piece for piece in pieces if piece not in source] == []
+
+
 def test_readme_is_short():
     assert README.stat().st_size < 10_000
 
