@@ -20,8 +20,11 @@ PAGES = [
 ]  # fmt: skip
 """In the order in which their blocks are run."""
 
-RUN_ELSEWHERE = {"alerts.md": "by tests/flows/test_alerts.py, on a server and a web hook of its own"}
-"""Pages with a test of their own."""
+PAGES_NOT_RUN = {
+    "alerts.md": "tests/flows/test_alerts.py runs it, on a server and a web hook of its own",
+    "results.md": "needs real data, which is not part of the repository, and hours",
+}
+"""Pages of which no block is run, and why."""
 
 _BLOCK = re.compile(r"^```(\w+)(?: not-run=\"([^\"]*)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"(?:^|[(;&|] ?)(edt [^\n|;&)]*)", re.MULTILINE)
@@ -52,7 +55,7 @@ def blocks(*languages: str) -> Iterator[Block]:
         for found in _BLOCK.finditer(text):
             if found[1] in languages:
                 line = text[: found.start()].count("\n") + 1
-                yield Block(page.name, line, found[1], found[3], found[2] or RUN_ELSEWHERE.get(page.name, ""))
+                yield Block(page.name, line, found[1], found[3], found[2] or PAGES_NOT_RUN.get(page.name, ""))
 
 
 def edt_commands() -> Iterator[tuple[str, list[str]]]:

@@ -15,7 +15,7 @@ from pipeline.llm.completion import ONLY_REASONING, REFUSAL
 from pipeline.llm.endpoint import NO_COMPLETION, TIMEOUT
 from pipeline.llm.failures import SAY_NOTHING, UNASKED
 from pipeline.llm.generator import NO_TEXT, TOO_LONG
-from tests.docs.pages import PAGES, README, ROOT, RUN_ELSEWHERE, blocks, edt_commands
+from tests.docs.pages import PAGES, PAGES_NOT_RUN, README, ROOT, blocks, edt_commands
 
 COMMANDS = typer.main.get_command(app).commands
 NOT_RUN = {
@@ -50,7 +50,7 @@ def test_the_blocks_that_are_not_run_are_these_and_say_why():
     found = {
         (block.page, " ".join(block.script.split()[:2])): block.not_run
         for block in blocks("sh", "console", "python")
-        if block.not_run and block.page not in RUN_ELSEWHERE
+        if block.not_run and block.page not in PAGES_NOT_RUN
     }
     assert found.keys() == NOT_RUN
     for reason in found.values():
