@@ -26,7 +26,7 @@ from pipeline.llm.backends import BACKENDS, NONE
 FOLDER = Path(__file__).resolve().parent
 PROMPT_FILES = "pipeline/llm/prompts"
 
-CHOICES = {
+CHOICES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("data", "format"): (BY_COLUMNS, *FORMATS),
     ("enrich", "generator"): (NONE, *BACKENDS),
     ("describe", "generator"): (NONE, "vllm", "openai"),
@@ -109,8 +109,9 @@ def descriptions(kind: type[BaseModel]) -> dict[str, str]:
         [tree] = ast.parse(textwrap.dedent(inspect.getsource(each))).body
         assert isinstance(tree, ast.ClassDef)
         for line, after in zip(tree.body, tree.body[1:], strict=False):
-            is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and is_text:
+            if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)):
+                continue
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
                 found[line.target.id] = inspect.cleandoc(str(after.value.value))
     return found
 
@@ -226,7 +227,7 @@ def type_of(kind: pa.DataType) -> str:
 
 def commands_page() -> str:
     """Return what `edt COMMAND --help` says of every command."""
-    group = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app)
     parts = [
         """# Commands
 
