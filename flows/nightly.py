@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import State, Task, flow, task
-from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.context import TaskRunContext
@@ -18,10 +18,12 @@ from data_lake.lake import Lake, Stage
 from data_lake.manifest import Manifest
 from data_lake.messages import hide_credentials
 from flows.failures import stage_failed
-from flows.plan import is_to_ask_again
+from flows.page import logged, name_run, show_figures, spoken
+from flows.plan import is_to_ask_again, plan
 from flows.run import Run, RunRequest, open_run
 from flows.selection import StageSelection
 from flows.settings import DEFAULT_FILE
+from flows.stages import StageName
 from flows.summary import stage_line
 from flows.text import log
 
@@ -47,20 +49,21 @@ def not_a_user_error(_task: Task, _run: TaskRun, state: State) -> bool:
 )
 def run_stage(stage: Stage, lake: Lake) -> Manifest | State:
     """Make one stage's artifacts, or skip it when they are current already."""
-    try:
-        manifest = lake.run(stage)
-    except UserError:
-        raise
-    except Exception as error:
-        if why := disk_failure(error):
-            raise UserError(f"{stage.name}: {why}") from error
-        now = TaskRunContext.get()
-        assert now is not None
-        assert isinstance(now.task.retry_delay_seconds, list)
-        logs, number = lake.home / "logs", now.task_run.run_count
-        raise stage_failed(stage.name, error, logs, number, now.task.retry_delay_seconds) from error
-    create_table_artifact(key=f"{stage.name.replace('_', '-')}-manifest", table=manifest.table())
-    log(stage_line(manifest))
+    with logged():
+        try:
+            manifest = lake.run(stage)
+        except UserError:
+            raise
+        except Exception as error:
+            if why := disk_failure(error):
+                raise UserError(f"{stage.name}: {why}") from error
+            now = TaskRunContext.get()
+            assert now is not None
+            assert isinstance(now.task.retry_delay_seconds, list)
+            logs, number = lake.home / "logs", now.task_run.run_count
+            raise stage_failed(stage.name, error, logs, number, now.task.retry_delay_seconds) from error
+        show_figures(lake, manifest)
+        log(stage_line(manifest))
     if manifest.skipped:
         return Completed(name="Skipped", message=manifest.why, data=manifest)
     return manifest
@@ -76,15 +79,15 @@ def report(run: Run) -> Path:
     return path
 
 
-@flow(name="nightly")
+@flow(name="nightly", flow_run_name="{config}")
 def nightly(
     config: Path = DEFAULT_FILE,
-    only: str | None = None,
-    from_: str | None = None,
-    rerun: tuple[str, ...] = (),
+    only: StageName | None = None,
+    from_: StageName | None = None,
+    rerun: tuple[StageName, ...] = (),
     set_: tuple[str, ...] = (),
     ask_again: bool = False,
-    to: str | None = None,
+    to: StageName | None = None,
 ) -> tuple[list[Manifest], int]:
     """Raw logs in; artifacts, a trained model, metrics and recommendations out.
 
@@ -132,11 +135,14 @@ def run_as_flow(run: Run) -> tuple[list[Manifest], int]:
 
 
 def make_stages(run: Run) -> tuple[list[Manifest], int]:
-    """Run a task per selected stage, then write the report.
+    """Run a task per selected stage, then write the report; the run is named after what it is to make, then made.
 
     Returns the records of the stages that ran, and how many were skipped.
     """
     ran, skipped = [], 0
+    dataset, active = run.settings.dataset, [stage.name for stage in run.stages]
+    to_make = [step.stage for step in plan(run) if step.action in ("run", "depends")]
+    name_run(f"{dataset}: to make {spoken(to_make, active)}")
     selected = run.selection.apply(run.stages)
     for stage in selected:
         for path in stage.sources:
@@ -155,4 +161,5 @@ def make_stages(run: Run) -> tuple[list[Manifest], int]:
                 skipped += 1
         if run.settings.report.after_run:
             report(run)
+    name_run(f"{dataset}: made {spoken([manifest.stage for manifest in ran], active)}")
     return ran, skipped

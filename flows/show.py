@@ -136,7 +136,7 @@ def format_artifact(shown: Mapping[str, Any], whole: bool = False) -> str:
     head = shown["artifact"] + (f", table {shown['table']} of {', '.join(shown['tables'])}" if "table" in shown else "")
     failed = f"\nof a run that failed: {escape_control(shown['error'])}" if "error" in shown else ""
     positions = f"\n{shown['positions']}." if "positions" in shown else ""
-    figures = [{"figure": name, "value": value} for name, value in _flat(shown["figures"])]
+    figures = [{"figure": name, "value": value} for name, value in flat(shown["figures"])]
     parts = [
         f"{head}: {shown['count']:,} rows, made in {shown['seconds']:.1f} s{failed}\n{shown['folder']}{positions}",
         text.table(figures, WIDE),
@@ -212,7 +212,7 @@ def _of_user(folder: Path, artifact: str, data: ds.Dataset, user: str) -> pl.Exp
     raise UserError(f"{artifact} has no rows of users. Leave --user out.")
 
 
-def _flat(figures: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+def flat(figures: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Yield (name, value) of each figure; figures that lie deep and have no deeper ones stand in one line."""
     for name, value in figures.items():
         if not isinstance(value, Mapping):
@@ -220,4 +220,4 @@ def _flat(figures: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Itera
         elif depth >= DEEP and not any(isinstance(each, Mapping) for each in value.values()):
             yield prefix + name, ", ".join(f"{key} {text.cell(each)}" for key, each in value.items())
         else:
-            yield from _flat(value, f"{prefix}{name}: ", depth + 1)
+            yield from flat(value, f"{prefix}{name}: ", depth + 1)

@@ -4,6 +4,7 @@ A work imports what it needs when it starts: nothing heavy is loaded before.
 """
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -628,6 +629,12 @@ SPECS: tuple[StageSpec, ...] = (
 
 STAGES = tuple(spec.name for spec in SPECS)
 """The names of all stages, in the order of a run."""
+
+if TYPE_CHECKING:
+    StageName = StrEnum
+else:
+    StageName = StrEnum("StageName", {name.upper(): name for name in STAGES}, module=__name__)
+    StageName.__doc__ = "A stage, for who chooses one from a list."
 
 ASKING = {spec.name: spec.makes[0] for spec in SPECS if spec.asks}
 """The stages that ask a generator, and what each makes."""

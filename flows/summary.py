@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 
@@ -49,14 +50,19 @@ def summary(run: Run, ran: Sequence[Manifest], skipped: int, seconds: float) -> 
 
 
 def main_figures(lake: Lake) -> str:
-    """Return a table of the test figures of the last phase: a row per protocol and domain."""
+    """Return the `metrics_rows` as a table."""
+    return text.table(metrics_rows(lake))
+
+
+def metrics_rows(lake: Lake) -> list[dict[str, Any]]:
+    """Return the main test figures of the last phase: a row per protocol and domain."""
     metrics = lake.read("metrics")
     phase = "finetune" if "finetune" in metrics["phase"].to_pylist() else "pretrain"
     of_all = (pc.field("phase") == phase) & (pc.field("split") == "test") & (pc.field("group") == "all")
-    rows: dict[tuple[str, str], dict[str, object]] = {}
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     for row in metrics.filter(of_all & pc.field("metric").isin(SHOWN)).to_pylist():
         key = row["protocol"], row["domain"] or "over all"
         rows.setdefault(key, {"protocol": key[0], "domain": key[1], "users": row["users"]})[row["metric"]] = row[
             "value"
         ]
-    return text.table(list(rows.values()))
+    return list(rows.values())

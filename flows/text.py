@@ -2,13 +2,17 @@
 
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 from data_lake.messages import escape_control, for_terminal
 
 WIDEST = 60
+
+_listeners: list[Callable[[str], None]] = []
+"""What hears the lines of `log`, too: the last of them."""
 
 
 def cell(value: Any, widest: int = WIDEST, decimals: int = 4) -> str:
@@ -51,4 +55,17 @@ def log_crash(kind: type[BaseException], error: BaseException, trace: TracebackT
 
 def log(text: str) -> None:
     """Tell the person at the terminal, through stderr and as safely, how things go."""
-    print(for_terminal(text), file=sys.stderr, flush=True)
+    shown = for_terminal(text)
+    print(shown, file=sys.stderr, flush=True)
+    for hear in _listeners[-1:]:
+        hear(shown)
+
+
+@contextmanager
+def heard_by(listener: Callable[[str], None]) -> Iterator[None]:
+    """Let `listener` have what `log` says while the context lasts, and a context around this one not."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)

@@ -12,17 +12,18 @@ from pathlib import Path
 
 from data_lake.config import Config
 from data_lake.errors import UserError
+from flows.text import log
 from pipeline.processes.child import Child, ending
 
 TAIL = 4000
-"""Bytes at the end of the child's output that an error shows."""
+"""Characters at the end of the child's output that an error shows."""
 
 MISTAKE = "error: "
 """How the trainer's last words begin where the user can help."""
 
 
 def run_model(verb: str, *options: str | Path, config: Config, processes: int = 1) -> None:
-    """Run `python -m model VERB`; its output goes to stderr.
+    """Run `python -m model VERB`; what it says is logged line by line.
 
     A mistake that the trainer tells the user is raised as `UserError`, any other end as `RuntimeError`.
     """
@@ -53,22 +54,29 @@ def run_folder(**artifacts: Path) -> Iterator[Path]:
 
 
 def _follow(command: list[str]) -> tuple[int, str]:
-    """Run a command, copy its output to stderr, and return its exit code and its last output."""
+    """Run a command, log its output line by line, and return its exit code and its last output."""
     child = Child(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    tail = b""
+    tail = ""
     try:
         assert child.process.stdout is not None
         with child.process.stdout as output:
-            while chunk := _next(output.fileno()):
-                sys.stderr.write(chunk.decode(errors="replace"))
-                sys.stderr.flush()
-                tail = (tail + chunk)[-TAIL:]
-        return child.wait(), tail.decode(errors="replace")
+            for line in _lines(output.fileno()):
+                log(line)
+                tail = f"{tail}{line}\n"[-TAIL:]
+        return child.wait(), tail
     finally:
         child.end()
 
 
-def _next(pipe: int) -> bytes:
-    """Wait for the next bytes of a pipe; none at its end."""
-    select.select([pipe], [], [])  # Ctrl-C ends it; a read goes on where polars has taken over SIGINT
-    return os.read(pipe, 1 << 16)
+def _lines(pipe: int) -> Iterator[str]:
+    """Yield the lines of a pipe as they come, until its end."""
+    begun = b""
+    while True:
+        select.select([pipe], [], [])  # Ctrl-C ends it; a read goes on where polars has taken over SIGINT
+        chunk = os.read(pipe, 1 << 16)
+        *whole, begun = (begun + chunk).split(b"\n")
+        if not chunk and begun:
+            whole = [begun]
+        yield from (line.decode(errors="replace") for line in whole)
+        if not chunk:
+            return

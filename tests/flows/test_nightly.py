@@ -1,10 +1,21 @@
+import json
+
 import pyarrow.compute as pc
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+    LogFilter,
+    LogFilterFlowRunId,
+)
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import ParameterTypeError
 
 from data_lake.errors import UserError
-from flows.nightly import SERVED
+from flows.nightly import SERVED, nightly
+from flows.stages import STAGES
 from tests.flows.by_default import ON_BY_DEFAULT
 
 
@@ -95,3 +106,34 @@ def test_a_run_that_came_through_the_server_may_set_the_rest_and_what_serve_was_
     monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "served")
     monkeypatch.setenv(SERVED, '["lake.keep=4"]')
     assert place.run(set_=("lake.keep=4", "recommend.top=3")) == ["recommend"]
+
+
+def page_of(**conditions):
+    """Return the name, the log lines and the artifacts of the flow run that began last."""
+    with get_client(sync_client=True) as client:
+        (run,) = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
+        lines = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])), limit=200)
+        of_run = ArtifactFilterFlowRunId(any_=[run.id])
+        shown = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=of_run), limit=200)
+    return run.name, [line.message for line in lines], {each.key: each for each in shown}
+
+
+def test_the_page_of_a_run_has_its_name_its_lines_and_its_key_figures(place):
+    place.run(rerun=("finetune", "evaluate"))
+    name, lines, shown = page_of()
+    assert name == "tiny: made finetune, evaluate"
+    assert any(line.startswith("finetune epoch 1/1: loss ") for line in lines)
+    assert any(line.startswith("finetune ") and line.endswith(" s  checkpoint 1") for line in lines)
+    epochs = json.loads(shown["finetune-figures"].data)
+    assert [row["epoch"] for row in epochs] == [1]
+    measured = json.loads(shown["evaluate-figures"].data)
+    assert {(row["protocol"], row["domain"]) for row in measured} > {("full", "food"), ("sampled-100", "kitchen")}
+    counted = {row["figure"]: row["value"] for row in json.loads(shown["ground-figures"].data)}
+    assert int(counted["kept"].replace(",", "")) > 0
+
+
+def test_stages_are_chosen_from_a_list_and_no_other_is_taken(place):
+    schema = nightly.parameters.definitions["StageName"]
+    assert schema["enum"] == list(STAGES)
+    with pytest.raises(ParameterTypeError, match="only: Input should be 'ingest', 'split'"):
+        nightly(place.config, only="grond")
