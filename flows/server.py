@@ -69,6 +69,7 @@ def prefect_server(*options: str) -> Server:
         environment = DATABASE | {
             "PREFECT_SERVER_API_AUTH_STRING": secret,
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url.removesuffix("/api"),
+            "PREFECT_UI_URL": url.removesuffix("/api"),  # that an alert links to
         }
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
         words = tempfile.TemporaryFile()  # noqa: SIM115  (the server writes to it until the end of this process)
