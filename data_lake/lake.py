@@ -27,6 +27,7 @@ from data_lake.manifest import (
 )
 from data_lake.object_store import ObjectStore
 from data_lake.peak_memory import PeakMemory
+from data_lake.progress import progress
 from data_lake.schemas import ARTIFACTS
 from data_lake.sources import check_unchanged, source_hashes
 from data_lake.stage import Recipe, Stage, State, differences
@@ -288,7 +289,7 @@ class Lake:
         io = StageIO(self.store, stage.name, stage.reads, stage.makes, recipe.fingerprint)
         memory = PeakMemory()
         try:
-            with memory:
+            with memory, progress(stage.name) as io.work:
                 stage.work(io)
             check_unchanged(recipe.sources, self.home / SOURCES)
             manifest, folders = _finish(stage, recipe, io, memory, stage.makes)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from data_lake.files import put_file, temporary
 from data_lake.keyed_cache import KeyedCache
 from data_lake.manifest import Output, measure
+from data_lake.progress import Work
 from data_lake.schemas import ARTIFACTS, Artifact
 from data_lake.stores import Store, verified_path
 from data_lake.tables import check, check_key, empty, read_tables, write_parts, write_stream
@@ -43,6 +43,8 @@ class StageIO:
     def __init__(self, store: Store, stage: str, reads: Sequence[str], makes: Sequence[str], fingerprint: str) -> None:
         self._store, self._stage, self._fingerprint = store, stage, fingerprint
         self._reads, self._makes = reads, makes
+        self.work = Work(stage)
+        """How far the stage is; the lake shows it."""
         self.started, self._clock = datetime.now(UTC), time.monotonic()
         self._inputs: dict[str, Path] = {}
         self._folders: dict[str, Path] = {}
@@ -96,23 +98,21 @@ class StageIO:
         all are there, `review` may read them, and returns what changes values in each before it is published.
         Raises SchemaError where a shard breaks the artifact's schema, or a key stands in two shards.
         """
-        from tqdm import tqdm
-
         schema = self._output(artifact)
         folder = self._store.home / artifact / f"{SHARDS}{self._fingerprint}"
         paths = []
-        with tqdm(total=rows.num_rows, desc=self._stage, unit=" rows", file=sys.stderr, disable=None) as bar:
-            for start in range(0, rows.num_rows, rows_per_shard):
-                chunk = rows.slice(start, rows_per_shard)
-                path = folder / f"{_shard_id(chunk, keys)}.parquet"
-                shard = _read_shard(path)
-                resumed = shard is not None
+        self.work.begin(rows.num_rows, "rows")
+        for start in range(0, rows.num_rows, rows_per_shard):
+            chunk = rows.slice(start, rows_per_shard)
+            path = folder / f"{_shard_id(chunk, keys)}.parquet"
+            shard = _read_shard(path)
+            resumed = shard is not None
+            with self.work.part(chunk.num_rows):
                 if shard is None:
                     shard = self._make_shard(chunk, schema, make, path)
-                _add(self._figures, json.loads((shard.schema.metadata or {}).get(_FIGURES, b"{}")))
-                self.count(shards=1, shards_resumed=int(resumed))
-                paths.append(path)
-                bar.update(chunk.num_rows)
+            _add(self._figures, json.loads((shard.schema.metadata or {}).get(_FIGURES, b"{}")))
+            self.count(shards=1, shards_resumed=int(resumed))
+            paths.append(path)
         if paths:
             self._join(artifact, paths, review)
         else:

@@ -18,7 +18,7 @@ from data_lake.lake import Lake, Stage
 from data_lake.manifest import Manifest
 from data_lake.messages import hide_credentials
 from flows.failures import stage_failed
-from flows.page import logged, name_run, show_figures, spoken
+from flows.page import logged, name_run, progress_shown, show_figures, spoken
 from flows.plan import is_to_ask_again, plan
 from flows.run import Run, RunRequest, open_run
 from flows.selection import StageSelection
@@ -51,7 +51,8 @@ def run_stage(stage: Stage, lake: Lake) -> Manifest | State:
     """Make one stage's artifacts, or skip it when they are current already."""
     with logged():
         try:
-            manifest = lake.run(stage)
+            with progress_shown(stage.name):
+                manifest = lake.run(stage)
         except UserError:
             raise
         except Exception as error:

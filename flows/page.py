@@ -1,22 +1,29 @@
-"""What Prefect's page tells of a run besides its states: a name that says what it made, log lines, and key figures."""
+"""What Prefect's page tells of a run besides its states: its name, log lines, progress and key figures."""
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
-from prefect.artifacts import create_table_artifact
+import httpx
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from data_lake.lake import Lake, Manifest
+from data_lake.pace import View, sentence
+from data_lake.progress import shown_to
 from flows import text
 from flows.show import flat, plain
 from flows.summary import metrics_rows
 from model.config import PHASES
 
 WIDEST = 300
+EVERY = 5.0
+"""Seconds between two words on the progress of a stage."""
 EPOCH = ("epoch", "loss", "learning_rate", "protocol", "metric", "value", "best")
 
 
@@ -28,6 +35,53 @@ def logged() -> Iterator[None]:
     page = logging.LoggerAdapter(logging.getLogger("prefect.extra"), run.extra)  # Prefect's logger without a console
     with text.heard_by(page.info):
         yield
+
+
+@contextmanager
+def progress_shown(stage: str) -> Iterator[None]:
+    """Let the page have the progress of a stage that is made in the context, and takes a second or more."""
+    shown = _Progress(stage)
+    with shown_to(shown):
+        yield
+    shown.finish()
+
+
+class _Progress:
+    """Keeps an artifact of the task that says how far the stage is; a server that fails to take it ends nothing."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage, self._last, self._is_refused = stage, -EVERY, False
+        self._artifact: UUID | None = None
+
+    def show(self, views: Sequence[View]) -> None:
+        """Show how the work stands, unless that was shown a few seconds ago."""
+        if time.monotonic() - self._last >= EVERY:
+            measured = next((view for view in views if view.total), None)
+            percent = 100 * measured.done / measured.total if measured and measured.total else 0.0
+            self._tell(min(percent, 100.0), "; ".join(map(sentence, views)))
+            self._last = time.monotonic()
+
+    def close(self) -> None:
+        """Leave it as it stands."""
+
+    def finish(self) -> None:
+        """Say that it is done, where anything was said."""
+        if self._artifact:
+            self._tell(100.0, f"{self._stage} is made")
+
+    def _tell(self, percent: float, words: str) -> None:
+        if self._is_refused:
+            return
+        try:
+            if self._artifact:
+                update_progress_artifact(self._artifact, percent, words)
+            else:
+                key = f"{self._stage.replace('_', '-')}-progress"
+                made = create_progress_artifact(percent, key, words)
+                assert isinstance(made, UUID)  # no coroutine: no event loop runs here
+                self._artifact = made
+        except httpx.HTTPError:
+            self._is_refused = True
 
 
 def name_run(name: str) -> None:

@@ -21,6 +21,7 @@ from typing import IO
 
 from data_lake.errors import UserError
 from data_lake.messages import hide_credentials
+from data_lake.progress import progress
 from flows.text import log
 from pipeline.processes.child import Child, ending
 from pipeline.proxies import check_proxies, spare_loopback, through_proxy
@@ -176,12 +177,13 @@ def check(url: str) -> None:
 def _wait(child: Child, address: str, words: IO[bytes]) -> None:
     """Wait until the server answers. Raises UserError where it ends before, with the error among its last words."""
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and child.process.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
+    with progress("starting Prefect's server"):
+        while time.monotonic() < deadline and child.process.poll() is None:
+            try:
+                with urllib.request.urlopen(address, timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.2)
     words.seek(0)
     errors = re.findall(r"^[\w.]*(?:Error|Exception)\b.*$", words.read().decode(errors="replace"), re.MULTILINE)
     if errors:

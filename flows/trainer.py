@@ -12,6 +12,8 @@ from pathlib import Path
 
 from data_lake.config import Config
 from data_lake.errors import UserError
+from data_lake.progress import show_inside
+from data_lake.progress_display import FOR_ANOTHER, read_line
 from flows.text import log
 from pipeline.processes.child import Child, ending
 
@@ -54,29 +56,32 @@ def run_folder(**artifacts: Path) -> Iterator[Path]:
 
 
 def _follow(command: list[str]) -> tuple[int, str]:
-    """Run a command, log its output line by line, and return its exit code and its last output."""
-    child = Child(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    """Run a command, show its progress, log what else it says, and return its exit code and its last words."""
+    child = Child(command, subprocess.PIPE, subprocess.PIPE, {FOR_ANOTHER: "1"})
     tail = ""
     try:
         assert child.process.stdout is not None
-        with child.process.stdout as output:
-            for line in _lines(output.fileno()):
-                log(line)
-                tail = f"{tail}{line}\n"[-TAIL:]
+        assert child.process.stderr is not None
+        with child.process.stdout as printed, child.process.stderr as said:
+            for line in _lines(printed.fileno(), said.fileno()):
+                if (views := read_line(line)) is not None:
+                    show_inside(views)
+                else:
+                    log(line)
+                    tail = f"{tail}{line}\n"[-TAIL:]
         return child.wait(), tail
     finally:
+        show_inside(())
         child.end()
 
 
-def _lines(pipe: int) -> Iterator[str]:
-    """Yield the lines of a pipe as they come, until its end."""
-    begun = b""
-    while True:
-        select.select([pipe], [], [])  # Ctrl-C ends it; a read goes on where polars has taken over SIGINT
-        chunk = os.read(pipe, 1 << 16)
-        *whole, begun = (begun + chunk).split(b"\n")
-        if not chunk and begun:
-            whole = [begun]
-        yield from (line.decode(errors="replace") for line in whole)
-        if not chunk:
-            return
+def _lines(*pipes: int) -> Iterator[str]:
+    """Yield the lines of several pipes as they come, until all have ended."""
+    begun = dict.fromkeys(pipes, b"")
+    while begun:
+        for pipe in select.select(begun, [], [])[0]:  # Ctrl-C ends it; a read goes on where polars has taken SIGINT
+            chunk = os.read(pipe, 1 << 16)
+            *whole, begun[pipe] = (begun[pipe] + chunk).split(b"\n")
+            if not chunk:
+                whole = [begun.pop(pipe)]
+            yield from (line.decode(errors="replace") for line in whole if chunk or line)

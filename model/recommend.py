@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_lake.errors import UserError
+from data_lake.progress import progress
 from data_lake.schemas import RECOMMENDATIONS
 from data_lake.settings_errors import parse
 from data_lake.tables import check, write_parts
@@ -187,15 +188,17 @@ def top_items(
     asked = checked_domains(data, domains)
     by_length = np.argsort(data.lengths, kind="stable")
     found = []
-    for domain, columns in enumerate(data.domain_items):
-        if data.domains[domain] not in asked:
-            continue
-        step = max(1, min(cfg.batch_size, SCORES_AT_ONCE // max(1, len(columns))))
-        for start in range(0, len(by_length) if len(columns) else 0, step):
-            users = by_length[start : start + step]
-            may = None if allowed is None else allowed[columns]
-            row, rank, column, scores = _best(data, score, users, domain, cfg.top, phase, may)
-            found.append((users[row], np.full(len(row), domain), rank, columns[column], scores))
+    with progress("recommending", data.n_users * len(asked), "lists") as work:
+        for domain, columns in enumerate(data.domain_items):
+            if data.domains[domain] not in asked:
+                continue
+            step = max(1, min(cfg.batch_size, SCORES_AT_ONCE // max(1, len(columns))))
+            for start in range(0, len(by_length) if len(columns) else 0, step):
+                users = by_length[start : start + step]
+                may = None if allowed is None else allowed[columns]
+                row, rank, column, scores = _best(data, score, users, domain, cfg.top, phase, may)
+                found.append((users[row], np.full(len(row), domain), rank, columns[column], scores))
+                work.advance(len(users))
     if not found:
         return RECOMMENDATIONS.tables[""].empty_table()
     user, domain_of, rank, item, scores = (np.concatenate(column) for column in zip(*found, strict=True))

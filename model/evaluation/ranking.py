@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_lake.errors import UserError
+from data_lake.progress import progress
+from model import parallel
 from model.data.training_set import TrainingSet
 from model.evaluation.candidates import Block, Targets, negatives
 from model.evaluation.scoring import Scorer
@@ -38,14 +40,16 @@ def rank_targets(
         for name in scorers
         for protocol in protocols
     }
-    for block in blocks:
-        for name, score in scorers.items():
-            scores = score(block.users, block.prefix_length, block.domain).float()  # (B, M)
-            refuse_non_finite(data, block.users, block.columns, scores, name)
-            for protocol in protocols:
-                ranks, candidates = rank(block, scores, negatives(protocol))
-                found[name, protocol].ranks[block.rows] = ranks.cpu().numpy()
-                found[name, protocol].candidates[block.rows] = candidates.cpu().numpy()
+    with progress(f"{targets.split} targets", len(targets) / parallel.world()) as work:
+        for block in blocks:
+            for name, score in scorers.items():
+                scores = score(block.users, block.prefix_length, block.domain).float()  # (B, M)
+                refuse_non_finite(data, block.users, block.columns, scores, name)
+                for protocol in protocols:
+                    ranks, candidates = rank(block, scores, negatives(protocol))
+                    found[name, protocol].ranks[block.rows] = ranks.cpu().numpy()
+                    found[name, protocol].candidates[block.rows] = candidates.cpu().numpy()
+            work.advance(len(block.rows))
     return found
 
 

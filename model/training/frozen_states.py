@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_lake.progress import counted
 from model import parallel
 from model.data.sequences import Batch, Sequences, Windows
 from model.data.streaming import mapped
@@ -63,7 +64,8 @@ class FrozenStates:
         """Compute the states of all windows, in the same parts whatever epoch begins; each process computes a part."""
         size = len(self.sequences.items), self.inputs.shape[1]
         held = torch.from_numpy(mapped(np.float32, size)), torch.from_numpy(mapped(np.float32, size))
-        for part in np.array_split(self.users, max(1, len(self.users) // self.batch_size)):
+        parts = np.array_split(self.users, max(1, len(self.users) // self.batch_size))
+        for part in counted(parts, "states", len(parts), "batches"):
             mine = torch.from_numpy(part[parallel.rank() :: parallel.world()]).to(self.inputs.device)
             windows, start = self.sequences.training_windows(mine)
             place = torch.arange(windows.items.shape[1], device=start.device)  # (L,)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_lake.errors import UserError
+from data_lake.progress import progress as showing
 from model import parallel
 from model.checkpoint import PhaseCheckpoint, Progress
 from model.config import PhaseConfig, TrainConfig
@@ -92,12 +93,14 @@ class PhaseTrainer:
             print(f"{self.phase}: {progress.epoch} epochs are trained already", file=sys.stderr)
         if progress and len(history) < progress.epoch:  # saved, then stopped before it was evaluated
             history = self._evaluate(progress, history, "trained before")
-        while len(history) < self.phase_cfg.epochs and epochs_since_best(history) < self.phase_cfg.patience:
-            progress, speed = self.epoch(len(history) + 1, progress.steps if progress else 0, history)
-            self.average.update(progress.epoch)
-            if parallel.rank() == 0:
-                self.checkpoint.save_state(self.network, self.optimizer, self.average, progress, self.lazy)
-            history = self._evaluate(progress, history, speed)
+        with showing("training", self.phase_cfg.epochs, "epochs", len(history), at_most=True) as work:
+            while len(history) < self.phase_cfg.epochs and epochs_since_best(history) < self.phase_cfg.patience:
+                with work.part():
+                    progress, speed = self.epoch(len(history) + 1, progress.steps if progress else 0, history)
+                    self.average.update(progress.epoch)
+                    if parallel.rank() == 0:
+                        self.checkpoint.save_state(self.network, self.optimizer, self.average, progress, self.lazy)
+                    history = self._evaluate(progress, history, speed)
         parallel.barrier()  # until the best weights are written
 
     def epoch(
@@ -119,10 +122,12 @@ class PhaseTrainer:
         batches = epoch_batches(users, self.data.train_end, self.phase_cfg.batch_size, order)
         sums = torch.zeros(1 + len(self.objective.factors), dtype=torch.float64, device=self.device)
         self.report.start(epoch, len(users))
-        for batch in batches:
-            sums += self._step(batch, generator, rate)
-            if self.report.is_due(len(batch)):
-                self.report.progress(self._losses(sums)[0])
+        with showing(f"epoch {epoch}", len(batches), "steps") as work:
+            for batch in batches:
+                sums += self._step(batch, generator, rate)
+                if self.report.is_due(len(batch)):
+                    work.note = self.report.note(self._losses(sums)[0])
+                work.advance()
         if self.lazy:
             self.lazy.flush()
         return Progress(epoch, steps + len(batches), *self._losses(sums), rate), self.report.speed()

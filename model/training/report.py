@@ -8,11 +8,10 @@ from typing import Any
 
 from data_lake.errors import UserError
 from data_lake.messages import escape_control
-from model import parallel
 from model.checkpoint import Progress
 
-SHOWN_EVERY, LOGGED_EVERY = 1.0, 60.0
-"""Seconds between two lines on how an epoch goes, on a terminal and elsewhere."""
+TOLD_EVERY = 1.0
+"""Seconds between two looks at how an epoch goes."""
 
 
 class Report:
@@ -25,23 +24,17 @@ class Report:
     def start(self, epoch: int, users: int) -> None:
         """Begin an epoch of this number of users."""
         self.number, self.users, self.done = epoch, users, 0
-        self.started = self.shown = time.monotonic()
+        self.started = self.told = time.monotonic()
 
     def is_due(self, users: int) -> bool:
-        """Count the users of a batch. Returns whether it is time to show the progress."""
+        """Count the users of a batch. Returns whether it is time to tell how the epoch goes."""
         self.done += users
-        every = SHOWN_EVERY if _line_start() else LOGGED_EVERY
-        return time.monotonic() - self.shown > every and parallel.rank() == 0
+        return time.monotonic() - self.told > TOLD_EVERY
 
-    def progress(self, loss: float) -> None:
-        """Show how the epoch goes. loss: the mean of its batches so far."""
-        self.shown = time.monotonic()
-        seconds = self.shown - self.started
-        line = (
-            f"{self.phase} epoch {self.number}: loss {loss:.4f}, {self.done / seconds:.0f} sequences/s, "
-            f"{(self.users - self.done) * seconds / self.done:.0f} s left in it"
-        )
-        print(f"{_line_start()}{line}", end=" " if _line_start() else "\n", file=sys.stderr, flush=True)
+    def note(self, loss: float) -> str:
+        """Return how the epoch goes. loss: the mean of its batches so far."""
+        self.told = time.monotonic()
+        return f"loss {loss:.4f}, {self.done / (self.told - self.started):.0f} sequences/s"
 
     def speed(self) -> str:
         """Return how fast the epoch was."""
@@ -54,7 +47,7 @@ class Report:
         left = (time.monotonic() - self.started) * (self.epochs - progress.epoch) / 60
         parts = ", ".join(f"{name} {value:.4f}" for name, value in progress.parts.items())
         print(
-            f"{_line_start()}{self.phase} epoch {progress.epoch}/{self.epochs}: loss {progress.loss:.4f} ({parts}), "
+            f"{self.phase} epoch {progress.epoch}/{self.epochs}: loss {progress.loss:.4f} ({parts}), "
             f"{speed}, at most {left:.1f} min left in this phase, "
             f"validation {row['protocol']} {row['metric']}: {shown}{' *' if row['best'] else ''}",
             file=sys.stderr, flush=True,
@@ -72,8 +65,3 @@ class Report:
         with SummaryWriter(str(self.tensorboard)) as writer:
             for name, figure in figures.items():
                 writer.add_scalar(f"{self.phase}/{name}", figure, progress.epoch)
-
-
-def _line_start() -> str:
-    """Return what begins a line that takes the last one's place on a terminal; nothing elsewhere."""
-    return "\r" if sys.stderr.isatty() else ""

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from data_lake.progress import progress
 from data_lake.schemas import REPRESENTATIVES
 from pipeline.config import EnrichConfig
 from pipeline.frames import lists
@@ -68,12 +69,14 @@ def _choose(cell: np.ndarray, item: np.ndarray, vectors: np.ndarray, k: int) -> 
     """Return which candidates represent their cell; rows of one cell stand together."""
     chosen = np.ones(len(cell), dtype=bool)
     _, start, size = np.unique(cell, return_index=True, return_counts=True)
-    for length in np.unique(size[size > k]):  # sets of one size are clustered together, so that nothing is padded
-        starts = start[size == length]
-        block = max(1, BLOCK_BYTES // (int(length) * vectors.shape[1] * 4))
-        for first in range(0, len(starts), block):
-            rows = starts[first : first + block, None] + np.arange(length)  # (G, n)
-            points = vectors[item[rows]]  # (G, n, d)
-            centres, group = kmeans(points, spread_starts(points, k))
-            chosen[rows] = nearest_points(points, centres, group)
+    with progress("clustering", int(size[size > k].sum()), "items") as work:
+        for length in np.unique(size[size > k]):  # sets of one size are clustered together, so that nothing is padded
+            starts = start[size == length]
+            block = max(1, BLOCK_BYTES // (int(length) * vectors.shape[1] * 4))
+            for first in range(0, len(starts), block):
+                rows = starts[first : first + block, None] + np.arange(length)  # (G, n)
+                points = vectors[item[rows]]  # (G, n, d)
+                centres, group = kmeans(points, spread_starts(points, k))
+                chosen[rows] = nearest_points(points, centres, group)
+                work.advance(rows.size)
     return chosen

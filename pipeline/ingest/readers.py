@@ -10,7 +10,8 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ import polars as pl
 import pyarrow as pa
 
 from data_lake.errors import UserError
+from data_lake.messages import escape_control
+from data_lake.progress import progress
 from pipeline.ingest import parquet
 from pipeline.ingest.limits import LONGEST_LITERAL, LONGEST_RECORD, RECORD_LINES, check_columns, check_unpacked
 
@@ -96,8 +99,9 @@ def read(path: Path, columns: Sequence[str], only_head: bool = False) -> Rows:
     kind = kind_of(path)
     if kind == "parquet":
         return Rows(parquet.read(path, columns, HEAD_ROWS if only_head else None), pl.DataFrame(schema=_BAD))
-    blocks = iter([head(path)[0]]) if only_head else _blocks(path, BLOCK)
-    parts = list(_csv(path, blocks, columns, SEPARATORS[kind]) if kind in SEPARATORS else _json(blocks, columns))
+    with progress(f"reading {escape_control(path.name)}", path.stat().st_size, "bytes") as work:
+        blocks = iter([head(path)[0]]) if only_head else _blocks(path, BLOCK, work.advance)
+        parts = list(_csv(path, blocks, columns, SEPARATORS[kind]) if kind in SEPARATORS else _json(blocks, columns))
     if not parts:
         schema = {name: pl.String for name in columns} | {"line": pl.Int64}
         return Rows(pl.DataFrame(schema=schema), pl.DataFrame(schema=_BAD))
@@ -122,13 +126,18 @@ def _check_form(path: Path, block: bytes) -> None:
         raise UserError(f"{path}: its lines end in a carriage return (CR) alone. Save it with line feeds (LF).")
 
 
-def _blocks(path: Path, size: int) -> Iterator[bytes]:
-    """Yield the file's bytes in blocks of whole lines; what a line has above LONGEST_RECORD may be left out."""
+def _blocks(path: Path, size: int, on_read: Callable[[int], None] = lambda count: None) -> Iterator[bytes]:
+    """Yield the file's bytes in blocks of whole lines; what a line has above LONGEST_RECORD may be left out.
+
+    `on_read` gets how many bytes of the file, packed as they are, were read for each block.
+    """
     is_packed = path.name.lower().endswith(".gz")
-    rest, unpacked = b"", 0
+    rest, unpacked, told = b"", 0, 0
     try:
-        with (gzip.open if is_packed else open)(path, "rb") as file:
+        with path.open("rb") as packed, gzip.open(packed) if is_packed else nullcontext(packed) as file:
             while block := file.read(size):
+                on_read(packed.tell() - told)
+                told = packed.tell()
                 unpacked += len(block)
                 if is_packed:
                     check_unpacked(path, unpacked)

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from data_lake.errors import UserError
 from data_lake.keyed_cache import KeyedCache
+from data_lake.progress import progress
 from pipeline.llm.generator import (
     CUT,
     Generator,
@@ -120,7 +121,7 @@ class CachedGenerator(GeneratorWrapper):
         """Return the reply to each key's request; each is kept, and handed on, when it arrives."""
         keys = list(missing)
         kept: set[str] = set()
-        with _Writer(self._cache) as writer:
+        with progress("asking", len(keys), "requests") as work, _Writer(self._cache) as writer:
 
             def take(index: int, reply: Reply) -> None:
                 key = keys[index]
@@ -128,6 +129,7 @@ class CachedGenerator(GeneratorWrapper):
                     kept.add(key)
                     writer.add({"key": key, **vars(reply), "max_tokens": missing[key].max_tokens})
                 tell(key, reply)
+                work.advance()
 
             replies = dict(zip(keys, self._generator(list(missing.values()), take), strict=True))
         self._not_kept |= {key: reply for key, reply in replies.items() if key not in kept}

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_lake.keyed_cache import KeyedCache
+from data_lake.progress import progress
 from pipeline.config import EmbedConfig
 from pipeline.model_identity import identify
 from pipeline.processes.worker import Link, Worker
@@ -63,9 +64,10 @@ class _Identified:
 class SentenceEmbedder(_Identified):
     """A sentence-transformers model in this process, loaded at the first text."""
 
-    def __init__(self, cfg: EmbedConfig) -> None:
+    def __init__(self, cfg: EmbedConfig, on_batch: Callable[[int], None] = lambda texts: None) -> None:
+        """`on_batch` is called with the number of texts after each batch."""
         super().__init__(cfg)
-        self.cfg = cfg
+        self.cfg, self._on_batch = cfg, on_batch
         self._model: Any = None
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
@@ -94,13 +96,15 @@ class SentenceEmbedder(_Identified):
 
         device = None if self.cfg.device == "auto" else self.cfg.device
         revision = None if self._identity.is_folder else self._identity.revision
-        return SentenceTransformer(
+        model = SentenceTransformer(
             self._identity.source,
             device=device,
             revision=revision,
             local_files_only=self._identity.is_folder,
             model_kwargs={"dtype": getattr(torch, self.precision)},
         )
+        model[0].register_forward_hook(lambda _, given, __: self._on_batch(len(given[0]["input_ids"])))
+        return model
 
 
 class EmbedProcess(_Identified):
@@ -113,10 +117,13 @@ class EmbedProcess(_Identified):
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Return (n, d) float32 vectors of length one, in the order of `texts`."""
         distinct, indices = _longest_first(texts)
-        parts = [
-            matrix(self._worker.ask(pa.table({"text": distinct[start : start + TEXTS_PER_MESSAGE]}))["vector"])[0]
-            for start in range(0, len(distinct) or 1, TEXTS_PER_MESSAGE)
-        ]
+        parts = []
+        with progress("embedding", len(distinct), "texts") as work:
+            for start in range(0, len(distinct) or 1, TEXTS_PER_MESSAGE):
+                self._worker.send(pa.table({"text": distinct[start : start + TEXTS_PER_MESSAGE]}))
+                while isinstance(answer := self._worker.receive(), dict):
+                    work.advance(answer["done"])
+                parts.append(matrix(answer["vector"])[0])
         return np.concatenate(parts)[indices]
 
     def close(self, patience: float = 15.0) -> None:
@@ -226,10 +233,13 @@ def _table(keys: Sequence[str], vectors: np.ndarray) -> pa.Table:
 
 
 def main() -> None:
-    """Load the model that the first message names, then answer tables of texts with tables of vectors."""
+    """Load the model that the first message names, then answer tables of texts with tables of vectors.
+
+    Before the table there comes {done: texts} after each batch.
+    """
     link = Link()
     config = link.receive()
-    embed = SentenceEmbedder(EmbedConfig(**config))
+    embed = SentenceEmbedder(EmbedConfig(**config), lambda texts: link.send({"done": texts}))
     while (message := link.receive()) is not None:
         texts = message["text"].to_pylist()
         link.send(_table([""] * len(texts), embed(texts)))

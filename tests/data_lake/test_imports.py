@@ -19,7 +19,7 @@ def test_the_lake_loads_nothing_heavy() -> None:
         "vllm",
         "sentence_transformers",
         "fsspec",
-        "tqdm",
+        "rich",
         "pyarrow.dataset",
     }
     assert heavy & loaded_by("data_lake.lake") == set()

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from data_lake.errors import UserError
+from data_lake.progress_display import FOR_ANOTHER, read_line
 from data_lake.schemas import CHECKPOINT, PRETRAINED
 from data_lake.tables import read_tables
 from model.config import NextItem, TrainConfig
@@ -304,17 +305,22 @@ def test_an_epoch_tells_its_loss_speed_and_time_left(
     assert re.search(r", \d+ sequences/s, at most \d+\.\d min left in this phase, validation full MRR: a 0\.", first)
 
 
-def test_a_long_epoch_tells_how_it_goes(
+def test_a_training_prints_how_its_epochs_go_for_the_process_that_waits(
     tiny: TrainingSet,
     small: TrainConfig,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("model.training.report.LOGGED_EVERY", 0.0)
+    monkeypatch.setattr("model.training.report.TOLD_EVERY", 0.0)
+    monkeypatch.setattr("data_lake.progress.LOOK_SECONDS", 0.001)
+    monkeypatch.setenv(FOR_ANOTHER, "1")
     train(tiny, small, "pretrain", tmp_path, tmp_path)
-    lines = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"pretrain epoch 1: loss \d+\.\d{4}, \d+ sequences/s, \d+ s left in it", lines[0])
+    views = [view for line in capsys.readouterr().out.splitlines() for view in read_line(line) or ()]
+    assert {(view.what, view.total, view.unit) for view in views if view.what == "training"} == {
+        ("training", 3, "epochs")
+    }
+    assert any(re.fullmatch(r"loss \d+\.\d{4}, \d+ sequences/s", view.note) for view in views if view.unit == "steps")
 
 
 def test_phase_two_needs_phase_one(tiny: TrainingSet, small: TrainConfig, tmp_path: Path) -> None:

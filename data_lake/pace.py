@@ -1,0 +1,89 @@
+"""How far a piece of work is and how long the rest will take, in numbers and in words."""
+
+from typing import NamedTuple
+
+LEAST_SECONDS = 0.2
+"""Moves that follow each other faster count as one."""
+
+MOST_MOVES = 128
+
+
+class View(NamedTuple):
+    """How one piece of work stands.
+
+    `total` is None where nobody knows how much there is. `seconds` are those since its start, `left` those still to go:
+    None while that cannot be told, and the most that it may be where `at_most`.
+    """
+
+    what: str
+    done: float
+    total: float | None
+    unit: str
+    seconds: float
+    left: float | None
+    at_most: bool = False
+    note: str = ""
+
+
+class Pace:
+    """How fast work goes, by the moments at which some of it was done. Times are in seconds."""
+
+    def __init__(self, now: float, done: float = 0.0) -> None:
+        self._moves = [(now, done)]
+
+    def move(self, now: float, done: float) -> None:
+        """Take down that so much is done now."""
+        if now - self._moves[-1][0] < LEAST_SECONDS:
+            if len(self._moves) == 1:  # what was there at once tells no speed
+                self._moves[0] = (self._moves[0][0], done)
+            return
+        self._moves.append((now, done))
+        if len(self._moves) == MOST_MOVES:
+            self._moves[2:] = self._moves[3::2]
+
+    def seconds_left(self, now: float, total: float) -> float | None:
+        """Return how long the rest will take at the speed of the later half of the time; None before the first move.
+
+        What came before the first move, such as the start of a model, counts only until there is a second one.
+        """
+        if len(self._moves) == 1:
+            return None
+        first, last = self._moves[1 if len(self._moves) > 2 else 0], self._moves[-1]
+        middle = (first[0] + last[0]) / 2
+        since = max(index for index, move in enumerate(self._moves[:-1]) if move[0] <= middle)
+        seconds, done = last[0] - self._moves[since][0], last[1] - self._moves[since][1]
+        between = seconds / (len(self._moves) - 1 - since)  # the next move may be due
+        return max(0.0, (total - last[1]) * seconds / done - min(now - last[0], between))
+
+
+def sentence(view: View) -> str:
+    """Return how work stands in words: "embed_items 4,096 of 9,000 rows, 3 min left"."""
+    parts = [f"{view.what} {amount(view)}", left(view) if view.total is not None else "", view.note]
+    return ", ".join(filter(None, parts))
+
+
+def amount(view: View) -> str:
+    """Return how much is done: "4,096 of 9,000 rows"; where the whole is not known, how long it takes already."""
+    if view.total is None:
+        return duration(view.seconds)
+    if view.unit == "bytes":
+        return f"{view.done / 1e6:,.1f} of {view.total / 1e6:,.1f} MB"
+    return f"{int(view.done + 1e-6):,} of {int(view.total):,} {view.unit}".rstrip()
+
+
+def left(view: View) -> str:
+    """Return how long the rest will take."""
+    if view.left is None:
+        return ""
+    return f"{'at most ' if view.at_most else ''}{duration(view.left)} left"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words.
+
+    >>> duration(41.2), duration(150), duration(9000)
+    ('41 s', '3 min', '2.5 h')
+    """
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"

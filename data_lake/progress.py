@@ -1,0 +1,144 @@
+"""How work goes that takes a while: how much is done, how fast, how long it will take; shown while it goes on.
+
+Work opens `progress` and counts what it does with `advance`; work inside other work stands below it. Twice a second a
+thread hands what stands to the display (see `progress_display.py`), so that the work itself only counts.
+"""
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from data_lake.pace import Pace, View
+from data_lake.progress_display import Display, open_display
+
+T = TypeVar("T")
+
+LOOK_SECONDS = 0.5
+"""How often a display gets what stands."""
+
+
+class Work:
+    """A piece of work that goes on."""
+
+    def __init__(
+        self, what: str, total: float | None = None, unit: str = "", done: float = 0.0, at_most: bool = False,
+        outer: "Work | None" = None, clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.what, self.total, self.unit, self.at_most, self.note = what, total, unit, at_most, ""
+        self.inside: Sequence[View] = ()
+        """How work stands that another process does for this one."""
+        self._clock, self._outer, self._lock = clock, outer, threading.Lock()
+        self._started, self._done, self._pace = clock(), done, Pace(clock(), done)
+        self._part_start, self._part = done, 0.0
+
+    def begin(self, total: float, unit: str) -> None:
+        """Say how much there is to do from now on, where that was not known at the start."""
+        self.total, self.unit, self._done, self._pace = total, unit, 0.0, Pace(self._clock())
+
+    def advance(self, n: float = 1) -> None:
+        """Count `n` more as done. Any thread may."""
+        with self._lock:
+            self._reach(self._done + n)
+
+    @contextmanager
+    def part(self, n: float = 1) -> Iterator[None]:
+        """Do `n` of the work in the context: they count as far as the work that is opened inside it has come."""
+        self._part_start, self._part = self._done, n
+        try:
+            yield
+        finally:
+            self._part = 0.0
+        self._reach(self._part_start + n)
+
+    def view(self) -> View:
+        """Return how it stands."""
+        now = self._clock()
+        left = None if self.total is None else self._pace.seconds_left(now, self.total)
+        seconds = now - self._started
+        return View(self.what, self._done, self.total, self.unit, seconds, left, self.at_most, self.note)
+
+    def _reach(self, done: float) -> None:
+        if done <= self._done:
+            return
+        self._done = done
+        self._pace.move(self._clock(), done)
+        if self._outer is not None and self._outer._part and self.total:
+            self._outer._reach(self._outer._part_start + self._outer._part * min(1.0, done / self.total))
+
+
+_open: list[Work] = []
+_also: list[Display] = []
+
+
+@contextmanager
+def progress(
+    what: str, total: float | None = None, unit: str = "", done: float = 0.0, at_most: bool = False
+) -> Iterator[Work]:
+    """Give work to count; it is shown while the context lasts, below the work around it.
+
+    `done` of the `total` are done already. `at_most` says that the work may end before the total.
+    """
+    work = Work(what, total, unit, done, at_most, _open[-1] if _open else None)
+    _open.append(work)
+    watcher = _Watcher() if len(_open) == 1 else None
+    try:
+        yield work
+    finally:
+        _open.remove(work)
+        if watcher is not None:
+            watcher.end()
+
+
+def counted(each: Iterable[T], what: str, total: int, unit: str) -> Iterator[T]:
+    """Yield what `each` yields, and count one as done when the next is asked for."""
+    with progress(what, total, unit) as work:
+        for one in each:
+            yield one
+            work.advance()
+
+
+def show_inside(views: Sequence[View]) -> None:
+    """Show how work stands that another process does for the innermost work here."""
+    if _open:
+        _open[-1].inside = views
+
+
+@contextmanager
+def shown_to(display: Display) -> Iterator[None]:
+    """Let `display` show the work that is opened in the context, besides the one for the person who waits."""
+    _also.append(display)
+    try:
+        yield
+    finally:
+        _also.remove(display)
+
+
+class _Watcher:
+    """Hands what stands to the displays, from a thread of its own with the context variables of the work."""
+
+    def __init__(self) -> None:
+        self._is_over, self._displays = threading.Event(), tuple(_also)
+        run = contextvars.copy_context().run
+        self._thread = threading.Thread(target=run, args=(self._watch,), name="progress", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        if self._is_over.wait(LOOK_SECONDS):
+            return
+        displays = (open_display(), *self._displays)
+        while True:
+            works = list(_open)
+            views = [view for work in works for view in (work.view(), *work.inside)]
+            for display in displays:
+                display.show(views)
+            if self._is_over.wait(LOOK_SECONDS):
+                break
+        for display in displays:
+            display.close()
