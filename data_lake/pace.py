@@ -58,31 +58,28 @@ class Pace:
 
 def sentence(view: View) -> str:
     """Return how work stands in words: "embed_items 4,096 of 9,000 rows, 3 min left"."""
-    parts = [f"{view.what} {amount(view)}", left(view) if view.total is not None else "", view.note]
-    return ", ".join(filter(None, parts))
+    return ", ".join(filter(None, [f"{view.what} {amount(view) or duration(view.seconds)}", left(view), view.note]))
 
 
 def amount(view: View) -> str:
-    """Return how much is done: "4,096 of 9,000 rows"; where the whole is not known, how long it takes already."""
+    """Return how much is done: "4,096 of 9,000 rows"; nothing where the whole is not known."""
     if view.total is None:
-        return duration(view.seconds)
+        return ""
     if view.unit == "bytes":
         return f"{view.done / 1e6:,.1f} of {view.total / 1e6:,.1f} MB"
     return f"{int(view.done + 1e-6):,} of {int(view.total):,} {view.unit}".rstrip()
 
 
 def left(view: View) -> str:
-    """Return how long the rest will take."""
-    if view.left is None:
-        return ""
-    return f"{'at most ' if view.at_most else ''}{duration(view.left)} left"
+    """Return how long the rest will take; nothing where that cannot be told."""
+    return "" if view.left is None else f"{'at most ' if view.at_most else ''}{duration(view.left)} left"
 
 
 def duration(seconds: float) -> str:
     """Return a time in words.
 
     >>> duration(41.2), duration(150), duration(9000)
-    ('41 s', '3 min', '2.5 h')
+    ('41 s', '2 min', '2.5 h')
     """
     if seconds < 99.5:
         return f"{seconds:.0f} s"

@@ -56,7 +56,9 @@ class Work:
     def view(self) -> View:
         """Return how it stands."""
         now = self._clock()
-        left = None if self.total is None else self._pace.seconds_left(now, self.total)
+        left = None
+        if self.total is not None and self._done < self.total:
+            left = self._pace.seconds_left(now, self.total)
         seconds = now - self._started
         return View(self.what, self._done, self.total, self.unit, seconds, left, self.at_most, self.note)
 
@@ -70,7 +72,8 @@ class Work:
 
 
 _open: list[Work] = []
-_also: list[Display] = []
+_also: list[Callable[[], Display]] = []
+_watchers: list["_Watcher"] = []
 
 
 @contextmanager
@@ -83,13 +86,14 @@ def progress(
     """
     work = Work(what, total, unit, done, at_most, _open[-1] if _open else None)
     _open.append(work)
-    watcher = _Watcher() if len(_open) == 1 else None
+    if len(_open) == 1:
+        _watchers.extend(_Watcher(display) for display in (open_display, *_also))
     try:
         yield work
     finally:
         _open.remove(work)
-        if watcher is not None:
-            watcher.end()
+        if not _open:
+            stop_showing()
 
 
 def counted(each: Iterable[T], what: str, total: int, unit: str) -> Iterator[T]:
@@ -109,36 +113,37 @@ def show_inside(views: Sequence[View]) -> None:
 @contextmanager
 def shown_to(display: Display) -> Iterator[None]:
     """Let `display` show the work that is opened in the context, besides the one for the person who waits."""
-    _also.append(display)
+    _also.append(lambda: display)
     try:
         yield
     finally:
-        _also.remove(display)
+        _also.pop()
+
+
+def stop_showing() -> None:
+    """End all displays, for a process that ends at once."""
+    while _watchers:
+        _watchers.pop().end()
 
 
 class _Watcher:
-    """Hands what stands to the displays, from a thread of its own with the context variables of the work."""
+    """Hands what stands to a display, from a thread of its own with the context variables of the work."""
 
-    def __init__(self) -> None:
-        self._is_over, self._displays = threading.Event(), tuple(_also)
+    def __init__(self, display: Callable[[], Display]) -> None:
+        """`display` is called for work that lasts a moment."""
+        self._is_over = threading.Event()
         run = contextvars.copy_context().run
-        self._thread = threading.Thread(target=run, args=(self._watch,), name="progress", daemon=True)
+        self._thread = threading.Thread(target=run, args=(self._watch, display), name="progress", daemon=True)
         self._thread.start()
 
     def end(self) -> None:
         self._is_over.set()
         self._thread.join()
 
-    def _watch(self) -> None:
+    def _watch(self, made: Callable[[], Display]) -> None:
         if self._is_over.wait(LOOK_SECONDS):
             return
-        displays = (open_display(), *self._displays)
-        while True:
-            works = list(_open)
-            views = [view for work in works for view in (work.view(), *work.inside)]
-            for display in displays:
-                display.show(views)
-            if self._is_over.wait(LOOK_SECONDS):
-                break
-        for display in displays:
-            display.close()
+        display = made()
+        while not self._is_over.wait(LOOK_SECONDS):
+            display.show([view for work in list(_open) for view in (work.view(), *work.inside)])
+        display.close()

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, Protocol
 
 from data_lake.pace import View, amount, left, sentence
@@ -116,7 +117,9 @@ class Bars:
         table: Any = Table.grid(padding=(0, 2, 0, 0))
         for depth, view in enumerate(views):
             bar = ProgressBar(view.total, min(view.done, view.total or view.done), width=24, pulse=view.total is None)
-            table.add_row(Text("  " * depth + view.what), bar, Text(amount(view)), Text(left(view)), Text(view.note))
+            took = str(timedelta(seconds=int(view.seconds)))
+            words = ("  " * depth + view.what, bar, amount(view), took, left(view), view.note)
+            table.add_row(*(Text(each) if isinstance(each, str) else each for each in words))
         self._live.update(table, refresh=True)
 
     def close(self) -> None:

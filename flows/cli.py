@@ -19,6 +19,7 @@ import typer
 from data_lake.config import RenamedSettingWarning
 from data_lake.errors import UserError, disk_failure
 from data_lake.keyed_cache import DamagedPartWarning
+from data_lake.progress import progress
 from data_lake.schemas import ARTIFACTS
 from flows import text
 from flows.local_run import RunFailed, run_locally
@@ -133,7 +134,7 @@ def show_plan(
     from flows.forecast import forecast, total
     from flows.lift import lift_lines
 
-    with open_run(_request(config, set_, ask_again, only, from_, rerun, to)) as run:
+    with progress("plan"), open_run(_request(config, set_, ask_again, only, from_, rerun, to)) as run:
         steps = plan(run)
         found = forecast(run, steps)
         lines = lift_lines(run.lake) if run.settings.enrich.is_on else []
@@ -179,7 +180,7 @@ def show_status(
     """
     from flows.positions import check_stages
 
-    with open_run(_request(config, set_)) as run:
+    with progress("status"), open_run(_request(config, set_)) as run:
         steps = status(run, verify)
         checks = check_stages(run) if verify else {}
     found = {"positions": {stage: str(check) for stage, check in checks.items()}} if verify else {}
@@ -234,8 +235,9 @@ def report(
     """Write what the lake holds as one page to look at: data, answers, users, training, metrics, lineage."""
     from flows.report.write import write_report
 
-    with open_run(_request(config, set_)) as run:
-        text.show(str(write_report(run, out)))
+    with progress("report"), open_run(_request(config, set_)) as run:
+        written = write_report(run, out)
+    text.show(str(written))
 
 
 @app.command()
@@ -260,7 +262,9 @@ def recommend(
     from flows import recommend as serving
 
     serving.check_name(out)
-    found = serving.recommend(_request(config, set_), histories, users, domain or (), allow=allow, deny=deny, top=top)
+    asked = _request(config, set_)
+    with progress("recommend"):
+        found = serving.recommend(asked, histories, users, domain or (), allow=allow, deny=deny, top=top)
     if out is not None:
         text.show(serving.write(found, out))
     else:
@@ -281,7 +285,7 @@ def ask(
     from flows.ask import ask as ask_about
     from flows.ask import told
 
-    with open_run(_request(config, set_)) as run:
+    with progress("ask"), open_run(_request(config, set_)) as run:
         asked = ask_about(run, user, dry)
     _print([asdict(each) for each in asked], as_json, lambda _: told(asked))
 
@@ -298,7 +302,8 @@ def similar(
     """Show the items whose learnt vectors are nearest to an item's."""
     from flows import recommend as serving
 
-    rows = serving.similar(_request(config, set_), item, top, domain or ())
+    with progress("similar"):
+        rows = serving.similar(_request(config, set_), item, top, domain or ())
     _print(rows, as_json, text.table)
 
 
@@ -312,7 +317,9 @@ def export(
     """Write the model for `llm_edt.load`, vectors of items and users with an index, recommendations, and cards."""
     from flows.export import export
 
-    text.show("\n".join(export(_request(config, set_), out, with_scorers)))
+    with progress("export"):
+        written = export(_request(config, set_), out, with_scorers)
+    text.show("\n".join(written))
 
 
 @app.command()
@@ -328,7 +335,7 @@ def compare(
     """Say what sets two runs apart: settings, inputs, rows, paired differences of metrics, users who won and lost."""
     from flows.compare import compare as compare_runs
 
-    with open_run(_request(config, set_)) as run:
+    with progress("compare"), open_run(_request(config, set_)) as run:
         found = compare_runs(run, a, b)
     _print(asdict(found), as_json, lambda _: str(found))
 

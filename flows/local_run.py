@@ -5,6 +5,7 @@ import time
 from contextlib import suppress
 
 from data_lake.errors import UserError
+from data_lake.progress import progress
 from flows.failures import StageFailed
 from flows.plan import plan
 from flows.run import Run, RunRequest, open_run
@@ -21,7 +22,8 @@ def run_locally(request: RunRequest) -> str:
     """Make what is stale and return the summary for the person who asked."""
     started = time.monotonic()
     with open_run(request) as run:
-        to_make = [step for step in plan(run) if step.action == "run"]
+        with progress("plan"):
+            to_make = [step for step in plan(run) if step.action == "run"]
         if not to_make:
             _remove_left_over(run)
             return f"{_nothing_to_do(run)} ({time.monotonic() - started:.1f} s). --rerun STAGE rebuilds one."
@@ -33,8 +35,9 @@ def run_locally(request: RunRequest) -> str:
 
         try:
             with run.lake.lock():
-                server = prefect_server("--no-scheduler", "--no-ui")
-                from flows.nightly import run_as_flow
+                with progress("starting Prefect"):
+                    server = prefect_server("--no-scheduler", "--no-ui")
+                    from flows.nightly import run_as_flow
 
                 with ending_without(server):
                     ran, skipped = run_as_flow(run)

@@ -17,6 +17,7 @@ from data_lake.errors import UserError, disk_failure
 from data_lake.lake import Lake, Stage
 from data_lake.manifest import Manifest
 from data_lake.messages import hide_credentials
+from data_lake.progress import progress
 from flows.failures import stage_failed
 from flows.page import logged, name_run, progress_shown, show_figures, spoken
 from flows.plan import is_to_ask_again, plan
@@ -75,7 +76,8 @@ def report(run: Run) -> Path:
     """Write the page that shows what the lake holds, and link it from the run's page."""
     from flows.report.write import write_report
 
-    path = write_report(run)
+    with progress("report"):
+        path = write_report(run)
     create_link_artifact(key="report", link=path.as_uri(), link_text=f"Report of {run.settings.dataset}")
     return path
 

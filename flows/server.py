@@ -21,7 +21,7 @@ from typing import IO
 
 from data_lake.errors import UserError
 from data_lake.messages import hide_credentials
-from data_lake.progress import progress
+from data_lake.progress import progress, stop_showing
 from flows.text import log
 from pipeline.processes.child import Child, ending
 from pipeline.proxies import check_proxies, spare_loopback, through_proxy
@@ -71,6 +71,7 @@ def prefect_server(*options: str) -> Server:
             "PREFECT_SERVER_API_AUTH_STRING": secret,
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url.removesuffix("/api"),
             "PREFECT_UI_URL": url.removesuffix("/api"),  # that an alert links to
+            "PREFECT_UI_API_URL": url,  # else the page asks whoever has Prefect's own port
         }
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
         words = tempfile.TemporaryFile()  # noqa: SIM115  (the server writes to it until the end of this process)
@@ -113,6 +114,7 @@ def ending_without(server: Server) -> Iterator[None]:
 
 
 def _leave(reason: str) -> None:
+    stop_showing()
     log(f"error: {reason}. What is finished is kept: run again, and it goes on from there.")
     os._exit(1)
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from data_lake.errors import UserError
 from data_lake.files import cache_folder, put_text
+from data_lake.progress import progress
 
 OWN = {"edt-tiny": "pipeline.sample_world.edt_tiny"}
 """Models of this project: their names in settings, and the packages that carry them."""
@@ -71,11 +72,12 @@ def hash_folder(folder: Path) -> str:
     )
     if not files:
         raise UserError(f"{folder}: the folder of a model is empty; give one that holds config.json and the weights.")
-    total = hashlib.sha256()
-    for path in files:
-        status = path.stat()
-        total.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-        total.update(_hash_file(path, status.st_size, status.st_mtime_ns))
+    total, statuses = hashlib.sha256(), [path.stat() for path in files]
+    with progress("hashing the model", sum(each.st_size for each in statuses), "bytes") as work:
+        for path, status in zip(files, statuses, strict=True):
+            total.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+            total.update(_hash_file(path, status.st_size, status.st_mtime_ns))
+            work.advance(status.st_size)
     return f"sha256:{total.hexdigest()}"
 
 

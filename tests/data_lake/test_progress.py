@@ -1,8 +1,10 @@
+import doctest
 import json
 import time
 
 import pytest
 
+from data_lake import pace
 from data_lake.pace import Pace, View, sentence
 from data_lake.progress import Work, counted, progress, show_inside, shown_to
 from data_lake.progress_display import Lines, read_line
@@ -20,10 +22,10 @@ class Clock:
 
 def left_after(moves: list[tuple[float, float]], total: float, later: float = 0.0) -> float | None:
     """Return the time left `later` seconds after the last of the moves (when, done) of work that began at 0."""
-    pace = Pace(0.0)
+    moved = Pace(0.0)
     for when, done in moves:
-        pace.move(when, done)
-    return pace.seconds_left((moves or [(0.0, 0.0)])[-1][0] + later, total)
+        moved.move(when, done)
+    return moved.seconds_left((moves or [(0.0, 0.0)])[-1][0] + later, total)
 
 
 def test_steady_work_ends_when_it_says() -> None:
@@ -65,11 +67,11 @@ def test_a_thousand_moves_are_remembered_as_well_as_ten() -> None:
 @pytest.mark.parametrize("cost", [lambda done: 1.0, lambda done: 3.0 - 2.0 * done, lambda done: 1.0 + done])
 def test_the_time_left_comes_true_within_a_factor_of_two(cost) -> None:
     """Texts by falling length cost three times as much at first; long histories at the end cost more."""
-    pace, now, told = Pace(0.0), 0.0, []
+    moved, now, told = Pace(0.0), 0.0, []
     for done in range(1, 401):
         now += cost(done / 400)
-        pace.move(now, done)
-        told.append((now, pace.seconds_left(now, 400)))
+        moved.move(now, done)
+        told.append((now, moved.seconds_left(now, 400)))
     for then, left in told[1:-8]:
         assert (now - then) / 2 <= left <= 2 * (now - then)
 
@@ -137,6 +139,10 @@ def test_work_is_told_in_words() -> None:
     )
     view = View("training", 3.25, 30, "epochs", 60.0, 9000.0, at_most=True, note="loss 4.2")
     assert sentence(view) == "training 3 of 30 epochs, at most 2.5 h left, loss 4.2"
+
+
+def test_times_read_as_their_examples_say() -> None:
+    assert doctest.testmod(pace).failed == 0
 
 
 def test_a_line_for_another_process_is_read_back_and_no_other_line_is() -> None:

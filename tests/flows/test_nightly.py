@@ -1,3 +1,4 @@
+import doctest
 import json
 
 import pyarrow.compute as pc
@@ -14,6 +15,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ParameterTypeError
 
 from data_lake.errors import UserError
+from flows import page
 from flows.nightly import SERVED, nightly
 from flows.stages import STAGES
 from tests.flows.by_default import ON_BY_DEFAULT
@@ -130,6 +132,10 @@ def test_the_page_of_a_run_has_its_name_its_lines_and_its_key_figures(place):
     assert {(row["protocol"], row["domain"]) for row in measured} > {("full", "food"), ("sampled-100", "kitchen")}
     counted = {row["figure"]: row["value"] for row in json.loads(shown["ground-figures"].data)}
     assert int(counted["kept"].replace(",", "")) > 0
+
+
+def test_stages_are_spoken_of_as_their_examples_say():
+    assert doctest.testmod(page).failed == 0
 
 
 def test_stages_are_chosen_from_a_list_and_no_other_is_taken(place):

@@ -104,6 +104,7 @@ def test_a_scheduled_run_finishes_on_the_server_that_serve_starts(place, namesak
         assert [each["name"] for each in wait_for(lambda: deployments(url, "tiny", secret), 60, log)] == ["tiny"]
         settings = server_settings(url, secret)
         assert settings["database"]["timeout"] == 60
+        assert settings["ui"]["api_url"] == url
         assert settings["api"]["cors_allowed_origins"] == url.removesuffix("/api")
         assert listening(process.pid) == {"127.0.0.1"}
         server_of(process).kill()
