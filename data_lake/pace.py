@@ -28,27 +28,25 @@ class View(NamedTuple):
 class Pace:
     """How fast work goes, by the moments at which some of it was done. Times are in seconds."""
 
-    def __init__(self, now: float, done: float = 0.0) -> None:
-        self._moves = [(now, done)]
+    def __init__(self) -> None:
+        self._moves: list[tuple[float, float]] = []
 
     def move(self, now: float, done: float) -> None:
         """Take down that so much is done now."""
-        if now - self._moves[-1][0] < LEAST_SECONDS:
-            if len(self._moves) == 1:  # what was there at once tells no speed
-                self._moves[0] = (self._moves[0][0], done)
+        if self._moves and now - self._moves[-1][0] < LEAST_SECONDS:
             return
         self._moves.append((now, done))
         if len(self._moves) == MOST_MOVES:
-            self._moves[2:] = self._moves[3::2]
+            self._moves = [self._moves[0], *self._moves[1::2]]
 
     def seconds_left(self, now: float, total: float) -> float | None:
-        """Return how long the rest will take at the speed of the later half of the time; None before the first move.
+        """Return how long the rest will take at the speed of the later half of the time.
 
-        What came before the first move, such as the start of a model, counts only until there is a second one.
+        None before the second move: what came before the first, such as the start of a model, tells no speed.
         """
-        if len(self._moves) == 1:
+        if len(self._moves) < 2:
             return None
-        first, last = self._moves[1 if len(self._moves) > 2 else 0], self._moves[-1]
+        first, last = self._moves[0], self._moves[-1]
         middle = (first[0] + last[0]) / 2
         since = max(index for index, move in enumerate(self._moves[:-1]) if move[0] <= middle)
         seconds, done = last[0] - self._moves[since][0], last[1] - self._moves[since][1]
@@ -57,8 +55,8 @@ class Pace:
 
 
 def sentence(view: View) -> str:
-    """Return how work stands in words: "embed_items 4,096 of 9,000 rows, 3 min left"."""
-    return ", ".join(filter(None, [f"{view.what} {amount(view) or duration(view.seconds)}", left(view), view.note]))
+    """Return how work stands in words: "embed_items: 4,096 of 9,000 rows, 3 min left"."""
+    return ", ".join(filter(None, [f"{view.what}: {amount(view) or duration(view.seconds)}", left(view), view.note]))
 
 
 def amount(view: View) -> str:

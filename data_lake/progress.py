@@ -31,12 +31,12 @@ class Work:
         self.inside: Sequence[View] = ()
         """How work stands that another process does for this one."""
         self._clock, self._outer, self._lock = clock, outer, threading.Lock()
-        self._started, self._done, self._pace = clock(), done, Pace(clock(), done)
+        self._started, self._done, self._pace = clock(), done, Pace()
         self._part_start, self._part = done, 0.0
 
     def begin(self, total: float, unit: str) -> None:
         """Say how much there is to do from now on, where that was not known at the start."""
-        self.total, self.unit, self._done, self._pace = total, unit, 0.0, Pace(self._clock())
+        self.total, self.unit, self._done, self._pace = total, unit, 0.0, Pace()
 
     def advance(self, n: float = 1) -> None:
         """Count `n` more as done. Any thread may."""

@@ -130,7 +130,7 @@ def check_given_to_server(overrides: Sequence[str]) -> None:
 def run_as_flow(run: Run) -> tuple[list[Manifest], int]:
     """Make the stages of an opened run as a run of the flow, as `nightly` would; Prefect learns no credentials."""
 
-    @flow(name=nightly.name)
+    @flow(name=nightly.name, flow_run_name=run.settings.dataset)
     def opened(request: RunRequest) -> tuple[list[Manifest], int]:
         return make_stages(run)
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -119,7 +119,12 @@ def show_figures(lake: Lake, manifest: Manifest) -> None:
 def key_figures(lake: Lake, manifest: Manifest) -> list[dict[str, Any]]:
     """Return the rows of a table: metrics, the epochs of a training, or else what the stage counted."""
     if "metrics" in manifest.outputs:
-        return metrics_rows(lake)
+        return [_short(row) for row in metrics_rows(lake)]
     if artifact := PHASES.get(manifest.stage):
-        return [{name: plain(row[name]) for name in EPOCH} for row in lake.read(artifact).to_pylist()]
+        return [_short({name: row[name] for name in EPOCH}) for row in lake.read(artifact).to_pylist()]
     return [{"figure": name, "value": text.cell(value, WIDEST)} for name, value in flat(manifest.figures)]
+
+
+def _short(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of a table with four digits of what is no whole number."""
+    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in plain(row).items()}
