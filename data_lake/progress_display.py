@@ -36,7 +36,7 @@ def open_display() -> Display:
     if FOR_ANOTHER in os.environ:
         return Printed()
     try:
-        return Bars() if sys.stderr.isatty() else Lines()
+        return Bars() if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else Lines()
     except ImportError:  # rich: the trainer runs without it
         return Lines()
 
@@ -52,11 +52,11 @@ class Nothing:
 
 
 class Printed:
-    """Prints a line of JSON with all views to stdout, for `read_line` of the process that waits."""
+    """Prints a line of JSON to stdout, for `read_line` of the process that waits."""
 
     def show(self, views: Sequence[View]) -> None:
-        """Print how work stands."""
-        print(json.dumps(views), flush=True)
+        """Print how work stands whose whole is known: how long it takes the one that waits sees by itself."""
+        print(json.dumps([view for view in views if view.total is not None]), flush=True)
 
     def close(self) -> None:
         """Print that nothing goes on."""

@@ -11,22 +11,24 @@ os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 from data_lake.errors import UserError, disk_failure
 from data_lake.messages import for_terminal
+from data_lake.progress import progress
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb. Returns 0 done, 2 for a mistake that the user can fix, as argparse does."""
     args = _parser().parse_args(arguments)
     try:
-        if args.verb == "train":
-            _train(args)
-        elif args.verb == "evaluate":
-            from model.evaluation import evaluate
+        with progress(args.verb):
+            if args.verb == "train":
+                _train(args)
+            elif args.verb == "evaluate":
+                from model.evaluation import evaluate
 
-            evaluate.main(args)
-        else:
-            from model import recommend
+                evaluate.main(args)
+            else:
+                from model import recommend
 
-            recommend.main(args)
+                recommend.main(args)
     except Exception as error:
         why = str(error) if isinstance(error, UserError) else disk_failure(error)
         if why is None:
