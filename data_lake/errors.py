@@ -47,6 +47,18 @@ class DataRefused(UserError):
         self.evidence = evidence
 
 
+class HeldBack(UserError):
+    """A stage whose finished artifacts are not to become current; the current ones stay.
+
+    `why` is what is wrong with them, in short; the message says beside it what to do. The lake keeps the work, so that
+    the next run with the same inputs and settings starts from what is finished.
+    """
+
+    def __init__(self, why: str, what_to_do: str) -> None:
+        super().__init__(f"{why}. {what_to_do}")
+        self.why = why
+
+
 def disk_failure(error: BaseException) -> str | None:
     """Return the message about an error of a disk: what, where and what to do; None where it is none.
 

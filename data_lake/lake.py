@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_lake.errors import DataRefused, UserError
+from data_lake.errors import DataRefused, HeldBack, UserError
 from data_lake.files import TEMPORARY, cache_folder, put_folder, put_text, remove, temporary
 from data_lake.keyed_cache import KeyedCache
 from data_lake.manifest import (
@@ -32,7 +32,15 @@ from data_lake.schemas import ARTIFACTS
 from data_lake.sources import check_unchanged, source_hashes
 from data_lake.stage import Recipe, Stage, State, differences
 from data_lake.stage_io import SHARDS, WORK, StageIO
-from data_lake.stores import CURRENT, FAILED, LocalStore, Store, current_path, verified_path
+from data_lake.stores import (
+    FAILED,
+    LocalStore,
+    Store,
+    current_path,
+    kept_folders,
+    path_as_read,
+    verified_path,
+)
 from data_lake.tables import ROWS_PER_GROUP, read_tables
 
 __all__ = ["KeyedCache", "Lake", "Manifest", "Stage", "StageIO", "State"]
@@ -43,6 +51,8 @@ ChangeRows = Callable[[str, str, pa.Table], pa.Table]
 SOURCES = ".sources.json"
 REBUILD = ".rebuild"
 """The file in the folder of a stage's first artifact that asks for a rebuild, until that is published."""
+HELD_BACK = ".held-back.json"
+"""The file beside it that says which finished work was held back last, and why, until the stage publishes."""
 
 
 def open_store(root: str | Path, dataset: str, cache: Path | None = None) -> Store:
@@ -55,7 +65,8 @@ def open_store(root: str | Path, dataset: str, cache: Path | None = None) -> Sto
 class Lake:
     """The artifacts of one dataset under a root: a folder, or an fsspec URL with a local folder `cache`.
 
-    Per artifact the newest `keep` fingerprints stay, so that going back to recent settings rebuilds nothing.
+    Per artifact the newest `keep` fingerprints stay, so that going back to recent settings rebuilds nothing; and those
+    from which something current was made.
     """
 
     def __init__(self, root: str | Path, dataset: str, keep: int = 3, cache: Path | None = None) -> None:
@@ -115,6 +126,7 @@ class Lake:
             for artifact in stage.makes:
                 for path in self._unfinished(artifact):
                     remove(path)
+            remove(self._held_back_marker(stage))
             put_text(self._rebuild_marker(stage), "")
 
     def read(self, artifact: str, table: str = "", columns: Sequence[str] | None = None) -> pa.Table:
@@ -129,13 +141,17 @@ class Lake:
         """Return the folder of the current artifact; raise UserError where a file differs from what was written."""
         return verified_path(self.store, artifact, full)
 
+    def path_as_read(self, artifact: str, by: str) -> Path | None:
+        """Return the folder of an artifact as the current `by` was made from it; None where it is kept no more."""
+        return path_as_read(self.store, artifact, by)
+
     def manifest(self, artifact: str) -> Manifest | None:
         """Return the manifest of the current artifact, or None where there is none."""
         return self.store.manifest(artifact)
 
     def kept_runs(self, artifact: str) -> list[Manifest]:
         """Return the manifest of each fingerprint that is kept of an artifact, the one that began last first."""
-        found = [load(folder) for folder in self._kept(artifact)]
+        found = [load(folder) for folder in kept_folders(self.store, artifact)]
         return sorted((run for run in found if run is not None), key=lambda run: run.started, reverse=True)
 
     def kept_path(self, artifact: str, run: Manifest) -> Path:
@@ -180,15 +196,13 @@ class Lake:
     def old_versions(self) -> list[Path]:
         """Return the folders of artifacts that are not current, and that nothing current was made from."""
         current = self._current()
-        read = {(name, given.content) for found in current.values() for name, given in found.inputs.items()}
-        old = []
-        for artifact in ARTIFACTS:
-            for folder in self._kept(artifact):
-                manifest = load(folder)
-                is_current = artifact in current and folder.name == current[artifact].fingerprint
-                if not is_current and not (manifest and (artifact, manifest.outputs[artifact].content) in read):
-                    old.append(folder)
-        return old
+        return [
+            folder
+            for artifact in ARTIFACTS
+            for folder in kept_folders(self.store, artifact)
+            if not (artifact in current and folder.name == current[artifact].fingerprint)
+            and not _was_read(artifact, folder, current)
+        ]
 
     def remove_version(self, folder: Path) -> None:
         """Remove one of `old_versions`, or what a failed run left, everywhere."""
@@ -211,7 +225,7 @@ class Lake:
                 of_run = [artifact for artifact, found in current.items() if found == run]
                 self._change_run(run, of_run, change)
             for artifact in ARTIFACTS:
-                for folder in self._kept(artifact):
+                for folder in kept_folders(self.store, artifact):
                     if artifact not in current or folder.name != current[artifact].fingerprint:
                         self.remove_version(folder)
                 if self.store.failed_run(artifact):
@@ -258,6 +272,7 @@ class Lake:
         else:
             found = {artifact: self.find_alteration(artifact, full=False) for artifact in stage.makes}
             reasons = [f"{artifact}/{problem}" for artifact, problem in found.items() if problem]
+        reasons += self._held_back(stage, recipe.fingerprint)
         return [*reasons, *(["a rebuild was requested"] if self._rebuild_requested(stage) else [])]
 
     def _recipe(self, stage: Stage) -> Recipe:
@@ -295,6 +310,9 @@ class Lake:
             manifest, folders = _finish(stage, recipe, io, memory, stage.makes)
             for artifact, folder in folders.items():
                 put_folder(folder, self.home / artifact / recipe.fingerprint)
+        except HeldBack as held:
+            put_text(self._held_back_marker(stage), json.dumps({"fingerprint": recipe.fingerprint, "why": held.why}))
+            raise
         except DataRefused as failure:
             for artifact, table in failure.evidence.items():
                 io.write(artifact, table)
@@ -312,27 +330,28 @@ class Lake:
         """Make the folders of this fingerprint current, then remove what is no longer needed."""
         self.store.publish(stage.makes, fingerprint)
         remove(self._rebuild_marker(stage))
+        remove(self._held_back_marker(stage))
         for artifact in stage.makes:
             for path in self._unfinished(artifact):
                 if path.name.endswith(fingerprint):
                     remove(path)
-            self._remove_old(artifact, fingerprint)
+        for artifact in (*stage.makes, *stage.reads):  # the latter may have waited for this stage to read the new ones
+            self._remove_old(artifact)
 
-    def _remove_old(self, artifact: str, fingerprint: str) -> None:
-        """Remove all but the newest `keep` fingerprints; the current one always stays."""
-        others = [path for path in self._kept(artifact) if path.name != fingerprint]
+    def _remove_old(self, artifact: str) -> None:
+        """Remove all but the newest `keep` fingerprints, the current one, and what something current was made from."""
+        if len(kept_folders(self.store, artifact)) <= self.keep:
+            return
+        current = self._current()
+        others = [path for path in kept_folders(self.store, artifact) if path.name != current[artifact].fingerprint]
         others.sort(key=lambda path: (path / MANIFEST).stat().st_mtime_ns, reverse=True)
         for path in others[max(self.keep - 1, 0) :]:
-            self.store.remove(artifact, path.name)
+            if not _was_read(artifact, path, current):
+                self.store.remove(artifact, path.name)
 
     def _current(self) -> dict[str, Manifest]:
         """Return the manifest of each artifact that is there, in the order of the stages."""
         return {artifact: found for artifact in ARTIFACTS if (found := self.manifest(artifact))}
-
-    def _kept(self, artifact: str) -> list[Path]:
-        """Return the folders of an artifact's fingerprints."""
-        folders = [path.parent for path in (self.home / artifact).glob(f"[!.]*/{MANIFEST}")]
-        return [folder for folder in folders if folder.name not in (CURRENT, FAILED)]
 
     def _remove_evidence(self, stage: Stage) -> None:
         for artifact in stage.makes:
@@ -341,6 +360,17 @@ class Lake:
 
     def _rebuild_marker(self, stage: Stage) -> Path:
         return self.home / stage.makes[0] / REBUILD
+
+    def _held_back_marker(self, stage: Stage) -> Path:
+        return self.home / stage.makes[0] / HELD_BACK
+
+    def _held_back(self, stage: Stage, fingerprint: str) -> list[str]:
+        """Return why the work of this fingerprint was held back, if it was, in a list."""
+        try:
+            held = json.loads(self._held_back_marker(stage).read_bytes())
+            return [f"held back: {held['why']}"] if held["fingerprint"] == fingerprint else []
+        except (OSError, ValueError, LookupError, TypeError):
+            return []
 
     def _rebuild_requested(self, stage: Stage) -> bool:
         return self._rebuild_marker(stage).exists()
@@ -363,6 +393,13 @@ def _change_files(folder: Path, written: Path, change: Callable[[str, pa.Table],
             pq.write_table(rows, written / name, compression="zstd", row_group_size=ROWS_PER_GROUP)
             found = True
     return found
+
+
+def _was_read(artifact: str, folder: Path, current: Mapping[str, Manifest]) -> bool:
+    """Say whether one of the current artifacts was made from what lies in a folder of an artifact."""
+    made = load(folder)
+    read = [found.inputs[artifact].content for found in current.values() if artifact in found.inputs]
+    return made is not None and made.outputs[artifact].content in read
 
 
 def _skipped(manifest: Manifest, why: str) -> Manifest:

@@ -17,7 +17,7 @@ from data_lake.keyed_cache import KeyedCache
 from data_lake.manifest import Output, measure
 from data_lake.progress import Work
 from data_lake.schemas import ARTIFACTS, Artifact
-from data_lake.stores import Store, verified_path
+from data_lake.stores import Store, path_as_read, verified_path
 from data_lake.tables import check, check_key, empty, read_tables, write_parts, write_stream
 
 WORK, SHARDS = ".work-", ".shards-"
@@ -62,6 +62,19 @@ class StageIO:
         if artifact not in self._inputs:
             self._inputs[artifact] = verified_path(self._store, artifact, full=True)
         return self._inputs[artifact]
+
+    def current(self, artifact: str) -> Path | None:
+        """Return the folder of what is current of an output, which this run would replace; None where there is none.
+
+        Raises UserError where its files' hashes are wrong.
+        """
+        self._output(artifact)
+        return verified_path(self._store, artifact, full=True) if self._store.manifest(artifact) else None
+
+    def current_input(self, artifact: str, of: str) -> Path | None:
+        """Return the folder of an input as the current output `of` was made from it; None where it is kept no more."""
+        self._output(of)
+        return path_as_read(self._store, artifact, of)
 
     def write(self, artifact: str, table: pa.Table, name: str = "") -> None:
         """Check and write a table of an output; a second call for the same table replaces it. Raises SchemaError."""

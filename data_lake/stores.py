@@ -17,7 +17,7 @@ from data_lake.errors import UserError, nearest
 from data_lake.files import put_folder, put_link, remove
 from data_lake.keyed_cache import KeyedCache
 from data_lake.lock import locked
-from data_lake.manifest import FINGERPRINT, Manifest, find_alteration, load
+from data_lake.manifest import FINGERPRINT, MANIFEST, Manifest, find_alteration, load
 from data_lake.schemas import ARTIFACTS
 
 CURRENT, FAILED = "current", "failed"
@@ -127,6 +127,31 @@ def current_path(store: Store, artifact: str) -> Path:
     if manifest is None:
         raise UserError(f"'{artifact}' has not been made in dataset '{store.home.name}'. Run its stage first.")
     return store.folder(artifact, manifest)
+
+
+def kept_folders(store: Store, artifact: str) -> list[Path]:
+    """Return the local folders of an artifact's fingerprints."""
+    folders = [path.parent for path in (store.home / artifact).glob(f"[!.]*/{MANIFEST}")]
+    return [folder for folder in folders if folder.name not in (CURRENT, FAILED)]
+
+
+def path_as_read(store: Store, artifact: str, by: str) -> Path | None:
+    """Return the folder of an artifact as the current artifact `by` was made from it, None where it is kept no more."""
+    reader, current = store.manifest(by), store.manifest(artifact)
+    if reader is None or artifact not in reader.inputs:
+        return None
+    read = reader.inputs[artifact].content
+    if current is not None and current.outputs[artifact].content == read:
+        return store.folder(artifact, current)
+    for folder in kept_folders(store, artifact):
+        made = load(folder)
+        if (
+            made is not None
+            and made.outputs[artifact].content == read
+            and not find_alteration(folder, made.outputs[artifact])
+        ):
+            return folder
+    return None
 
 
 def verified_path(store: Store, artifact: str, full: bool) -> Path:

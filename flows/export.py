@@ -15,7 +15,7 @@ from data_lake.files import put_folder, temporary
 from data_lake.lake import Lake
 from flows import text
 from flows.cards import dataset_card, model_card
-from flows.recommend import open_model
+from flows.recommend import model_folders, open_model
 from flows.run import RunRequest, open_run
 from model.evaluation.scoring import NetworkScorer
 from model.exported import MODEL_TYPE, export_model, item_points, user_points
@@ -39,7 +39,7 @@ def export(request: RunRequest, out: Path | None, with_scorers: bool = False) ->
         out = out or Path("exported") / run.settings.dataset
         _check_free(out)
         model = open_model(run, run.settings.recommend)
-        data, checkpoint = run.lake.path("training_set"), run.lake.path("checkpoint")
+        data, checkpoint = model_folders(run.lake)
         written = temporary(out.absolute().parent)
         try:
             export_model(written, data, checkpoint, model)

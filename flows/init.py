@@ -97,6 +97,10 @@ protocols = ["full", "sampled-100", "sampled-999"]
 # root = "data_lake/store"
 # keep = 3                 # versions of each artifact
 
+[gate]                     # whether tonight's checkpoint replaces last night's, both on tonight's validation targets
+# worst = 0.05             # the share by which it may be worse; where it is worse by more, last night's stays
+# metric = "NDCG@10"
+
 [report]
 # after_run = true         # write report.html, the page of `edt report`, at the end of each run
 """

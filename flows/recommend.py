@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_lake.errors import UserError
+from data_lake.lake import Lake
 from flows import text
 from flows.plan import stale_artifacts
 from flows.run import Run, RunRequest, open_run
@@ -52,8 +53,14 @@ def open_model(run: Run, cfg: RecommendConfig) -> Recommender:
     """Return the current model with its training set; say where it is not of the current inputs."""
     if why := stale_artifacts(run).get("checkpoint"):
         text.log(f"The model is not of the current inputs: {why}.")
-    data, checkpoint = (run.lake.verified_path(artifact, full=False) for artifact in ("training_set", "checkpoint"))
-    return Recommender.load(data, checkpoint, cfg)
+    return Recommender.load(*model_folders(run.lake), cfg)
+
+
+def model_folders(lake: Lake) -> tuple[Path, Path]:
+    """Return the folders of the training set that the current checkpoint was made from, and of the checkpoint."""
+    checkpoint = lake.verified_path("checkpoint", full=False)
+    data = lake.path_as_read("training_set", by="checkpoint")
+    return data or lake.verified_path("training_set", full=False), checkpoint
 
 
 def check_name(out: Path | None) -> None:

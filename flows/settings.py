@@ -5,7 +5,7 @@ import os
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
@@ -51,6 +51,17 @@ class LakeConfig(Config):
     """Versions of each artifact, the current one included."""
 
 
+class GateConfig(Config):
+    """Whether a checkpoint that is much worse than the current one is held back before it is published."""
+
+    metric: Literal["HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR"] = "NDCG@10"
+    """Of the full ranking, over all validation targets that both checkpoints know."""
+
+    worst: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """The share by which the new one may lie below the current one; none: nothing is compared. On few targets two
+    trainings of the same data may be some percent apart."""
+
+
 class ReportConfig(Config):
     """The page that shows what a run made (`edt report`)."""
 
@@ -87,6 +98,7 @@ class Settings(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     recommend: RecommendConfig = RecommendConfig()
     lake: LakeConfig = LakeConfig()
+    gate: GateConfig = GateConfig()
     report: ReportConfig = ReportConfig()
 
     @model_validator(mode="before")

@@ -17,6 +17,8 @@ from data_lake.errors import shortened
 from data_lake.lake import Lake, Stage
 from data_lake.schemas import ALL
 from flows.counting import Make, with_counts
+from flows.gate import READS as GATE_READS
+from flows.gate import check_gate
 from flows.models import Models
 from flows.settings import Settings, TrainSettings
 from flows.stage_spec import StageRun, StageSpec, all_but
@@ -361,6 +363,7 @@ def _pretrain(run: StageRun) -> None:
 def _finetune(run: StageRun) -> None:
     data, before, folder = run.io.input("training_set"), run.io.input("pretrained"), run.io.folder("checkpoint")
     _train(run, "finetune", "--data", data, "--out", folder, "--pretrained", before, "--checkpoint", folder)
+    check_gate(run, folder)
 
 
 def _evaluate(run: StageRun) -> None:
@@ -603,7 +606,7 @@ SPECS: tuple[StageSpec, ...] = (
         reads=("training_set", "pretrained"),
         makes=("checkpoint",),
         settings=all_but("train", TrainSettings, "pretrain", *ON_TRAINING_MACHINE),
-        machine=tuple(f"train.{name}" for name in ON_TRAINING_MACHINE),
+        machine=(*(f"train.{name}" for name in ON_TRAINING_MACHINE), *GATE_READS),
         work=_finetune,
     ),
     StageSpec(

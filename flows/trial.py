@@ -16,7 +16,7 @@ from data_lake.lake import Lake
 from data_lake.schemas import TEST
 from flows.lift import lift_lines
 from flows.run import RunRequest, make_until
-from flows.settings import LakeConfig, Settings, load_settings
+from flows.settings import GateConfig, LakeConfig, Settings, load_settings
 from flows.stages import ASKING, open_lake
 from flows.summary import stage_line
 from flows.text import log
@@ -131,6 +131,7 @@ def _settings(
         "split": SplitConfig(),
         "lake": LakeConfig(root=str(folder / "lake")),
         "enrich": settings.enrich.model_copy(update={"users": users}),
+        "gate": GateConfig(),  # every training counts
         "describe": DescribeConfig(),  # it would ask about the whole catalogue
     }
     return settings.model_copy(update=changed)

@@ -7,7 +7,7 @@ The rooms, in the order of the data; each imports only those before it:
 - `network/`: item vectors, the shared transformer, domain adapters, profiles, recency popularity;
 - `loss/`: the next-item losses, and the terms beside them, such as align;
 - `checkpoint.py`: the folder of a phase;
-- `evaluation/`: candidates, ranks, metrics, groups of users, comparison of runs;
+- `evaluation/`: candidates, ranks, metrics, groups of users, comparison of runs and of checkpoints;
 - `training/`: shared pre-training, domain fine-tuning, and the trainer of both;
 - `recommend.py`: the best items per user and domain, of the training set or of histories given now;
 - `exported.py`: a phase as a folder that recommends by itself; `history_scorer.py`: as a program of torch.export.

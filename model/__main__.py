@@ -1,4 +1,4 @@
-"""Command line: python -m model train | evaluate | recommend."""
+"""Command line: python -m model train | evaluate | compare | recommend."""
 
 import argparse
 import os
@@ -25,6 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
                 from model.evaluation import evaluate
 
                 evaluate.main(args)
+            elif args.verb == "compare":
+                from model.evaluation import compare_checkpoints
+
+                compare_checkpoints.main(args)
             else:
                 from model import recommend
 
@@ -44,11 +48,13 @@ def _parser() -> argparse.ArgumentParser:
     for verb, about in (
         ("train", "train both phases, or one"),
         ("evaluate", "rank validation and test targets in every protocol"),
+        ("compare", "measure an earlier run beside a newer one, on the newer one's validation targets"),
         ("recommend", "write the best items per user and domain"),
     ):
         sub = verbs.add_parser(verb, help=about, description=about)
+        kind = "file" if verb == "compare" else "folder"
         sub.add_argument("--data", type=Path, required=True, help="folder of a training set")
-        sub.add_argument("--out", type=Path, required=True, help="folder to write to")
+        sub.add_argument("--out", type=Path, required=True, help=f"{kind} to write to")
         sub.add_argument("--config", type=Path, help="JSON file of settings")
         if verb == "train":
             sub.add_argument("--phase", choices=["pretrain", "finetune"], help="default: both, one after the other")
@@ -58,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--tensorboard", type=Path, help="folder for TensorBoard's event files (default: none)")
         else:
             sub.add_argument("--run", type=Path, required=True, help="folder that `train` wrote")
+        if verb == "compare":
+            sub.add_argument("--before", type=Path, required=True, help="folder that an earlier `train` wrote")
+            sub.add_argument("--before-data", type=Path, required=True, help="folder of the training set of that")
     return parser
 
 

@@ -77,7 +77,7 @@ def measure(data: TrainingSet, scorers: Mapping[str, Scorer], cfg: EvaluateConfi
         ranked = rank_targets(data, targets, drawn, scorers, cfg.protocols)
         rows += _metric_rows(data, targets, ranked, cfg.resamples)
         for (phase, protocol), found in ranked.items():
-            tables[phase, split, protocol] = _rank_table(data, targets, phase, protocol, found)
+            tables[phase, split, protocol] = rank_table(data, targets, phase, protocol, found)
         print(f"evaluate {split}: {len(targets):,} targets in {time.monotonic() - start:.1f} s", file=sys.stderr)
     phases = list(scorers)
     rows.sort(key=lambda row: phases.index(str(row["phase"])))
@@ -85,7 +85,7 @@ def measure(data: TrainingSet, scorers: Mapping[str, Scorer], cfg: EvaluateConfi
     return Measured(pa.Table.from_pylist(rows, METRICS.tables[""]), ranks)
 
 
-def _rank_table(data: TrainingSet, targets: Targets, phase: str, protocol: str, found: Ranked) -> pa.Table:
+def rank_table(data: TrainingSet, targets: Targets, phase: str, protocol: str, found: Ranked) -> pa.Table:
     domains = pa.DictionaryArray.from_arrays(pa.array(targets.domains, pa.int32()), pa.array(data.domains))
     columns = {
         "phase": pa.repeat(phase, len(targets)),

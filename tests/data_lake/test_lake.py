@@ -9,9 +9,10 @@ from typing import Any
 import duckdb
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from data_lake.errors import DataRefused, UserError
+from data_lake.errors import DataRefused, HeldBack, UserError
 from data_lake.lake import Lake, Stage, StageIO
 from data_lake.schemas import PRETRAINED, REJECTS, TRAINING_SET
 from data_lake.tables import SchemaError, empty, read_tables, write_parts
@@ -229,6 +230,68 @@ def test_the_last_fingerprints_are_kept_and_the_current_one_always(
     folders = {path.name for path in (tmp_path / "shop" / "items").iterdir()} - {"current"}
     assert folders == {runs[2].fingerprint, runs[3].fingerprint}
     assert lake.path("items").name == runs[3].fingerprint
+
+
+def test_what_something_current_was_made_from_is_kept_until_that_is_made_anew(
+    tmp_path: Path, items: Items, writes: Writes
+) -> None:
+    lake = Lake(tmp_path, "shop", keep=1)
+
+    def embed() -> Stage:
+        def work(io: StageIO) -> None:
+            io.write("item_embeddings", embeddings(io.read("items")))
+
+        return Stage("embed_items", 1, ("items",), ("item_embeddings",), {}, work)
+
+    def kept() -> set[str]:
+        return {path.name for path in (tmp_path / "shop" / "items").iterdir()} - {"current"}
+
+    read = lake.run(writes("ingest", {"items": items("tea")}))
+    lake.run(embed())
+    lake.run(writes("ingest", {"items": items("pan")}, settings={"seed": 1}))
+    newest = lake.run(writes("ingest", {"items": items("pot")}, settings={"seed": 2}))
+    assert kept() == {read.fingerprint, newest.fingerprint}
+    folder = lake.path_as_read("items", by="item_embeddings")
+    assert folder is not None
+    assert folder.name == read.fingerprint
+    lake.run(embed())
+    assert kept() == {newest.fingerprint}
+
+
+class Holding:
+    """A stage whose work is held back while `holds`; `trained` counts how often it began from nothing."""
+
+    def __init__(self) -> None:
+        self.holds, self.trained = False, 0
+
+    def stage(self, seed: int) -> Stage:
+        def work(io: StageIO) -> None:
+            folder = io.folder("pretrained")
+            if not (folder / "part-00000.parquet").exists():
+                self.trained += 1
+                pq.write_table(empty(PRETRAINED), folder / "part-00000.parquet")
+                (folder / "weights").write_text(str(seed))
+            if self.holds:
+                raise HeldBack("it is worse", "Do something.")
+
+        return Stage("pretrain", 1, (), ("pretrained",), {"seed": seed}, work)
+
+
+def test_held_back_work_leaves_the_current_artifacts_and_says_why_until_it_is_published(lake: Lake) -> None:
+    it = Holding()
+    before = lake.run(it.stage(0))
+    it.holds = True
+    for _ in range(2):
+        with pytest.raises(HeldBack, match=r"it is worse\. Do something\."):
+            lake.run(it.stage(1))
+    assert lake.path("pretrained").name == before.fingerprint
+    assert lake.state(it.stage(1)).why == "settings: seed 0 -> 1; held back: it is worse"
+    assert lake.state(it.stage(2)).why == "settings: seed 0 -> 2"
+    it.holds = False
+    lake.run(it.stage(1))
+    assert it.trained == 2  # the finished work was taken up
+    assert (lake.path("pretrained") / "weights").read_text() == "1"
+    assert lake.state(it.stage(1)).kind == "fresh"
 
 
 def test_a_failing_stage_leaves_the_current_artifacts(lake: Lake, items: Items, writes: Writes) -> None:

@@ -1,0 +1,82 @@
+"""Whether a checkpoint that was just trained may replace the current one: both are measured before it is published."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data_lake.errors import HeldBack
+from flows.settings import GateConfig
+from flows.stage_spec import StageRun
+from flows.text import log
+from flows.trainer import run_folder, run_model
+from model.config import EvaluateConfig
+
+READS = ("gate", "evaluate.users", "evaluate.resamples", "evaluate.batch_size", "evaluate.device", "evaluate.stream")
+"""Settings that the check reads."""
+
+
+def check_gate(run: StageRun, checkpoint: Path) -> None:
+    """Measure a new checkpoint and the current one on the new one's validation targets, where `[gate] worst` is set.
+
+    Raises HeldBack where the new one is worse by more. Where there is nothing to compare it with, the log says why.
+    """
+    gate = run.settings.gate
+    before = run.io.current("checkpoint") if gate.worst is not None else None
+    if before is None:
+        return
+    before_data = run.io.current_input("training_set", of="checkpoint")
+    if before_data is None:
+        _log_unmeasured("the lake no longer keeps the training set that it was made from")
+        return
+    found = _compare(run, checkpoint, before, before_data)
+    if found["unmeasured"] or not found["differences"]:
+        _log_unmeasured(found["unmeasured"] or f"it knows none of the {found['unknown']:,} validation targets")
+        return
+    it = found["differences"][gate.metric]
+    run.io.count(gate={"new": it["a"], "before": it["b"], "targets": found["targets"]})
+    told = verdict(gate, it, found)
+    if is_worse(gate, it["a"], it["b"]):
+        raise HeldBack(
+            told,
+            "The current checkpoint and recommendations stay. What was trained is kept: a run with a larger [gate] "
+            "worst, such as --set gate.worst=0.2, publishes it without training again; a run on new data trains anew.",
+        )
+    log(f"finetune: {told}")
+
+
+def is_worse(gate: GateConfig, new: float, before: float) -> bool:
+    """Say whether the new figure lies below the earlier one by more than the gate allows."""
+    return gate.worst is not None and new < (1 - gate.worst) * before
+
+
+def verdict(gate: GateConfig, it: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """Return both figures, how far apart they are, and on what they were measured."""
+    relative = f"{(it['a'] - it['b']) / it['b']:+.1%}" if it["b"] else "no relative difference"
+    left_out = {"unknown to it": found["unknown"], "trained on by it": found["trained_on"]}
+    without = ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count)
+    return (
+        f"{gate.metric} {it['a']:.4f}, of the current checkpoint {it['b']:.4f} ({relative}; [gate] worst = "
+        f"{gate.worst:g}), on {found['targets']:,} validation targets" + (f" (left out: {without})" if without else "")
+    )
+
+
+def _compare(run: StageRun, checkpoint: Path, before: Path, before_data: Path) -> dict[str, Any]:
+    """Return what `python -m model compare` says, see `ComparedCheckpoints`."""
+    names = {name.removeprefix("evaluate.") for name in READS if name.startswith("evaluate.")}
+    cfg = EvaluateConfig(**{name: getattr(run.settings.evaluate, name) for name in names})
+    with (
+        run_folder(checkpoint=checkpoint) as now,
+        run_folder(checkpoint=before) as then,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        out = Path(folder) / "compared.json"
+        folders = ("--run", now, "--before-data", before_data, "--before", then, "--out", out)
+        run_model("compare", "--data", run.io.input("training_set"), *folders, config=cfg)
+        found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+        return found
+
+
+def _log_unmeasured(why: str) -> None:
+    log(f"finetune: [gate] compares nothing, as the current checkpoint cannot be measured: {why}.")
