@@ -47,6 +47,13 @@ class DataRefused(UserError):
         self.evidence = evidence
 
 
+class UnknownIdError(UserError):
+    """An id that the data does not hold; the message names those that are nearly alike."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], what_to_do: str) -> None:
+        super().__init__(f"There is no {kind} '{name}'.{nearest(name, known, most=3)} {what_to_do}")
+
+
 class HeldBack(UserError):
     """A stage whose finished artifacts are not to become current; the current ones stay.
 
@@ -80,7 +87,7 @@ def shortened(names: Iterable[str], most: int = 20, widest: int = 60) -> str:
     return ", ".join(shown) + (f" and {len(every) - most:,} more" if len(every) > most else "")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
     """Return " Did you mean 'ground'?" for a name that is nearly a known one, an empty text for any other."""
-    found = get_close_matches(name, known, n=1)
-    return f" Did you mean {found[0]!r}?" if found else ""
+    found = get_close_matches(name, known, n=most)
+    return f" Did you mean {' or '.join(map(repr, found))}?" if found else ""

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 import typer
 
 from data_lake.config import RenamedSettingWarning
-from data_lake.errors import UserError, disk_failure
+from data_lake.errors import UnknownIdError, UserError, disk_failure
 from data_lake.keyed_cache import DamagedPartWarning
 from data_lake.progress import progress
 from data_lake.schemas import ARTIFACTS
@@ -291,6 +291,23 @@ def ask(
 
 
 @app.command()
+def explain(
+    user: Annotated[str, typer.Option(help="Its id.")],
+    item: Annotated[str | None, typer.Option(help="Only this item, recommended or not.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Recommendations per domain.")] = 5,
+    config: Config = DEFAULT_FILE,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Show a user's history, what was inserted, profiles, and what makes the score of each recommendation."""
+    from flows.explain import explain as explain_user
+
+    with open_run(_request(config, set_)) as run:
+        found = explain_user(run, user, item, top)
+    _print(asdict(found), as_json, lambda _: str(found))
+
+
+@app.command()
 def similar(
     item: Annotated[str, typer.Option(help="Its id.")],
     top: Annotated[int, typer.Option(min=1, help="Items per domain.")] = 10,
@@ -406,7 +423,8 @@ def main() -> None:
     try:
         app()
     except (UserError, RunFailed) as error:
-        _fail(str(error), 2 if isinstance(error, UserError) else 1)
+        is_misuse = isinstance(error, UserError) and not isinstance(error, UnknownIdError)
+        _fail(str(error), 2 if is_misuse else 1)
     except OSError as error:
         why = disk_failure(error)
         if why is None:

@@ -14,6 +14,7 @@ from flows import text
 from flows.plan import stale_artifacts
 from flows.run import Run, RunRequest, open_run
 from model.config import RecommendConfig
+from model.data.histories import no_actions
 from model.data.item_lists import read_ids
 from model.recommend import Recommender, read_lists, write_lists
 from pipeline.ingest.read_histories import read_histories
@@ -34,7 +35,7 @@ def recommend(
             "those of the last run."
         )
     with open_run(request) as run:
-        given, left_out = _no_actions(), dict[str, int]()
+        given, left_out = no_actions(), dict[str, int]()
         if histories is not None:
             given, left_out = read_histories(histories, run.settings.data)
         ids = None if users is None else read_ids(users, "user_id")
@@ -95,7 +96,3 @@ def similar(request: RunRequest, item: str, top: int, domains: Sequence[str]) ->
     if not model.is_told_apart(item):
         text.log(f"{item} has neither a text nor a training action: its vector is that of all such items.")
     return model.similar(item, top, domains)
-
-
-def _no_actions() -> pa.Table:
-    return pa.table({"user_id": pa.array([], pa.string()), "item_id": pa.array([], pa.string())})

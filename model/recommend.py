@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from data_lake.errors import UserError
+from data_lake.errors import UnknownIdError, UserError
 from data_lake.progress import progress
 from data_lake.schemas import RECOMMENDATIONS
 from data_lake.settings_errors import parse
@@ -32,6 +32,9 @@ from model.evaluation.evaluate import phase_folders
 from model.evaluation.ranking import refuse_non_finite
 from model.evaluation.scoring import NetworkScorer, Scorer, load_scorer
 from model.settings import read_settings
+
+COMPARED = 20_000
+"""Ids among which those that are nearly an unknown one are looked for: of more, those that begin or end as it does."""
 
 
 def main(args: argparse.Namespace) -> None:
@@ -124,7 +127,7 @@ class Recommender:
 
         One row per item: domain, rank from 1, item_id, title, cosine. Raises UserError for an unknown item or domain.
         """
-        number, vectors = self._number(item), torch.nn.functional.normalize(self.scorer.vectors, dim=-1)
+        number, vectors = self.number(item), torch.nn.functional.normalize(self.scorer.vectors, dim=-1)
         rows: list[dict[str, Any]] = []
         for domain in checked_domains(self.data, domains):
             columns = self.data.domain_items[self.data.domains.index(domain)]
@@ -141,14 +144,22 @@ class Recommender:
 
     def is_told_apart(self, item: str) -> bool:
         """Whether the item has a text or a training action, without both of which it has a vector with others alike."""
-        number = self._number(item)
+        number = self.number(item)
         return bool(self.data.has_text[number] or self.data.train_actions[number])
 
-    def _number(self, item: str) -> int:
+    def number(self, item: str) -> int:
+        """Return an item's number; raise UnknownIdError where there is no such item."""
         number: int = pc.index(self.data.item_ids, item).as_py()
         if number < 0:
-            raise UserError(f"There is no item '{item}'. `edt show items` shows what ids look like.")
+            raise unknown_id("item", item, self.data.item_ids, "`edt show items` shows what ids look like.")
         return number
+
+
+def unknown_id(kind: str, name: str, ids: pa.Array, what_to_do: str) -> UnknownIdError:
+    """Return the error about an id that is none of `ids`."""
+    if len(ids) > COMPARED:
+        ids = ids.filter(pc.or_(pc.starts_with(ids, name[:3]), pc.ends_with(ids, name[-3:])))[:COMPARED]
+    return UnknownIdError(kind, name, ids.drop_null().to_pylist(), what_to_do)
 
 
 def checked_domains(data: TrainingSet, domains: Sequence[str]) -> Sequence[str]:

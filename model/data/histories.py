@@ -37,6 +37,11 @@ class Histories:
         return int(self.unknown_by_user.sum())
 
 
+def no_actions() -> pa.Table:
+    """Return histories of nobody."""
+    return pa.table({"user_id": pa.array([], pa.string()), "item_id": pa.array([], pa.string())})
+
+
 def with_histories(data: TrainingSet, given: pa.Table, users: pa.Array | None = None) -> Histories:
     """Return the histories of `users`, by default of those of `given`, in the order in which they are named first.
 

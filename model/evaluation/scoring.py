@@ -57,20 +57,41 @@ class NetworkScorer:
 
     @torch.no_grad()
     def __call__(self, users: NDArray[np.int64], prefix_lengths: NDArray[np.int64], domain: str) -> Tensor:
-        recency = self.network.recency_popularity
-        number = self.data.domains.index(domain)
-        query = self.queries(users, prefix_lengths, domain)  # (B, D)
-        if self.domain != number:  # blocks come domain by domain
+        self._open(domain)
+        scores = self.queries(users, prefix_lengths, domain) @ self.keys.T  # (B, M)
+        if self.popularity is not None:
+            scores += self._popularity(self.popularity, users, prefix_lengths)
+        return scores.div_(self.network.cfg.temperature)
+
+    @torch.no_grad()
+    def parts(self, users: NDArray[np.int64], prefix_lengths: NDArray[np.int64], domain: str) -> dict[str, Tensor]:
+        """Return what each score is the sum of, by name, each (B, M) as the scores are.
+
+        "shared" is of the whole history, "domain" of the domain's own items in it, "recent popularity" of no history.
+        """
+        self._open(domain)
+        shared, own = self._both_queries(users, prefix_lengths, domain)
+        found = {"shared": shared @ self.keys.T, "domain": own @ self.keys.T}
+        found["recent popularity"] = torch.zeros_like(found["shared"])
+        if self.popularity is not None:
+            found["recent popularity"] += self._popularity(self.popularity, users, prefix_lengths)
+        return {name: part.div_(self.network.cfg.temperature) for name, part in found.items()}
+
+    def _open(self, domain: str) -> None:
+        """Make ready the items of a domain, unless they are; blocks come domain by domain."""
+        number, recency = self.data.domains.index(domain), self.network.recency_popularity
+        if self.domain != number:
             items = self._tensor(self.data.domain_items[number])  # (M,)
             self.domain, self.keys = number, self.network.scaled(self.vectors[items])
             self.popularity = recency(items, number) if recency is not None else None
-        scores = query @ self.keys.T  # (B, M)
-        if self.popularity is not None:
-            assert recency is not None
-            bins = recency.scoring_time_bins(self.data, users, prefix_lengths)  # (B,)
-            is_one = bool((bins == bins[:1]).all())  # as where everybody is recommended to now
-            scores += self.popularity[bins[:1] if is_one else bins]
-        return scores.div_(self.network.cfg.temperature)
+
+    def _popularity(self, popularity: Tensor, users: NDArray[np.int64], prefix_lengths: NDArray[np.int64]) -> Tensor:
+        """popularity: (T, M). Returns (B, M), or (1, M) where one time bin is everybody's, as where they are recommended
+        to now."""
+        recency = self.network.recency_popularity
+        assert recency is not None
+        bins = recency.scoring_time_bins(self.data, users, prefix_lengths)  # (B,)
+        return popularity[bins[:1] if bool((bins == bins[:1]).all()) else bins]
 
     @torch.no_grad()
     def queries(self, users: NDArray[np.int64], prefix_lengths: NDArray[np.int64], domain: str) -> Tensor:
@@ -78,13 +99,22 @@ class NetworkScorer:
 
         Zero where nothing is read.
         """
+        shared, own = self._both_queries(users, prefix_lengths, domain)
+        return shared + own
+
+    def _both_queries(
+        self, users: NDArray[np.int64], prefix_lengths: NDArray[np.int64], domain: str
+    ) -> tuple[Tensor, Tensor]:
+        """Return the shared and the domain term of each query, (B, D) both."""
         self.network.eval()
         if not prefix_lengths.any():
-            return self.vectors.new_zeros((len(users), self.vectors.shape[1]))
+            return (self.vectors.new_zeros((len(users), self.vectors.shape[1])),) * 2
         number = self.data.domains.index(domain)
         encoded = self._encode(users, prefix_lengths, number)
-        query = self.network.query(encoded, torch.full(encoded.is_empty.shape, number, device=self.device))
-        return query.masked_fill(self._tensor(prefix_lengths == 0).unsqueeze(1), 0.0)
+        target = torch.full(encoded.is_empty.shape, number, device=self.device)
+        is_empty = self._tensor(prefix_lengths == 0).unsqueeze(1)  # (B, 1)
+        shared, own = self.network.shared_query(encoded.shared, target), self.network.domain_query(encoded, target)
+        return shared.masked_fill(is_empty, 0.0), own.masked_fill(is_empty, 0.0)
 
     def _encode(self, users: NDArray[np.int64], prefix_lengths: NDArray[np.int64], domain: int) -> Encoded:
         """Return what the transformer makes of each prefix (B,) before an item of the domain."""

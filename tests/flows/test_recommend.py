@@ -104,5 +104,5 @@ def test_the_verbs_of_the_command_line_print_results_to_stdout(finished):
     assert served.returncode == 0, served.stderr
     assert {row["domain"] for row in json.loads(served.stdout)} == {"food"}
     wrong = finished.edt("similar", "--item", "nothing")
-    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert (wrong.returncode, wrong.stdout) == (1, "")
     assert "error: There is no item 'nothing'. `edt show items` shows what ids look like." in wrong.stderr
