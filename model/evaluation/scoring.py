@@ -86,8 +86,7 @@ class NetworkScorer:
             self.popularity = recency(items, number) if recency is not None else None
 
     def _popularity(self, popularity: Tensor, users: NDArray[np.int64], prefix_lengths: NDArray[np.int64]) -> Tensor:
-        """popularity: (T, M). Returns (B, M), or (1, M) where one time bin is everybody's, as where they are recommended
-        to now."""
+        """popularity: (T, M). Returns (B, M), or (1, M) where one time bin is everybody's, as it is for now."""
         recency = self.network.recency_popularity
         assert recency is not None
         bins = recency.scoring_time_bins(self.data, users, prefix_lengths)  # (B,)
