@@ -2,11 +2,15 @@
 
 The store holds the same layout, with `current` as an object of one line. An artifact's manifest is uploaded after its
 files and `current` after that, so that a reader sees a whole artifact or none. Unfinished shards stay on the machine.
+
+A writer's lock is the object `.lock-N` with the highest N. Who takes the dataset creates the next one, which the store
+grants to one only; so of two that find a lapsed lock one fails, and whose lock is no longer the highest has lost it.
 """
 
 import hashlib
 import json
 import os
+import re
 import threading
 import time
 import uuid
@@ -28,18 +32,32 @@ PARTS = "[0-9]*.parquet"
 LEASE = 600.0
 """Seconds after which the lock of a writer that no longer renews it may be taken over."""
 
+CREATES_ONCE = {"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"}
+"""Protocols whose stores create an object only where there is none, however many try at once."""
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+"""Our extras that bring a protocol's package."""
+LOCK = re.compile(r"\.lock(?:-(\d+))?")
+
 
 class ObjectStore:
     """A dataset under an fsspec URL, and the local folder `home` in which it is worked on."""
 
     def __init__(self, url: str, home: Path) -> None:
+        from fsspec import available_protocols
         from fsspec.core import url_to_fs
 
+        protocol = url.partition("://")[0]
+        if protocol in available_protocols() and protocol not in CREATES_ONCE:
+            raise UserError(
+                f"[lake] root = {url}: of {protocol} it is not known that it creates an object once only, without "
+                f"which two runs may write at a time. Use one of {', '.join(sorted(CREATES_ONCE))}, or a folder."
+            )
         try:
-            self._fs, root = url_to_fs(url)
+            self._fs, root = url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as error:  # of a protocol whose package is not installed, or that is none
-            raise UserError(f"[lake] root = {url}: {error}.") from error
-        self._fs.use_listings_cache = False
+            extra = f" (the extra `{EXTRAS[protocol]}` brings it)" if protocol in EXTRAS else ""
+            raise UserError(f"[lake] root = {url}: {error}{extra}.") from error
+        self._has_etags = protocol in ("s3", "s3a")
         self._base, self.home = f"{root.rstrip('/')}/{home.name}", home
         self._local = LocalStore(home)
         self._opened_caches: set[str] = set()
@@ -95,10 +113,24 @@ class ObjectStore:
         self._check_owner()
         for artifact in artifacts:
             self._upload_folder(artifact, fingerprint)
-        self._check_owner()
         for artifact in artifacts:
-            self._fs.pipe_file(f"{self._base}/{artifact}/{CURRENT}", f"{fingerprint}\n".encode())
+            self._put_current(f"{self._base}/{artifact}/{CURRENT}", f"{fingerprint}\n".encode())
         self._local.publish(artifacts, fingerprint)
+
+    def _put_current(self, path: str, text: bytes) -> None:
+        """Write the object that makes a fingerprint current; where there are ETags, if nobody did since the check."""
+        condition: dict[str, str] = {}
+        if self._owner and self._has_etags:
+            try:
+                condition = {"IfMatch": self._fs.info(path)["ETag"]}
+            except FileNotFoundError:
+                condition = {"mode": "create"}
+        self._check_owner()
+        try:
+            self._fs.pipe_file(path, text, **condition)
+        except OSError:
+            self._check_owner()  # says why, where another one wrote
+            raise
 
     def put_failed(self, artifact: str, written: Path) -> None:
         self._check_owner()
@@ -135,26 +167,31 @@ class ObjectStore:
 
         The lock of a writer that died ends at once where it ran on this machine, elsewhere after LEASE seconds.
         """
-        held = json.loads(self._text(".lock") or "{}")
+        locks = self._locks()
+        held = json.loads(self._text(locks[-1][1]) or "{}") if locks else {}
         if held.get("until", 0) > time.time() and not is_dead(held):
             raise UserError(in_use(self.home.name, json.dumps(held)))
-        if held:
-            self._remove(".lock")
-        path, owner = f"{self._base}/.lock", {**json.loads(holder()), "owner": uuid.uuid4().hex}
+        name = f".lock-{locks[-1][0] + 1 if locks else 1:012d}"
+        path, owner = f"{self._base}/{name}", {**json.loads(holder()), "owner": uuid.uuid4().hex}
 
-        def text() -> str:
-            return json.dumps({**owner, "until": time.time() + LEASE})
+        def text(until: float) -> bytes:
+            return json.dumps({**owner, "until": until}).encode()
 
         try:
-            self._fs.pipe_file(path, text().encode(), mode="create")
+            self._fs.pipe_file(path, text(time.time() + LEASE), mode="create")
         except FileExistsError:
-            raise UserError(in_use(self.home.name, self._text(".lock") or "")) from None
+            raise UserError(in_use(self.home.name, self._text(name) or "")) from None
+        except OSError as error:  # no such bucket, or no permission
+            raise UserError(f"[lake] root: {path} cannot be written ({error}).") from error
+        for _, old in locks:
+            self._remove(old)
         self._owner, done = owner["owner"], threading.Event()
 
         def renew() -> None:
             while not done.wait(LEASE / 5):
-                if self._is_owner():
-                    self._fs.pipe_file(path, text().encode())
+                with suppress(OSError, UserError):  # of a store that is away for a moment
+                    if self._is_owner():
+                        self._fs.pipe_file(path, text(time.time() + LEASE))
 
         renewer = threading.Thread(target=renew, daemon=True)
         renewer.start()
@@ -164,11 +201,21 @@ class ObjectStore:
             done.set()
             renewer.join()
             if self._is_owner():
-                self._remove(".lock")
+                self._fs.pipe_file(path, text(0))  # stays: a number is given once
             self._owner = ""
 
+    def _locks(self) -> list[tuple[int, str]]:
+        """Return the number and the name of each lock, the highest last; that of an earlier version has none."""
+        try:
+            names = [path.rsplit("/", 1)[-1] for path in self._fs.ls(self._base, detail=False)]
+        except FileNotFoundError:
+            return []
+        found = [(match, name) for name in names if (match := LOCK.fullmatch(name))]
+        return sorted((int(match[1] or 0), name) for match, name in found)
+
     def _is_owner(self) -> bool:
-        return bool(json.loads(self._text(".lock") or "{}").get("owner") == self._owner)
+        locks = self._locks()
+        return bool(locks) and json.loads(self._text(locks[-1][1]) or "{}").get("owner") == self._owner
 
     def _check_owner(self) -> None:
         """Raise UserError where this process lost the lock that it took: another one writes, or has written, since."""

@@ -13,17 +13,17 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(tmp_path / "store", "shop")
 
 
+def items_table(*titles: str | None) -> pa.Table:
+    """Return an ITEMS table of the given titles, with item ids i0, i1, ..."""
+    count = len(titles)
+    ids = [f"i{number}" for number in range(count)]
+    columns = {"item_id": ids, "domain": ["food"] * count, "title": titles, "text": titles}
+    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+
+
 @pytest.fixture
 def items() -> Callable[..., pa.Table]:
-    """Make an ITEMS table of the given titles, with item ids i0, i1, ..."""
-
-    def make(*titles: str | None) -> pa.Table:
-        count = len(titles)
-        ids = [f"i{number}" for number in range(count)]
-        columns = {"item_id": ids, "domain": ["food"] * count, "title": titles, "text": titles}
-        return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
-
-    return make
+    return items_table
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from data_lake.errors import DataRefused, UserError
 from data_lake.lake import Lake, Stage, StageIO
 from data_lake.schemas import ITEM_EMBEDDINGS, PRETRAINED, REJECTS
 from data_lake.tables import empty, read_tables
+from tests.data_lake.writers import one_of_many_gets_the_lock
 
 Items = Callable[..., pa.Table]
 Writes = Callable[..., Stage]
@@ -48,8 +49,24 @@ def history(folder: Path) -> None:
 
 
 def objects(url: str) -> list[str]:
+    """Return the names of all objects but locks."""
+    return [name for name in _names(url) if not name.startswith(".lock")]
+
+
+def locks(url: str) -> list[str]:
+    return [name for name in _names(url) if name.startswith(".lock")]
+
+
+def _names(url: str) -> list[str]:
     fs = fsspec.filesystem("memory")
     return sorted(path.split("/shop/")[1] for path in fs.find(url.removeprefix("memory:/")))
+
+
+FIRST_LOCK, SECOND_LOCK, THIRD_LOCK = (f".lock-{number:012d}" for number in (1, 2, 3))
+
+
+def put_lock(url: str, name: str, **held: Any) -> None:
+    fsspec.filesystem("memory").pipe(f"{url}/shop/{name}", json.dumps({"since": "2026", **held}).encode())
 
 
 def test_an_artifact_made_on_one_machine_is_fresh_and_read_on_another(
@@ -169,26 +186,37 @@ def test_replies_reach_the_store_even_from_a_run_that_fails(here: Lake, there: L
     assert there.keyed_cache("replies").get(["k"])["text"].to_pylist() == ["paid for"]
 
 
-def test_the_store_has_one_writer_and_a_lapsed_lock_is_taken_over(here: Lake, there: Lake, url: str) -> None:
+def test_the_store_has_one_writer_at_a_time(here: Lake, there: Lake, url: str) -> None:
     with here.lock():
         with pytest.raises(UserError, match="Dataset 'shop' is being written by process"), there.lock():
             pass
         with here.lock():
-            assert objects(url) == [".lock"]
-    assert objects(url) == []
-    lapsed = {"host": "gone", "pid": 1, "since": "2020", "until": time.time() - 1}
-    fsspec.filesystem("memory").pipe(f"{url}/shop/.lock", json.dumps(lapsed).encode())
+            assert locks(url) == [FIRST_LOCK]
     with there.lock():
-        assert objects(url) == [".lock"]
+        assert locks(url) == [SECOND_LOCK]
+
+
+@pytest.mark.parametrize("name", [FIRST_LOCK, ".lock"], ids=["ours", "of an earlier version"])
+def test_a_lapsed_lock_is_taken_over_and_one_that_is_held_is_not(there: Lake, url: str, name: str) -> None:
+    put_lock(url, name, host="gone", pid=1, until=time.time() + 60)
+    with pytest.raises(UserError, match="is being written by process 1 on gone"), there.lock():
+        pass
+    put_lock(url, name, host="gone", pid=1, until=time.time() - 1)
+    with there.lock():
+        assert locks(url) == [SECOND_LOCK if name == FIRST_LOCK else FIRST_LOCK]
+
+
+def test_of_writers_that_find_a_lapsed_lock_at_once_one_gets_it(url: str, tmp_path: Path) -> None:
+    put_lock(url, FIRST_LOCK, host="gone", pid=1, until=0)
+    assert one_of_many_gets_the_lock(url, tmp_path)
 
 
 def test_the_lock_of_a_process_of_this_machine_that_died_is_taken_over_at_once(here: Lake, url: str) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    held = {"host": socket.gethostname(), "pid": dead.pid, "since": "2026", "until": time.time() + 600}
-    fsspec.filesystem("memory").pipe(f"{url}/shop/.lock", json.dumps(held).encode())
+    put_lock(url, FIRST_LOCK, host=socket.gethostname(), pid=dead.pid, until=time.time() + 600)
     with here.lock():
-        assert objects(url) == [".lock"]
+        assert locks(url) == [SECOND_LOCK]
 
 
 def test_a_writer_that_slept_past_its_lock_publishes_and_removes_nothing(
@@ -199,15 +227,14 @@ def test_a_writer_that_slept_past_its_lock_publishes_and_removes_nothing(
     fs.pipe(f"{url}/shop/memory/replies/00000000-1.parquet", b"of the other")
     with here.lock():
         here.keyed_cache("replies")
-        other = json.loads(fs.cat(f"{url}/shop/.lock")) | {"owner": "another"}
-        fs.pipe(f"{url}/shop/.lock", json.dumps(other).encode())
+        put_lock(url, THIRD_LOCK, host="another", pid=1, until=time.time() + 600)
         fs.pipe(f"{url}/shop/memory/replies/00000001-2.parquet", b"of the other")
         with pytest.raises(UserError, match="was taken over by another run while this one slept past its lock"):
             here.run(writes("ingest", {"items": items("tea")}), rebuild=True)
         with pytest.raises(UserError, match="was taken over"):
             here.store.remove("items", first)
     assert fs.cat(f"{url}/shop/items/current") == f"{first}\n".encode()
-    assert ".lock" in objects(url)
+    assert json.loads(fs.cat(f"{url}/shop/{THIRD_LOCK}"))["host"] == "another"
     assert len([name for name in objects(url) if name.startswith("memory/replies/")]) == 2
 
 
@@ -283,7 +310,19 @@ def test_a_local_copy_whose_bits_changed_is_fetched_again_after_verify(
     assert (here.path("items") / "part-00000.parquet").read_bytes() == written
 
 
-@pytest.mark.parametrize(("url", "reason"), [("abfs://x/y", "Install adlfs"), ("nonsense://x/y", "Protocol not known")])
+def test_a_store_that_may_let_two_writers_in_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"root = ftp://x/y: of ftp it is not known that it creates an object once"):
+        Lake("ftp://x/y", "shop", cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("abfs://x/y", "Install adlfs"),
+        ("gs://x/y", r"Please install gcsfs.* \(the extra `gcs` brings it\)"),
+        ("nonsense://x/y", "Protocol not known"),
+    ],
+)
 def test_a_store_that_nothing_here_can_speak_to_is_named(tmp_path: Path, url: str, reason: str) -> None:
     with pytest.raises(UserError, match=rf"\[lake\] root = {url}: .*{reason}"):
         Lake(url, "shop", cache=tmp_path)
