@@ -62,6 +62,8 @@ def read(path: Path, columns: Sequence[str], most: int | None = None) -> pl.Data
     frame = pl.DataFrame(plain).with_columns(pl.selectors.by_dtype(pl.List).list.join(" "))
     lines = pl.int_range(1, rows + 1, dtype=pl.Int64, eager=True).alias("line")
     added = {name: value for name, value in _partitions(path).items() if name in columns and name not in there}
+    if lost := [name for name in columns if name not in there and name not in added]:
+        raise UserError(f"{path}: it has no column {lost[0]!r}. Correct [data] columns, or get the file again.")
     frame = frame.with_columns(lines) if there else pl.DataFrame([lines])
     return frame.select(
         *(pl.lit(added[name], pl.String).alias(name) if name in added else pl.col(name) for name in columns), "line"

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_lake.errors import UserError
@@ -377,6 +377,7 @@ def _parquet_bytes(page_version):
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["1.0", "2.0"]))
+@example(2237, "1.0")  # in which the name of a column is damaged
 def test_a_damaged_parquet_file_is_read_or_refused_in_a_sentence(tmp_path_factory, seed, page_version):
     chance = random.Random(seed)
     data = bytearray(_parquet_bytes(page_version))
