@@ -47,7 +47,7 @@ def ask(run: Run, user: str, is_dry: bool) -> list[Question]:
     if not (run.settings.enrich.is_on and generator.asks_model):
         raise UserError(
             f'[enrich] generator = "{run.settings.enrich.generator}" asks no language model. What it gave a user is '
-            f"shown by `edt show grounded_items --user {user}`."
+            f"shown by `edt show grounded_items --user {user}{run.request.options}`."
         )
     cache = run.lake.keyed_cache("replies")
     answers = KeptReplies(generator, cache) if is_dry else run.models.generator_with_cache(generator, cache)
@@ -63,7 +63,7 @@ def ask(run: Run, user: str, is_dry: bool) -> list[Question]:
     if not found:
         raise UserError(
             f"Nothing is asked about user {user!r}: the lake does not know the user, or the stages before the first "
-            f"question are still to run. `edt show sequences --user {user}` tells which."
+            f"question are still to run. `edt show sequences --user {user}{run.request.options}` tells which."
         )
     return found
 

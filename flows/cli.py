@@ -5,10 +5,9 @@ Exit codes: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C.
 
 import json
 import os
-import shlex
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -96,7 +95,7 @@ def init(
     from flows.init import write_settings
 
     write_settings(out, interactions, items, dataset, force)
-    text.show(f"{out} is written. Next: edt plan{_option(out)}, then edt run{_option(out)}")
+    text.show(f"{out} is written. {_next(out)}")
 
 
 @app.command()
@@ -111,7 +110,7 @@ def sample(
 
     knobs = [*(set_ or ()), *([f"users={users}"] if users is not None else ())]
     text.show("\n".join(write_sample(out, settings, knobs)))
-    text.show(f"Next: edt plan{_option(settings)}, then edt run{_option(settings)}")
+    text.show(_next(settings))
 
 
 @app.command("plan")
@@ -162,7 +161,7 @@ def run(
         text.show(run_locally(_request(config, set_, ask_again, only, from_, rerun, to)))
     except KeyboardInterrupt:
         last = f" --only {only}" if only else f" --to {to}" if to else ""
-        again = f"edt run{last}{_option(config, set_ or ())}"
+        again = f"edt run{last}{_request(config, set_).options}"
         text.log(f"The run is stopped; what it finished is kept, and `{again}` goes on from there.")
         raise typer.Exit(130) from None
 
@@ -463,6 +462,11 @@ def _request(
     return RunRequest(config=config, overrides=tuple(set_ or ()), selection=selection, ask_again=ask_again)
 
 
+def _next(config: Path) -> str:
+    options = RunRequest(config=config).options
+    return f"Next: edt plan{options}, then edt run{options}"
+
+
 def _print_steps(
     steps: list[Step], as_json: bool, columns: tuple[str, ...], more: dict[str, dict[str, Any]] | None = None
 ) -> None:
@@ -479,11 +483,6 @@ def _print(found: Any, as_json: bool, told: Callable[[Any], str]) -> None:
         print(json.dumps(found, indent=2))
     else:
         text.show(told(found))
-
-
-def _option(config: Path, set_: Sequence[str] = ()) -> str:
-    named = "" if config == DEFAULT_FILE else f" --config {config}"
-    return named + "".join(f" --set {shlex.quote(override)}" for override in set_)
 
 
 if __name__ == "__main__":

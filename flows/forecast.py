@@ -65,7 +65,7 @@ def forecast(run: Run, steps: Sequence[Step]) -> list[Forecast]:
             continue
         before = [maker[artifact] for artifact in active[name].reads if artifact in maker]
         if before:
-            found.append(Forecast(name, note=f"known after `edt run --to {max(before, key=STAGES.index)}`"))
+            found.append(Forecast(name, note=f"known after a run --to {max(before, key=STAGES.index)}"))
         else:
             cache = run.lake.keyed_cache("replies")
             counting = CountingGenerator(run.models.language_model, cache, run.request.ask_again)

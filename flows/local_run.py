@@ -10,7 +10,7 @@ from flows.failures import StageFailed
 from flows.plan import plan
 from flows.run import Run, RunRequest, open_run
 from flows.server import ending_without, prefect_server
-from flows.summary import summary
+from flows.summary import report_path, summary
 from flows.text import log
 
 
@@ -26,7 +26,9 @@ def run_locally(request: RunRequest) -> str:
             to_make = [step for step in plan(run) if step.action == "run"]
         if not to_make:
             _remove_left_over(run)
-            return f"{_nothing_to_do(run)} ({time.monotonic() - started:.1f} s). --rerun STAGE rebuilds one."
+            told = f"{_nothing_to_do(run)} ({time.monotonic() - started:.1f} s). --rerun STAGE rebuilds one."
+            path = report_path(run.lake)
+            return told + (f"\nReport: {path}" if path.exists() else "")
         _check_sources(run)
         first, *others = to_make
         log("Stale: " + ", ".join([f"{first.stage} ({first.why})", *(step.stage for step in others)]))

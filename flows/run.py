@@ -1,5 +1,6 @@
 """A run: what a person asked for, and the settings, lake, models and stages that it needs, made once."""
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,12 @@ class RunRequest(Config):
     selection: StageSelection = StageSelection()
     ask_again: bool = False
     """Ask the language model also where the lake holds its reply."""
+
+    @property
+    def options(self) -> str:
+        """The options, a space before each, by which a command line has the same settings."""
+        named = "" if self.config == DEFAULT_FILE else f" --config {shlex.quote(str(self.config))}"
+        return named + "".join(f" --set {shlex.quote(override)}" for override in self.overrides)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from data_lake.tables import open_parts
 from flows import text
 from flows.lift import lift
 from flows.positions import check_positions
+from flows.protocols import notes_on_protocols
 
 SAMPLE = 5
 DEEP = 2
@@ -169,7 +170,8 @@ def _metrics_page(rows: Sequence[Mapping[str, Any]]) -> str:
     of = {", ".join(key[:3]) for key in lines}
     names = dict.fromkeys(name for line in lines.values() for name in line)
     whole = [{name: line.get(name) for name in names} for line in lines.values()]
-    return f"{'; '.join(sorted(of))}; value [95 % interval over users]\n{text.table(whole)}"
+    notes = notes_on_protocols({(row["protocol"], row["domain"]): row["candidates"] for row in rows if row["domain"]})
+    return "\n".join([f"{'; '.join(sorted(of))}; value [95 % interval over users]", text.table(whole), *notes])
 
 
 def _with_titles(name: str, value: Any, titles: Mapping[str, str], whole: bool) -> Any:

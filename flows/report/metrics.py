@@ -9,6 +9,7 @@ from data_lake.lake import Lake, Manifest
 from data_lake.schemas import ALL, TEST
 from data_lake.tables import open_parts
 from flows.lineage import changes_between, lineage
+from flows.protocols import notes_on_protocols
 from flows.report.tables import Tables
 from model.evaluation.compare import Difference, paired
 
@@ -69,6 +70,11 @@ class Metrics:
     """Mean number of candidates by protocol and domain, the target included."""
     others: list[Other]
     rows: list[Row]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the protocols' names do not tell."""
+        return notes_on_protocols({key: mean for key, mean in self.candidates.items() if key[1] != OVERALL})
 
     def rows_of(self, protocol: str, domain: str | None = None, group: str | None = None) -> list[Row]:
         """Return the rows of a protocol, of one domain or group where they are named."""

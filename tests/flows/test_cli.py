@@ -136,7 +136,23 @@ def test_the_summary_proposes_to_show_only_what_is_there(finished, tmp_path):
         runs = run, replace(run, lake=Lake(tmp_path, "new"))
         proposed = [summary(each, [], 0, 1.0).split("Next:\n")[1].split("\n")[0] for each in runs]
     option = f" --config {finished.config}"
-    assert proposed == [f"  edt show recommendations{option}", f"  edt status{option}"]
+    assert proposed == [f"  edt show recommendations{option}", f"  edt run{option}"]
+
+
+def test_the_summary_proposes_commands_with_the_settings_of_the_run_and_ends_with_the_report(finished):
+    from flows.summary import next_commands, summary
+
+    settings = ("enrich.budget=10", "report.after_run=true")
+    with finished.open(*settings) as run:
+        told, commands = summary(run, [], 0, 1.0), next_commands(run, ())
+    options = f" --config {finished.config} --set enrich.budget=10 --set report.after_run=true"
+    user = finished.lake.read("recommendations")["user_id"][0].as_py()
+    assert commands == [
+        f"edt show recommendations{options}", f"edt explain --user {user}{options}", f"edt show metrics{options}",
+        f"edt plan{options} --set enrich.generator=none",
+    ]  # fmt: skip
+    assert told.splitlines()[-1] == f"Report: {finished.lake.home / 'report.html'}"
+    assert told.splitlines()[-3] == f"  {commands[-1]}"
 
 
 def test_figures_of_other_inputs_are_named_stale_and_not_shown_as_this_runs(place):

@@ -163,9 +163,9 @@ def nights(new_place, tmp_path_factory, model, by_endpoint):
 
 def test_before_anything_is_made_the_plan_says_after_which_stage_it_will_know(nights):
     assert {name: each.note for name, each in nights["before"].items()} == {
-        "generate_items": "known after `edt run --to represent`",
-        "profile_domains": "known after `edt run --to insert`",
-        "profile_users": "known after `edt run --to profile_domains`",
+        "generate_items": "known after a run --to represent",
+        "profile_domains": "known after a run --to insert",
+        "profile_users": "known after a run --to profile_domains",
     }
 
 
@@ -291,7 +291,7 @@ def test_the_command_line_shows_what_would_be_asked(nights, by_endpoint):
     assert list(asks) == ["stage", "prompts", "new", "reused", "tokens_in", "tokens_out", "hours", "note"]
     assert asks["new"] + asks["reused"] == asks["prompts"]
     assert asks["new"] > asks["reused"] >= 0  # the same few items make the same prompt
-    assert steps["profile_users"]["asks"]["note"] == "known after `edt run --to profile_domains`"
+    assert steps["profile_users"]["asks"]["note"] == "known after a run --to profile_domains"
     assert steps["generate_items"]["asks"] is None
 
 
