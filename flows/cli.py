@@ -85,16 +85,32 @@ def edt(
 
 @app.command()
 def init(
-    interactions: Annotated[Path, typer.Option(help="File of interactions: CSV, TSV, JSON lines, Parquet.")],
-    items: Annotated[Path, typer.Option(help="File of items.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Files of interactions and of items: CSV, TSV, JSON lines, Parquet.")
+    ] = None,
+    interactions: Annotated[list[Path] | None, typer.Option(help="A file that holds interactions.")] = None,
+    items: Annotated[list[Path] | None, typer.Option(help="A file that holds items.")] = None,
+    domain: Annotated[
+        list[str] | None, typer.Option("--domain", metavar="NAME=FILE", help="A file of either kind, of one domain.")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option("--column", metavar="OURS=THEIRS", help="What a column is called; items.OURS: in files of items."),
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="Name of the dataset in the lake.")] = None,
     out: Annotated[Path, typer.Option(help="The settings file to write.")] = DEFAULT_FILE,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Look at two files and write commented settings that run."""
-    from flows.init import write_settings
+    """Look at files of interactions and of items, and write commented settings that run."""
+    from flows.init import FILL_IN, parse_columns, told_by_looking, write_settings
 
-    write_settings(out, interactions, items, dataset, force)
+    columns = parse_columns(column or ())
+    actions, catalogue = told_by_looking(files or (), interactions or (), items or (), domain or (), columns)
+    missing = write_settings(out, actions, catalogue, dataset, force, columns=columns)
+    if missing:
+        text.log("\n".join(f"not told: {name}: {why.removesuffix('.')}." for name, why in missing.items()))
+        text.log(f"error: {out} does not run yet. Complete its lines with '{FILL_IN}', or call again with --column.")
+        raise typer.Exit(1)
     text.show(f"{out} is written. {_next(out)}")
 
 

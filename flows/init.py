@@ -1,15 +1,20 @@
-"""Settings for two files that nobody has described yet: a commented edt.toml that runs."""
+"""Settings for files that nobody has described yet: a commented edt.toml that runs.
+
+What cannot be told by looking stands in it as a line to fill in.
+"""
 
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from data_lake.errors import UserError
 from flows.settings import DATASET
 from flows.text import log
+from pipeline.config import Files, FilesByDomain, listed
+from pipeline.ingest.formats import BY_COLUMNS, FORMATS
 
 TEMPLATE = """\
 # Settings of LLM-EDT. Every key has a default; what stands behind `#` is that default or an example.
@@ -19,8 +24,9 @@ dataset = {dataset}
 seed = 0                   # of all that is drawn; [data], [enrich], [profile], [llm] and [train] may have their own
 
 [data]  # about {interactions:,} interactions and {items:,} items in {domains}
-interactions = {interactions_file}
-items = {items_file}
+interactions = {interactions_files}
+items = {items_files}
+format = {format}
 timestamp_unit = {timestamp_unit}  # {unit_reason}
 # times = "real"           # or "order": the data tells in which order each user acted, and not when
 # ties = "auto"            # order of a user's actions at one time: by position if there is one, else as in the file
@@ -106,6 +112,12 @@ protocols = ["full", "sampled-100", "sampled-999"]
 """
 
 
+FILL_IN = "TO FILL IN:"
+"""Marks a line for what could not be told."""
+
+OTHER_FORMATS = "or " + ", ".join(map('"{}"'.format, FORMATS))
+FORMAT_KNOWS = "# those of the format are known"
+
 LONGEST_NAME = 60
 """Characters of a dataset's name that is made from a folder's."""
 
@@ -124,52 +136,123 @@ generator = "cooccurrence" # or "vllm", an LLM; or "none", no enrichment. This o
 
 def write_settings(
     out: Path,
-    interactions: Path,
-    items: Path,
+    interactions: FilesByDomain,
+    items: FilesByDomain,
     dataset: str | None = None,
     force: bool = False,
     lines: Mapping[str, str] = MappingProxyType({}),
-) -> None:
-    """Look at the two files and write settings that run; what is there already is kept unless `force`.
+    columns: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, str]:
+    """Look at the files and write settings; what is there already is kept unless `force`.
 
-    `lines` replace those of `LINES`.
+    `lines` replace those of `LINES`, `columns` say what columns are called (see `describe`). Returns what could not be
+    told, by key of [data.columns] and, after "items.", of [data.item_columns], and why; without it the settings run.
     """
     if out.exists() and not force:
         raise UserError(f"{out} is there already. Give another --out, or --force to replace it.")
     if dataset is not None and not re.fullmatch(DATASET, dataset):
         raise UserError(f"--dataset {dataset}: give letters, digits and . _ - only, beginning with a letter or digit.")
-    for path in (interactions, items):
+    paths = [path for files in (interactions, items) for _, path in listed(files)]
+    for path in paths:
         if not path.exists():
-            raise UserError(f"{path}: no such file. Name the file of interactions and the file of items.")
-    from pipeline.ingest.describe_inputs import describe
+            raise UserError(f"{path}: no such file. Name the files of interactions and the files of items.")
+    from pipeline.ingest.describe_inputs import OF_ITEMS, describe
 
-    found = describe(interactions, items)
+    found = describe(interactions, items, columns)
     for sentence in found.warnings:
         log(f"warning: {sentence}")
     folder = out.resolve().parent
+    known = found.format != BY_COLUMNS
     text = TEMPLATE.format(
-        dataset=_toml(dataset or _name(interactions)),
+        dataset=_toml(dataset or _name(paths[0])),
         **{**LINES, **lines},
         interactions=found.interactions,
         items=found.items,
-        domains=_comment(", ".join(found.domains)),
-        interactions_file=_toml(_relative(interactions, folder)),
-        items_file=_toml(_relative(items, folder)),
+        domains=_comment(", ".join(found.domains) or "domains that could not be told"),
+        interactions_files=_files(interactions, folder),
+        items_files=_files(items, folder),
+        format=f"{_toml(found.format)}  # {'told by the names of the columns' if known else OTHER_FORMATS}",
         timestamp_unit=_toml(found.timestamp_unit),
         unit_reason=_comment(found.reasons["timestamp_unit"]),
-        columns=_columns(found.columns, found.reasons, ""),
-        item_columns=_columns(found.item_columns, found.reasons, "items."),
+        columns=FORMAT_KNOWS if known else _columns(found.columns, found.reasons, found.missing, ""),
+        item_columns=FORMAT_KNOWS if known else _columns(found.item_columns, found.reasons, found.missing, OF_ITEMS),
         described="".join(
             f"[domains.{_key(domain)}]  # describe = 'groceries, ...': for the prompts\n" for domain in found.domains
         ),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
+    return found.missing
 
 
-def _columns(names: dict[str, str], reasons: dict[str, str], prefix: str) -> str:
+def told_by_looking(
+    files: Sequence[Path], interactions: Sequence[Path], items: Sequence[Path], by_domain: Sequence[str],
+    columns: Mapping[str, str],
+) -> tuple[FilesByDomain, FilesByDomain]:  # fmt: skip
+    """Return the files of interactions and those of items, by domain where they are given so.
+
+    files: of either kind. by_domain: NAME=FILE, of either kind. Raises UserError where a kind is missing, or given both
+    with and without domains.
+    """
+    from pipeline.ingest.describe_inputs import tell_kind
+
+    plain: dict[str, list[Path]] = {"interactions": list(interactions), "items": list(items)}
+    named: dict[str, dict[str, Files]] = {"interactions": {}, "items": {}}
+    for path in files:
+        plain[tell_kind(path, columns)].append(path)
+    for each in by_domain:
+        domain, equals, name = each.partition("=")
+        if not (domain and equals and name):
+            raise UserError(f"--domain {each}: write it as NAME=FILE, for example --domain food=food.csv.")
+        of_kind = named[tell_kind(Path(name), columns)]
+        of_kind[domain] = (*(path for _, path in listed(of_kind.get(domain, ()))), Path(name))
+    for kind in plain:
+        if plain[kind] and named[kind]:
+            raise UserError(f"Files of {kind} are given with --domain and without. Give all of them one way.")
+        if not (plain[kind] or named[kind]):
+            looked = " By their columns the given ones are of the other kind." if [*files, *by_domain] else ""
+            raise UserError(
+                f"No file of {kind} is given.{looked} Name it with --{kind}. A file of interactions is told by its "
+                "column of users, which --column user_id=NAME can name."
+            )
+    return _one_way(named["interactions"], plain["interactions"]), _one_way(named["items"], plain["items"])
+
+
+def _one_way(by_domain: dict[str, Files], plain: Sequence[Path]) -> FilesByDomain:
+    return by_domain or tuple(plain)
+
+
+def parse_columns(given: Sequence[str]) -> dict[str, str]:
+    """Read --column OURS=THEIRS. Raises UserError."""
+    found = {}
+    for each in given:
+        ours, equals, theirs = each.partition("=")
+        if not (ours and equals and theirs):
+            raise UserError(f"--column {each}: write it as OURS=THEIRS, for example --column user_id=customer.")
+        found[ours] = theirs
+    return found
+
+
+def _columns(names: dict[str, str], reasons: dict[str, str], missing: dict[str, str], prefix: str) -> str:
+    """Return the lines of a section of columns: those that were told, and those that are to be filled in."""
+    of_items = prefix != ""
     lines = [f"{ours} = {_toml(theirs)}  # {_comment(reasons[prefix + ours])}" for ours, theirs in names.items()]
+    lines += [
+        f'# {name.removeprefix(prefix)} = ""  # {FILL_IN} {_comment(why)}'
+        for name, why in missing.items()
+        if ("." in name) == of_items
+    ]
     return "\n".join(lines)
+
+
+def _files(files: FilesByDomain, folder: Path) -> str:
+    """Return files as they stand in settings: a path, a list of paths, or such by domain."""
+    if isinstance(files, dict):
+        return "{" + ", ".join(f"{_key(domain)} = {_files(group, folder)}" for domain, group in files.items()) + "}"
+    if isinstance(files, tuple):
+        paths = [_toml(_relative(path, folder)) for path in files]
+        return paths[0] if len(paths) == 1 else f"[{', '.join(paths)}]"
+    return _toml(_relative(files, folder))
 
 
 def _name(interactions: Path) -> str:

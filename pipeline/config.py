@@ -57,15 +57,17 @@ class ItemColumnsConfig(Config):
 
 
 Files = Path | tuple[Path, ...]
+FilesByDomain = Files | dict[str, Files]
+"""Files that tell their domains themselves, or the files of each domain."""
 
 
 class DataConfig(Config):
     """The raw files, and what of them is taken."""
 
-    interactions: Files | dict[str, Files]
+    interactions: FilesByDomain
     """A file (or a list of files) for all domains, or one for each: {food = "food.csv", kitchen = "kitchen.csv"}. A
     folder stands for the Parquet files in it."""
-    items: Files | dict[str, Files]
+    items: FilesByDomain
     """Files of items, as those of interactions."""
     format: str = BY_COLUMNS
     """`columns` reads what [data.columns] names; the others know their columns and time unit."""
@@ -99,7 +101,7 @@ class DataConfig(Config):
 
     @field_validator("interactions", "items")
     @classmethod
-    def _check_files(cls, files: Files | dict[str, Files]) -> Files | dict[str, Files]:
+    def _check_files(cls, files: FilesByDomain) -> FilesByDomain:
         if files in ((), {}):
             raise ValueError("no file is named")
         if not isinstance(files, dict):
@@ -151,7 +153,7 @@ def _without_folders(files: Files) -> Files:
     return parquet_files(files) if files.is_dir() else files
 
 
-def listed(files: Files | dict[str, Files]) -> list[tuple[str | None, Path]]:
+def listed(files: FilesByDomain) -> list[tuple[str | None, Path]]:
     """Return (domain, path) per file; the domain is None where the file itself tells it."""
     groups = files.items() if isinstance(files, dict) else [(None, files)]
     return [(domain, path) for domain, group in groups for path in (group if isinstance(group, tuple) else (group,))]

@@ -35,13 +35,16 @@ STRAY = 0.75
 ROW_CHARACTERS = 500
 
 ENDINGS = {
-    ".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".ndjson": "json",
+    ".csv": "csv", ".txt": "csv", ".dat": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".ndjson": "json",
     ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
 SEPARATORS = {"csv": ",", "tsv": "\t"}
-"""A CSV may quote its fields; in a TSV a quote is a character like any other."""
+"""What stands between the columns of a text file, by its name; see `separator_of`."""
+OTHER_SEPARATORS = ("::", ";", "\t", "|", ",")
+"""What may stand there instead, where the first line shows it."""
+QUOTING = frozenset({",", ";", "|"})
+"""Separators between fields that may be quoted; with others a quote is a character like any other."""
 
-_SEPARATOR_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _OTHER_FORMS = {
     b"PK\x03\x04": "a zip archive or an Excel workbook", b"\xd0\xcf\x11\xe0": "an Excel workbook",
     b"PAR1": "Parquet, as a name ending in .parquet tells",
@@ -84,7 +87,7 @@ def columns_of(path: Path) -> list[str]:
     _check_form(path, block)
     first = block.split(b"\n", 1)[0]
     if kind in SEPARATORS:
-        return _header(path, first, SEPARATORS[kind])
+        return _header(path, first)[0]
     found = (_parse(line.decode("utf-8", "replace")) for line in block.split(b"\n", HEAD_ROWS)[:HEAD_ROWS])
     columns = list(dict.fromkeys(_as_text(key) or "" for each in found if each for key in each))
     if not columns:
@@ -101,7 +104,7 @@ def read(path: Path, columns: Sequence[str], only_head: bool = False) -> Rows:
         return Rows(parquet.read(path, columns, HEAD_ROWS if only_head else None), pl.DataFrame(schema=_BAD))
     with progress(f"reading {escape_control(path.name)}", path.stat().st_size, "bytes") as work:
         blocks = iter([head(path)[0]]) if only_head else _blocks(path, BLOCK, work.advance)
-        parts = list(_csv(path, blocks, columns, SEPARATORS[kind]) if kind in SEPARATORS else _json(blocks, columns))
+        parts = list(_csv(path, blocks, columns) if kind in SEPARATORS else _json(blocks, columns))
     if not parts:
         schema = {name: pl.String for name in columns} | {"line": pl.Int64}
         return Rows(pl.DataFrame(schema=schema), pl.DataFrame(schema=_BAD))
@@ -204,7 +207,19 @@ def _refused(rows: pl.DataFrame, reason: str) -> pl.DataFrame:
 # CSV and TSV
 
 
-def _header(path: Path, line: bytes, separator: str) -> list[str]:
+def separator_of(path: Path, line: str) -> str:
+    """Return what stands between the columns of a text file, by its first line.
+
+    It is what the file's name tells, unless that takes the line as one column, and another mark does not: then the one
+    that makes the most of it.
+    """
+    usual = SEPARATORS[kind_of(path)]
+    columns = {mark: len(_fields(line, mark) or []) for mark in (usual, *OTHER_SEPARATORS)}
+    return usual if columns[usual] != 1 else max(columns, key=columns.__getitem__)
+
+
+def _header(path: Path, line: bytes) -> tuple[list[str], str]:
+    """Return the columns that a file's first line names, and what stands between them."""
     if len(line) > LONGEST_RECORD:
         raise UserError(
             f"{path}: its first line has more than {LONGEST_RECORD:,} bytes (LONGEST_RECORD). It must name the columns."
@@ -213,16 +228,11 @@ def _header(path: Path, line: bytes, separator: str) -> list[str]:
         text = line.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: its first line is not UTF-8 text. Save the file as UTF-8.") from error
+    separator = separator_of(path, text)
     fields = _fields(text, separator)
     if not text.strip() or fields is None:
         raise UserError(f"{path}: its first line must name the columns.")
-    other = max((mark for mark in _SEPARATOR_NAMES if mark != separator), key=text.count)
-    if len(fields) == 1 and other in text:
-        raise UserError(
-            f"{path}: its columns stand between {_SEPARATOR_NAMES[other]}. Save it with commas as .csv or with tabs as "
-            ".tsv."
-        )
-    return check_columns(path, [field.strip() for field in fields])
+    return check_columns(path, [field.strip() for field in fields]), separator
 
 
 def _field_pattern(separator: str) -> str:
@@ -232,7 +242,7 @@ def _field_pattern(separator: str) -> str:
 
 def _fields(text: str, separator: str) -> list[str] | None:
     """Return the fields of one record, None where its quoting is broken."""
-    if separator == SEPARATORS["tsv"]:
+    if separator not in QUOTING:
         return text.split(separator)
     found = re.findall(_field_pattern(separator), separator + text)
     if sum(map(len, found)) != len(text) + 1:
@@ -240,16 +250,16 @@ def _fields(text: str, separator: str) -> list[str] | None:
     return [field[2:-1].replace('""', '"') if field[1:2] == '"' else field[1:] for field in found]
 
 
-def _csv(path: Path, blocks: Iterable[bytes], columns: Sequence[str], separator: str) -> Iterator[Rows]:
-    first, header = 1, list[str]()
+def _csv(path: Path, blocks: Iterable[bytes], columns: Sequence[str]) -> Iterator[Rows]:
+    first, header, separator = 1, list[str](), ""
     open_record: pl.DataFrame | None = None  # the lines of a quoted record that goes on in the next block
     for block in blocks:
         if not header:
             top, _, block = block.partition(b"\n")
-            header, first = _header(path, top, separator), 2
+            (header, separator), first = _header(path, top), 2
         lines, bad = _lines(block, first)
         first += block.count(b"\n") + (not block.endswith(b"\n") and bool(block))
-        if separator == SEPARATORS["tsv"]:
+        if separator not in QUOTING:
             yield _split_fields(lines, bad, header, columns, separator)
             continue
         if open_record is not None:
@@ -321,7 +331,7 @@ def _split_fields(
     text, width = pl.col("text"), len(header)
     lines = lines.filter(text.str.contains(rf"[^\s]|{re.escape(separator)}"))
     has_quotes = lines["text"].str.contains('"', literal=True)
-    if separator == SEPARATORS["tsv"]:
+    if separator not in QUOTING:
         has_quotes = has_quotes & False
     plain, quoted = lines.filter(~has_quotes), lines.filter(has_quotes)
     fits = text.str.count_matches(separator, literal=True) == width - 1

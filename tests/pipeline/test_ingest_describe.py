@@ -1,6 +1,7 @@
 """What `edt init` can tell from the heads of two files."""
 
 import gzip
+import json
 from datetime import datetime
 
 import polars as pl
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from data_lake.errors import UserError
 from pipeline.config import DataConfig
-from pipeline.ingest.describe_inputs import describe
+from pipeline.ingest.describe_inputs import describe, tell_kind
 from pipeline.ingest.ingest import ingest
 
 
@@ -44,32 +45,110 @@ def test_the_rows_of_a_large_file_are_estimated(tmp_path):
     assert found.interactions == pytest.approx(200_000, rel=0.01)
 
 
-def test_what_cannot_be_found_is_named_with_what_there_is(tmp_path):
+def test_what_cannot_be_found_is_missing_with_what_there_is(tmp_path):
     actions, items = tmp_path / "a.csv", tmp_path / "items.csv"
     actions.write_text("who,item_id,timestamp\nu,1,soon\n")
     items.write_text("item_id,title\n1,x\n")
-    with pytest.raises(UserError, match=r"no column looks like user_id\. It has who, item_id, timestamp"):
-        describe(actions, items)
-    actions.write_text("user,item_id,timestamp\nu,1,soon\n")
-    with pytest.raises(UserError, match=r'no column looks like domain.*\{food = FILE, kitchen = FILE\}.*"amazon-2014"'):
-        describe(actions, items)
-    items.write_text("item_id,domain\n1,x\n")
+    missing = describe(actions, items).missing
+    assert list(missing) == ["user_id", "timestamp", "items.domain"]
+    assert missing["user_id"] == f"no column looks like user_id. {actions} has who, item_id, timestamp."
+    assert missing["timestamp"].startswith("column 'timestamp' holds 'soon', no times")
+    assert missing["items.domain"].endswith("Files of one domain each are given as --domain NAME=FILE")
     actions.write_text("user,item_id,position\nu,1,0\n")
-    with pytest.raises(UserError, match=r'no column looks like timestamp.*by hand: \[data\] times = "order"'):
-        describe(actions, items)
-    actions.write_text("user,item_id,timestamp\nu,1,soon\n")
-    with pytest.raises(UserError, match="column 'timestamp' holds 'soon', no times"):
-        describe(actions, items)
+    assert describe(actions, items).missing["timestamp"].endswith('needs [data] times = "order"')
+    items.write_text("item_id,domain\n1,food\n")
+    actions.write_text("user,item_id,timestamp\nu,1,1500000000\n")
+    assert describe(actions, items).missing == {}
+
+
+def test_a_given_column_is_taken_whatever_it_is_called(tmp_path):
+    actions, items = tmp_path / "a.csv", tmp_path / "items.csv"
+    actions.write_text("who,sku,date,user\nu,1,2020-01-01,x\n")
+    items.write_text("id,shelf,label\n1,food,Tea\n")
+    given = {
+        "user_id": "who", "items.item_id": "id", "domain": "shelf", "title": "label", "item_id": "sku",
+    }  # fmt: skip
+    found = describe(actions, items, given)
+    assert found.columns == {"user_id": "who", "item_id": "sku", "timestamp": "date"}
+    assert found.item_columns == {"item_id": "id", "domain": "shelf", "title": "label"}
+    assert (found.missing, found.reasons["user_id"]) == ({}, "given as --column user_id")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"user_id": "wo"}, "--column user_id=wo: there is no column 'wo'. Did you mean 'who'?"),
+        ({"titel": "label"}, "--column titel=label: 'titel' is none of user_id, .* Did you mean 'title'?"),
+        ({"items.user_id": "label"}, "'items.user_id' is none of"),
+    ],
+)
+def test_a_given_column_that_is_none_is_refused_with_the_nearest(tmp_path, given, message):
+    actions, items = tmp_path / "a.csv", tmp_path / "items.csv"
+    actions.write_text("who,sku,date\nu,1,2020-01-01\n")
+    items.write_text("id,shelf,label\n1,food,Tea\n")
+    with pytest.raises(UserError, match=message.replace("?", "[?]")):
+        describe(actions, items, given)
+
+
+def test_files_by_domain_need_no_column_of_domains(tmp_path):
+    for name in ("food", "kitchen"):
+        (tmp_path / f"{name}.csv").write_text(f"user;item;date\nu;{name}1;2020-01-01\n")
+        (tmp_path / f"{name}.tsv").write_text(f"item\tname\n{name}1\tTea\n")
+    actions, items = ({each: tmp_path / f"{each}.{end}" for each in ("food", "kitchen")} for end in ("csv", "tsv"))
+    found = describe(actions, items)
+    assert (found.missing, found.domains, found.interactions) == ({}, ("food", "kitchen"), 2)
+    cfg = DataConfig(
+        interactions=actions, items=items, columns=found.columns, item_columns=found.item_columns,
+        timestamp_unit=found.timestamp_unit,
+    )  # fmt: skip
+    assert ingest(cfg).interactions["domain"].to_pylist() == ["food", "kitchen"]
+
+
+def test_files_of_one_kind_must_name_their_columns_alike(tmp_path):
+    (tmp_path / "a.csv").write_text("user,item,date\nu,1,2020-01-01\n")
+    (tmp_path / "b.csv").write_text("customer,item,date\nu,1,2020-01-01\n")
+    (tmp_path / "items.csv").write_text("item,domain\n1,food\n")
+    found = describe((tmp_path / "a.csv", tmp_path / "b.csv"), tmp_path / "items.csv")
+    assert found.missing == {"user_id": "no column looks like user_id. the files of interactions has item, date."}
+
+
+@pytest.mark.parametrize(
+    ("actions", "items", "name"),
+    [
+        ({"reviewerID": "u", "asin": "1", "unixReviewTime": 1500000000, "overall": 5}, {"asin": "1"}, "amazon-2014"),
+        ({"user_id": "u", "parent_asin": "1", "timestamp": 1500000000000, "rating": 5, "asin": "2"},
+         {"parent_asin": "1", "main_category": "Grocery"}, "amazon-2023"),
+        ({"user_id": "u", "item_id": "1", "timestamp": 1500000000}, {"item_id": "1"}, "columns"),
+    ],
+)  # fmt: skip
+def test_amazons_formats_are_told_by_their_columns(tmp_path, actions, items, name):
+    (tmp_path / "a.jsonl").write_text(json.dumps(actions) + "\n")
+    (tmp_path / "m.jsonl").write_text(json.dumps(items | {"title": "Tea"}) + "\n")
+    found = describe({"food": tmp_path / "a.jsonl"}, {"food": tmp_path / "m.jsonl"})
+    assert (found.format, found.missing) == (name, {})
+    cfg = DataConfig(
+        interactions={"food": tmp_path / "a.jsonl"}, items={"food": tmp_path / "m.jsonl"}, format=found.format
+    )
+    assert ingest(cfg).items["title"].to_pylist() == ["Tea"]
+
+
+def test_interactions_and_items_are_told_apart_by_a_column_of_users(tmp_path):
+    (tmp_path / "a.csv").write_text("customer,sku,date\n")
+    (tmp_path / "b.csv").write_text("who,sku,date\n")
+    kinds = [tell_kind(tmp_path / name, given) for name in ("a.csv", "b.csv") for given in ({}, {"user_id": "who"})]
+    assert kinds == ["interactions", "interactions", "items", "interactions"]
 
 
 ITEMS = "item_id,domain\n1,food\n2,kitchen\n"
 
 
 def settings_of(tmp_path, actions, items=ITEMS, name="a.csv"):
-    """Describe two files and return settings for them."""
+    """Describe two files and return settings for them; raise UserError with what is missing."""
     (tmp_path / name).write_text(actions)
     (tmp_path / "items.csv").write_text(items)
     found = describe(tmp_path / name, tmp_path / "items.csv")
+    if found.missing:
+        raise UserError("; ".join(found.missing.values()))
     return DataConfig(
         interactions=tmp_path / name, items=tmp_path / "items.csv", columns=found.columns,
         item_columns=found.item_columns, timestamp_unit=found.timestamp_unit,
@@ -106,7 +185,7 @@ def test_a_column_that_ingest_could_not_read_is_not_taken_for_what_its_name_says
         ("user_id,item_id,timestamp\nu,1,1500000000\n", "item_id,domain\n", "items.csv: no row, only the names"),
         ("user_id,item_id,timestamp\nu,1,1500000000\n", "item_id,domain\n1,\n", "column 'domain' is empty"),
         ("user_id,item_id,timestamp\nu,1,1500000000\n", "item_id,domain\n1,all\n", "cannot be called 'all'"),
-        ("u,1193,5,978300760\n", ITEMS, "Is its first line a row"),
+        ("u,1193,5,978300760\nu,2,5,978300761\n", ITEMS, "Is its first line a row"),
     ],
 )
 def test_what_ingest_would_refuse_is_refused_before_settings_are_written(tmp_path, actions, items, message):
@@ -170,6 +249,5 @@ def test_one_domain_alone_is_told(tmp_path):
     (tmp_path / "a.csv").write_text("user_id,item_id,timestamp\nu,1,1500000000\n")
     (tmp_path / "items.csv").write_text("item_id,domain\n1,food\n2,food\n")
     found = describe(tmp_path / "a.csv", tmp_path / "items.csv")
-    assert found.warnings[0].endswith(
-        "items.csv: all items are of one domain, 'food': nothing can be carried to another."
-    )
+    [warning] = found.warnings
+    assert "items.csv: all items are of one domain, 'food': enrichment has nothing to do" in warning
