@@ -272,7 +272,7 @@ class Lake:
         else:
             found = {artifact: self.find_alteration(artifact, full=False) for artifact in stage.makes}
             reasons = [f"{artifact}/{problem}" for artifact, problem in found.items() if problem]
-        reasons += self._held_back(stage, recipe.fingerprint)
+        reasons = [*self._held_back(stage, recipe.fingerprint), *reasons]
         return [*reasons, *(["a rebuild was requested"] if self._rebuild_requested(stage) else [])]
 
     def _recipe(self, stage: Stage) -> Recipe:
@@ -368,7 +368,7 @@ class Lake:
         """Return why the work of this fingerprint was held back, if it was, in a list."""
         try:
             held = json.loads(self._held_back_marker(stage).read_bytes())
-            return [f"held back: {held['why']}"] if held["fingerprint"] == fingerprint else []
+            return [held["why"]] if held["fingerprint"] == fingerprint else []
         except (OSError, ValueError, LookupError, TypeError):
             return []
 

@@ -1,6 +1,7 @@
 """Whether a checkpoint that was just trained may replace the current one: both are measured before it is published."""
 
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,11 +40,11 @@ def check_gate(run: StageRun, checkpoint: Path) -> None:
     told = verdict(gate, it, found)
     if is_worse(gate, it["a"], it["b"]):
         raise HeldBack(
-            told,
-            "The current checkpoint and recommendations stay. What was trained is kept: a run with a larger [gate] "
-            "worst, such as --set gate.worst=0.2, publishes it without training again; a run on new data trains anew.",
+            f"The new checkpoint is held back: {told}",
+            "The current one and its recommendations stay. What was trained is kept, so that a run with --set "
+            f"gate.worst={wide_enough(it['a'], it['b']):g} publishes it without training; new data trains anew.",
         )
-    log(f"finetune: {told}")
+    log(f"finetune: the new checkpoint passes the gate: {told}")
 
 
 def is_worse(gate: GateConfig, new: float, before: float) -> bool:
@@ -51,14 +52,19 @@ def is_worse(gate: GateConfig, new: float, before: float) -> bool:
     return gate.worst is not None and new < (1 - gate.worst) * before
 
 
+def wide_enough(new: float, before: float) -> float:
+    """Return a share, of whole twentieths, by which the new figure may be worse and is."""
+    return min(1.0, math.ceil(20 * (1 - new / before)) / 20)
+
+
 def verdict(gate: GateConfig, it: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """Return both figures, how far apart they are, and on what they were measured."""
     relative = f"{(it['a'] - it['b']) / it['b']:+.1%}" if it["b"] else "no relative difference"
-    left_out = {"unknown to it": found["unknown"], "trained on by it": found["trained_on"]}
+    left_out = {"that it does not know": found["unknown"], "that it was trained on": found["trained_on"]}
     without = ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count)
     return (
-        f"{gate.metric} {it['a']:.4f}, of the current checkpoint {it['b']:.4f} ({relative}; [gate] worst = "
-        f"{gate.worst:g}), on {found['targets']:,} validation targets" + (f" (left out: {without})" if without else "")
+        f"{gate.metric} {it['a']:.4f} against {it['b']:.4f} of the current one ({relative}; [gate] worst = "
+        f"{gate.worst:g}) on {found['targets']:,} validation targets" + (f", without {without}" if without else "")
     )
 
 

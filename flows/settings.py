@@ -5,14 +5,14 @@ import os
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from data_lake.config import Config
 from data_lake.errors import UserError
 from data_lake.settings_errors import problems
-from model.config import OLD_PRESETS, RELEASES, EvaluateConfig, RecommendConfig, TrainConfig
+from model.config import OLD_PRESETS, RELEASES, EvaluateConfig, MetricName, RecommendConfig, TrainConfig
 from pipeline.config import (
     DataConfig,
     DescribeConfig,
@@ -54,10 +54,10 @@ class LakeConfig(Config):
 class GateConfig(Config):
     """Whether a checkpoint that is much worse than the current one is held back before it is published."""
 
-    metric: Literal["HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR"] = "NDCG@10"
+    metric: MetricName = "NDCG@10"
     """Of the full ranking, over all validation targets that both checkpoints know."""
 
-    worst: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    worst: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     """The share by which the new one may lie below the current one; none: nothing is compared. On few targets two
     trainings of the same data may be some percent apart."""
 

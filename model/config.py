@@ -15,6 +15,7 @@ Width = Annotated[int, Field(gt=0, le=16_384)]
 
 NextItem = Literal["softmax", "bce"]
 Align = Literal["own", "release"]
+MetricName = Literal["HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR"]
 PHASES = {"pretrain": "pretrained", "finetune": "checkpoint"}
 """The phases in order, and the folder of a run, or the artifact, that holds the weights of each."""
 
@@ -205,7 +206,7 @@ class TrainConfig(Config):
     select_protocol: Literal["full", "sampled-100", "sampled-999"] = "full"
     """Among which candidates the validation target is ranked."""
 
-    select_metric: Literal["HR@5", "HR@10", "NDCG@5", "NDCG@10", "MRR"] = "MRR"
+    select_metric: MetricName = "MRR"
     """The validation figure, averaged over domains, that chooses the epoch and stops early."""
 
     select_users: PositiveInt = 20_000

@@ -285,7 +285,7 @@ def test_held_back_work_leaves_the_current_artifacts_and_says_why_until_it_is_pu
         with pytest.raises(HeldBack, match=r"it is worse\. Do something\."):
             lake.run(it.stage(1))
     assert lake.path("pretrained").name == before.fingerprint
-    assert lake.state(it.stage(1)).why == "settings: seed 0 -> 1; held back: it is worse"
+    assert lake.state(it.stage(1)).why == "it is worse; settings: seed 0 -> 1"
     assert lake.state(it.stage(2)).why == "settings: seed 0 -> 2"
     it.holds = False
     lake.run(it.stage(1))

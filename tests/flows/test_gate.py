@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from data_lake.errors import HeldBack
-from flows.gate import is_worse, verdict
+from flows.gate import is_worse, verdict, wide_enough
 from flows.plan import plan, status
 from flows.recommend import model_folders
 from flows.settings import GateConfig
@@ -38,7 +38,8 @@ def refused(finished: Place, tmp_path_factory: pytest.TempPathFactory) -> Refuse
 def test_a_refused_night_ends_with_1_and_one_sentence_with_both_figures(refused: Refused) -> None:
     assert refused.said.returncode == 1, refused.said.stderr
     [line] = [line for line in refused.said.stderr.splitlines() if line.startswith("error:")]
-    assert "worst = 0.3" in line
+    assert line.startswith("error: The new checkpoint is held back: NDCG@10 0.")
+    assert "[gate] worst = 0.3) on 50 validation targets. The current one and its recommendations stay." in line
 
 
 def test_the_checkpoint_and_the_lists_of_the_night_before_stay_current(refused: Refused) -> None:
@@ -61,7 +62,7 @@ def test_plan_and_status_say_why_the_checkpoint_is_not_the_new_one(refused: Refu
         for steps in (plan(run), status(run)):
             [step] = [each for each in steps if each.stage == "finetune"]
             assert (step.state, step.action) == ("stale", "run")
-            assert "held back: NDCG@10 " in step.why
+            assert step.why.startswith("The new checkpoint is held back: NDCG@10 0.")
 
 
 @pytest.mark.slow
@@ -80,7 +81,7 @@ def test_the_next_run_refuses_again_without_training_and_a_wider_gate_publishes(
         made = run.lake.run(finetune)
     told = capfd.readouterr().err
     assert "finetune: 1 epochs are trained already" in told
-    assert "finetune: NDCG@10 " in told
+    assert "finetune: the new checkpoint passes the gate: NDCG@10 " in told
     assert made.figures["gate"]["new"] < made.figures["gate"]["before"]
     assert place.contents()["checkpoint"] != refused.before["checkpoint"]
 
@@ -97,9 +98,15 @@ def test_worse_is_what_lies_below_by_more_than_the_share(new: float, before: flo
     assert is_worse(GateConfig(worst=0.05), new, before) == worse
 
 
+@pytest.mark.parametrize(("new", "before", "worst"), [(0.58, 1.0, 0.45), (0.0, 1.0, 1.0), (0.9, 1.0, 0.1)])
+def test_what_is_proposed_lets_the_checkpoint_pass(new: float, before: float, worst: float) -> None:
+    assert wide_enough(new, before) == pytest.approx(worst)
+    assert not is_worse(GateConfig(worst=wide_enough(new, before)), new, before)
+
+
 def test_the_verdict_tells_both_figures_and_what_was_left_out() -> None:
     found = {"targets": 1234, "unknown": 5, "trained_on": 0}
     assert verdict(GateConfig(worst=0.05), {"a": 0.038, "b": 0.04}, found) == (
-        "NDCG@10 0.0380, of the current checkpoint 0.0400 (-5.0%; [gate] worst = 0.05), on 1,234 validation targets "
-        "(left out: 5 unknown to it)"
+        "NDCG@10 0.0380 against 0.0400 of the current one (-5.0%; [gate] worst = 0.05) on 1,234 validation targets, "
+        "without 5 that it does not know"
     )
