@@ -45,8 +45,8 @@ def model_card(lake: Lake, settings: Settings) -> str:
         "for a domain with an item's of that domain is the score. `vectors/items-N.faiss` finds the largest; its row i "
         "is the domain's i-th row of `items.parquet`. `vectors/index.json` names each one's domain and recall.",
         "- `recommendations` **(holds user ids)**: the lists of the last night.",
-        "- `scorers`, where it was asked for: a program of `torch.export` per domain, from a history to the scores of "
-        "the domain's items, in the order of `items.parquet`; it needs torch alone.",
+        "- `scorers`, where it was asked for: per domain a program from a history to the scores of the domain's items, "
+        "in the order of `items.parquet`; `.pt2` needs torch alone, `.onnx` an ONNX runtime.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 

@@ -342,7 +342,7 @@ def similar(
 @app.command()
 def export(
     out: Annotated[Path | None, typer.Option(help="Folder to write (default: exported/DATASET).")] = None,
-    with_scorers: Annotated[bool, typer.Option("--scorers", help="Also a torch.export program per domain.")] = False,
+    with_scorers: Annotated[bool, typer.Option("--scorers", help="Also programs: torch.export, ONNX.")] = False,
     config: Config = DEFAULT_FILE,
     set_: Set = None,
 ) -> None:

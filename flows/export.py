@@ -19,11 +19,13 @@ from flows.recommend import model_folders, open_model
 from flows.run import RunRequest, open_run
 from model.evaluation.scoring import NetworkScorer
 from model.exported import MODEL_TYPE, export_model, item_points, user_points
-from model.history_scorer import export_scorer
+from model.history_scorer import export_onnx, export_scorer
 from model.recommend import write_lists
 from pipeline.vectors.catalogue import vector_column
 from pipeline.vectors.neighbours import Index
 
+KINDS = {".pt2": "torch.export", ".onnx": "ONNX"}
+"""Of the programs, by the endings of their names."""
 NEAREST = 10
 CHECKED_USERS = 1000
 """Users, per domain, by whose vectors the recall of an index is measured."""
@@ -32,8 +34,8 @@ CHECKED_USERS = 1000
 def export(request: RunRequest, out: Path | None, with_scorers: bool = False) -> list[str]:
     """Write the folder, by default exported/DATASET; return a line about each part of it.
 
-    `with_scorers` adds a program of torch.export per domain. Raises UserError where a folder of that name holds
-    something else.
+    `with_scorers` adds a program per domain, of torch.export and, where its packages are installed, of ONNX. Raises
+    UserError where a folder of that name holds something else.
     """
     with open_run(request) as run:
         out = out or Path("exported") / run.settings.dataset
@@ -55,7 +57,7 @@ def export(request: RunRequest, out: Path | None, with_scorers: bool = False) ->
     lines = [f"{out}: the model, for llm_edt.load({str(out)!r}), README.md and DATASET_CARD.md"]
     lines += [f"{out / 'vectors'}: {vectors}", *(f"{out / 'vectors' / line}" for line in indexes)]
     lines += [f"{out / 'recommendations'}: {line}" for line in lists]
-    return [*lines, *(f"{out / 'scorers' / name}: torch.export, {domain}" for name, domain in scorers)]
+    return [*lines, *(f"{out / 'scorers' / name}: {KINDS[Path(name).suffix]}, {domain}" for name, domain in scorers)]
 
 
 def _check_free(out: Path) -> None:
@@ -122,11 +124,16 @@ def _found(index: Index, queries: np.ndarray, points: np.ndarray) -> int:
 
 
 def _write_scorers(scorer: NetworkScorer, folder: Path) -> list[tuple[str, str]]:
-    """Write a program per domain and scorers.json, which says what they read; return names and domains."""
+    """Write the programs and scorers.json, which says what they read; return names and domains."""
     folder.mkdir()
-    named = [(f"scorer-{number}.pt2", domain) for number, domain in enumerate(scorer.data.domains)]
+    exports = {".pt2": export_scorer, ".onnx": export_onnx}
+    if not all(map(importlib.util.find_spec, ("onnx", "onnxscript"))):
+        text.log("No ONNX is written, as onnx and onnxscript are not installed: install the extra `onnx`.")
+        del exports[".onnx"]
+    named = [(f"scorer-{number}", domain) for number, domain in enumerate(scorer.data.domains)]
+    named = [(name + suffix, domain) for name, domain in named for suffix in exports]
     for name, domain in named:
-        export_scorer(scorer, domain, folder / name)
+        exports[Path(name).suffix](scorer, domain, folder / name)
     reads = "(B, length) int64: numbers of catalogue/items from the oldest to the newest, 0 on the right"
     length = scorer.network.cfg.max_length
     about = [{"file": name, "domain": domain, "length": length, "reads": reads} for name, domain in named]

@@ -1,10 +1,13 @@
-"""The network as a function of histories alone, which torch.export can carry to where this package is not.
+"""The network as a function of histories alone, which torch.export and ONNX can carry to where this package is not.
 
 Letters used in this file: B histories, L positions, M items of the domain, D hidden size.
 """
 
 import copy
+import logging
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 from model.data.sequences import Windows
 from model.evaluation.scoring import NetworkScorer
 from model.network.domain_adapter import DomainAdapter
-from model.network.network import Predictions, gather_positions, last_of_domain
+from model.network.network import gather_positions
 
 
 class HistoryScorer(nn.Module):
@@ -56,7 +59,8 @@ class HistoryScorer(nn.Module):
             assert isinstance(adapter, DomainAdapter)
             item_domains = self.item_domain[items]
             own = network.domain_states(inputs, windows, item_domains, [self.domain])  # (B, L, D)
-            last = last_of_domain(item_domains, Predictions(index, last, target), len(network.domain_adapters))  # (B,)
+            place = torch.arange(items.shape[1], device=items.device)  # (L,)
+            last = torch.where(item_domains == self.domain, place, -1).amax(1)  # (B,) -1 without an item of the domain
             term = adapter.weight * network.scaled(adapter(gather_positions(own, index, last.clamp(min=0))))
             query = query + term.masked_fill((last < 0).unsqueeze(1), 0.0)
         query = query.masked_fill((lengths == 0).unsqueeze(1), 0.0)
@@ -65,10 +69,28 @@ class HistoryScorer(nn.Module):
 
 def export_scorer(scorer: NetworkScorer, domain: str, path: Path) -> None:
     """Write a program of torch.export (.pt2) that takes histories (B, max_length) of any B and returns (B, M)."""
-    module = HistoryScorer(scorer, domain).eval()
-    example = torch.zeros((2, scorer.network.cfg.max_length), dtype=torch.int64, device=scorer.device)
-    example[:, 0] = 1
-    batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(module, (example,), dynamic_shapes={"items": {0: batch}})
+    module, example, shapes = _to_export(scorer, domain)
+    program = torch.export.export(module, (example,), dynamic_shapes=shapes)
     program.example_inputs = None  # else it is kept, pickled
     torch.export.save(program, path)
+
+
+def export_onnx(scorer: NetworkScorer, domain: str, path: Path) -> None:
+    """Write the same program as ONNX, of the input `items` and the output `scores`; needs onnx and onnxscript."""
+    module, example, shapes = _to_export(scorer, domain)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names operators of packages that are not there
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own
+        program = torch.onnx.export(
+            module, (example,), dynamo=True, dynamic_shapes=shapes, input_names=["items"], output_names=["scores"],
+            verbose=False,
+        )  # fmt: skip
+    assert program is not None
+    program.save(path)
+
+
+def _to_export(scorer: NetworkScorer, domain: str) -> tuple[HistoryScorer, Tensor, dict[str, dict[int, Any]]]:
+    """Return the function, an example of what it reads, and which of its sizes may be any."""
+    example = torch.zeros((2, scorer.network.cfg.max_length), dtype=torch.int64, device=scorer.device)
+    example[:, 0] = 1
+    return HistoryScorer(scorer, domain).eval(), example, {"items": {0: torch.export.Dim("batch", min=1)}}

@@ -183,7 +183,9 @@ def last_of_domain(item_domains: Tensor, predictions: Predictions, domains: int)
 def domain_windows(windows: Windows, is_domain: Tensor) -> tuple[Windows, Tensor]:
     """Return the windows of one domain's items alone, and where each stood, (B, M). is_domain: (B, L) bool."""
     count = is_domain.sum(1)  # (B,)
-    order = torch.argsort(~is_domain, dim=1, stable=True)  # (B, M) the domain's first
+    place = torch.where(is_domain, is_domain.cumsum(1), count.unsqueeze(1) + (~is_domain).cumsum(1)) - 1  # (B, L)
+    position = torch.arange(is_domain.shape[1], device=is_domain.device).expand_as(place)
+    order = torch.zeros_like(place).scatter(1, place, position)  # (B, M) the domain's first; ONNX has no stable sort
     if not torch.compiler.is_exporting():  # else M stays L, for shapes must not depend on values
         order = order[:, : max(int(count.max()), 1)]
     own = is_domain.gather(1, order)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from data_lake.errors import UserError
 from model.config import RecommendConfig
 from model.exported import export_model, item_points, load_exported, user_points
-from model.history_scorer import HistoryScorer, export_scorer
+from model.history_scorer import HistoryScorer, export_onnx, export_scorer
 from model.recommend import Recommender, top_items
 
 CFG = RecommendConfig(device="cpu", top=15)
@@ -104,6 +104,18 @@ def test_an_exported_program_ranks_as_the_model_does(known: Recommender, tmp_pat
     program = torch.export.load(tmp_path / "scorer.pt2").module()
     assert ranked(program(HISTORIES)) == expected(known)
     assert ranked(program(HISTORIES[:1])) == expected(known)[:1]
+
+
+@pytest.mark.slow
+def test_an_onnx_program_ranks_as_the_model_does(known: Recommender, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    export_onnx(known.scorer, "b", tmp_path / "scorer.onnx")
+    session = runtime.InferenceSession(tmp_path / "scorer.onnx", providers=["CPUExecutionProvider"])
+    [scores] = session.run(["scores"], {"items": HISTORIES.numpy()})
+    assert ranked(torch.from_numpy(scores)) == expected(known)
+    [scores] = session.run(["scores"], {"items": HISTORIES.numpy()[:1]})
+    assert ranked(torch.from_numpy(scores)) == expected(known)[:1]
 
 
 def test_stored_users_are_served_as_every_night(known: Recommender) -> None:

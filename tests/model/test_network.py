@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from model.config import LossConfig, TrainConfig
 from model.data.batches import trainable_users
-from model.data.sequences import Batch, Sequences
+from model.data.sequences import Batch, Sequences, Windows
 from model.data.training_set import TrainingSet
 from model.evaluation.scoring import NetworkScorer
 from model.loss.objective import LossTerms, Objective, Phase
 from model.loss.scores import Catalogue
-from model.network.network import Network, Predictions, build_network
+from model.network.network import Network, Predictions, build_network, domain_windows
 from model.training.domain_finetuning import DomainFinetuning
 from model.training.shared_pretraining import SharedPretraining
 from tests.model.worlds import world
@@ -307,3 +307,14 @@ def test_several_threads_repeat_a_gradient_bit_for_bit(tiny: TrainingSet, small:
         assert all(gradient().equal(first) for _ in range(3))
     finally:
         torch.set_num_threads(1)
+
+
+def test_the_windows_of_a_domain_hold_its_items_in_their_order() -> None:
+    is_domain = torch.tensor([[False, True, False, True], [True, True, False, False], [False] * 4])
+    items = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]])
+    given = Windows(items, torch.zeros_like(items), torch.zeros_like(is_domain), torch.tensor([4, 4, 4]))
+    windows, order = domain_windows(given, is_domain)
+    assert order.tolist() == torch.argsort(~is_domain, dim=1, stable=True)[:, :2].tolist()
+    assert windows.lengths.tolist() == [2, 2, 0]
+    assert windows.items[0].tolist() == [2, 4]
+    assert windows.items[1].tolist() == [5, 6]
