@@ -17,6 +17,8 @@ FOR_ANOTHER = "EDT_PROGRESS_TO_STDOUT"
 """Environment variable of a process whose progress another one reads from its stdout (see `read_line`)."""
 
 MINUTE = 60.0
+STILL = "Still at "
+"""How a line in a log begins."""
 
 
 class Display(Protocol):
@@ -86,7 +88,7 @@ class Lines:
         if self._clock() - self._last < MINUTE:
             return
         self._last = self._clock()
-        line = "; ".join(map(sentence, views))
+        line = STILL + "; ".join(map(sentence, views))
         if self._write is not None:
             self._write(line)
         else:

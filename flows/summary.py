@@ -69,8 +69,8 @@ def next_commands(run: Run, stale: Collection[str]) -> list[str]:
 
 def main_figures(lake: Lake) -> str:
     """Return the `metrics_rows` as a table, and notes on their protocols."""
-    figures = _test_figures(lake)
-    notes = notes_on_protocols({(row["protocol"], row["domain"]): row["candidates"] for row in figures if row["domain"]})
+    in_domains = [row for row in _test_figures(lake) if row["domain"]]
+    notes = notes_on_protocols({(row["protocol"], row["domain"]): row["candidates"] for row in in_domains})
     return "\n".join([text.table(metrics_rows(lake)), *notes])
 
 

@@ -125,9 +125,9 @@ def test_a_log_gets_a_line_a_minute() -> None:
         clock.now = 100.0 + second
         display.show([View("embed_items", second, 400, "rows", second, 400.0 - second)])
     assert lines == [
-        "embed_items: 60 of 400 rows, 6 min left",
-        "embed_items: 120 of 400 rows, 5 min left",
-        "embed_items: 180 of 400 rows, 4 min left",
+        "Still at embed_items: 60 of 400 rows, 6 min left",
+        "Still at embed_items: 120 of 400 rows, 5 min left",
+        "Still at embed_items: 180 of 400 rows, 4 min left",
     ]
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 
+from data_lake.progress_display import STILL
 from tests.faults.faults import KINDS, PRELOADED, Fault
 from tests.faults.table import FAULT, STOPPED
 from tests.faults.world import CONCURRENCY, Ended
@@ -17,7 +18,8 @@ from tests.faults.world import CONCURRENCY, Ended
 FAULTS = int(os.environ.get("EDT_FAULTS", "8"))
 NAMES = list(KINDS)
 PROGRESS = re.compile(
-    r"Stale: |\w+ +(skipped: |[0-9.]+ s  |epoch |validation: |test: )|(pretrain|finetune) epoch|\w+ failed \(try [12]"
+    rf"Stale: |{STILL}|\w+ +(skipped: |[0-9.]+ s  |epoch |validation: |test: )|"
+    r"(pretrain|finetune) epoch|\w+ failed \(try [12]"
 )
 """Lines that tell how a run goes."""
 MOST_LINES = 3

@@ -14,6 +14,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
 from data_lake.lake import Lake
+from data_lake.progress_display import STILL
 from flows.nightly import nightly
 from flows.run import Run, RunRequest, open_run
 from flows.selection import StageSelection
@@ -81,10 +82,14 @@ class Place:
         return self.python("-m", "flows.cli", *arguments)
 
     def python(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run Python to its end. Lines that a busy machine brings, of work that takes minutes, are left out."""
         command = [sys.executable, *arguments]
-        return subprocess.run(
+        done = subprocess.run(
             command, cwd=cwd or self.folder, env=self.environment(), capture_output=True, text=True, check=False
         )
+        lines = done.stderr.splitlines(keepends=True)
+        done.stderr = "".join(line for line in lines if not line.startswith(STILL))
+        return done
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "flows.cli", *arguments]
