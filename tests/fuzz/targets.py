@@ -276,7 +276,7 @@ def _text_file(rng: random.Random) -> tuple[str, bytes]:
     name, good = rng.choice(list(_TEXTS.items()))
     text = mutated_bytes(good, rng, _TEXT_WORDS)
     if rng.random() < 0.2:
-        packed = gzip.compress(text, 1)
+        packed = gzip.compress(text, 1, mtime=0)
         return name + ".gz", mutated_bytes(packed, rng) if rng.random() < 0.5 else packed
     return name, text
 
