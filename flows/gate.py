@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_lake.errors import HeldBack
+from data_lake.errors import HeldBack, UserError
 from flows.settings import GateConfig
 from flows.stage_spec import StageRun
 from flows.text import log
@@ -24,7 +24,13 @@ def check_gate(run: StageRun, checkpoint: Path) -> None:
     Raises HeldBack where the new one is worse by more. Where there is nothing to compare it with, the log says why.
     """
     gate = run.settings.gate
-    before = run.io.current("checkpoint") if gate.worst is not None else None
+    if gate.worst is None:
+        return
+    try:
+        before = run.io.current("checkpoint")
+    except UserError as error:
+        _log_unmeasured(str(error))
+        return
     if before is None:
         return
     before_data = run.io.current_input("training_set", of="checkpoint")
@@ -85,4 +91,4 @@ def _compare(run: StageRun, checkpoint: Path, before: Path, before_data: Path) -
 
 
 def _log_unmeasured(why: str) -> None:
-    log(f"finetune: [gate] compares nothing, as the current checkpoint cannot be measured: {why}.")
+    log(f"finetune: [gate] compares nothing, as the current checkpoint cannot be measured: {why.removesuffix('.')}.")

@@ -86,6 +86,23 @@ def test_the_next_run_refuses_again_without_training_and_a_wider_gate_publishes(
     assert place.contents()["checkpoint"] != refused.before["checkpoint"]
 
 
+@pytest.mark.slow
+def test_a_corrupted_checkpoint_keeps_no_new_one_from_being_published(
+    refused: Refused, tmp_path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = Place(tmp_path / "place")
+    shutil.copytree(refused.place.folder, place.folder, symlinks=True)
+    with (place.lake.path("checkpoint") / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\xff")
+    with place.open(*WORSE, GATE) as run:
+        run.lake.run(next(stage for stage in run.stages if stage.name == "finetune"))
+    assert (
+        "[gate] compares nothing, as the current checkpoint cannot be measured: checkpoint/" in capfd.readouterr().err
+    )
+    assert place.contents()["checkpoint"] != refused.before["checkpoint"]
+
+
 def test_the_gate_makes_no_artifact_stale(place: Place) -> None:
     with place.open("gate.worst=0.01", "gate.metric=HR@5") as run:
         assert {step.action for step in plan(run)} == {"skip", "off"}

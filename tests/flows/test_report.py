@@ -123,8 +123,9 @@ def test_lineage_ends_at_the_hashes_of_the_input_files(finished):
 
 def test_an_input_whose_run_is_no_longer_kept_is_named(place):
     lake = place.lake
-    lake.keep = 1
-    replace_items(lake, title="tea")  # removes the run that all others read
+    read = lake.path("items")
+    replace_items(lake, title="tea")
+    lake.remove_version(read)
     assert report_of(place).lineage.lost == ["items"]
 
 
