@@ -12,7 +12,7 @@ class View(NamedTuple):
     """How one piece of work stands.
 
     `total` is None where nobody knows how much there is. `seconds` are those since its start, `left` those still to go:
-    None while that cannot be told, and the most that it may be where `at_most`.
+    None while that cannot be told. Where work may end before its whole is done, `soonest` are the seconds at least.
     """
 
     what: str
@@ -21,7 +21,7 @@ class View(NamedTuple):
     unit: str
     seconds: float
     left: float | None
-    at_most: bool = False
+    soonest: float | None = None
     note: str = ""
 
 
@@ -70,7 +70,9 @@ def amount(view: View) -> str:
 
 def left(view: View) -> str:
     """Return how long the rest will take; nothing where that cannot be told."""
-    return "" if view.left is None else f"{'at most ' if view.at_most else ''}{duration(view.left)} left"
+    if view.left is None:
+        return ""
+    return f"{'' if view.soonest is None else f'{duration(view.soonest)} to '}{duration(view.left)} left"
 
 
 def duration(seconds: float) -> str:

@@ -24,10 +24,12 @@ class Work:
     """A piece of work that goes on."""
 
     def __init__(
-        self, what: str, total: float | None = None, unit: str = "", done: float = 0.0, at_most: bool = False,
-        outer: "Work | None" = None, clock: Callable[[], float] = time.monotonic,
+        self, what: str, total: float | None = None, unit: str = "", done: float = 0.0, outer: "Work | None" = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        self.what, self.total, self.unit, self.at_most, self.note = what, total, unit, at_most, ""
+        self.what, self.total, self.unit, self.note = what, total, unit, ""
+        self.least: float | None = None
+        """How much is done at least before the work may end, where that is less than the total."""
         self.inside: Sequence[View] = ()
         """How work stands that another process does for this one."""
         self._clock, self._outer, self._lock = clock, outer, threading.Lock()
@@ -56,11 +58,13 @@ class Work:
     def view(self) -> View:
         """Return how it stands."""
         now = self._clock()
-        left = None
+        left = soonest = None
         if self.total is not None and self._done < self.total:
             left = self._pace.seconds_left(now, self.total)
+            if self.least is not None and self.least < self.total:
+                soonest = self._pace.seconds_left(now, self.least)
         seconds = now - self._started
-        return View(self.what, self._done, self.total, self.unit, seconds, left, self.at_most, self.note)
+        return View(self.what, self._done, self.total, self.unit, seconds, left, soonest, self.note)
 
     def _reach(self, done: float) -> None:
         if done <= self._done:
@@ -77,14 +81,12 @@ _watchers: list["_Watcher"] = []
 
 
 @contextmanager
-def progress(
-    what: str, total: float | None = None, unit: str = "", done: float = 0.0, at_most: bool = False
-) -> Iterator[Work]:
+def progress(what: str, total: float | None = None, unit: str = "", done: float = 0.0) -> Iterator[Work]:
     """Give work to count; it is shown while the context lasts, below the work around it.
 
-    `done` of the `total` are done already. `at_most` says that the work may end before the total.
+    `done` of the `total` are done already.
     """
-    work = Work(what, total, unit, done, at_most, _open[-1] if _open else None)
+    work = Work(what, total, unit, done, _open[-1] if _open else None)
     _open.append(work)
     if len(_open) == 1:
         _watchers.extend(_Watcher(display) for display in (open_display, *_also))

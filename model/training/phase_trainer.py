@@ -93,8 +93,9 @@ class PhaseTrainer:
             print(f"{self.phase}: {progress.epoch} epochs are trained already", file=sys.stderr)
         if progress and len(history) < progress.epoch:  # saved, then stopped before it was evaluated
             history = self._evaluate(progress, history, "trained before")
-        with showing("training", self.phase_cfg.epochs, "epochs", len(history), at_most=True) as work:
+        with showing("training", self.phase_cfg.epochs, "epochs", len(history)) as work:
             while len(history) < self.phase_cfg.epochs and epochs_since_best(history) < self.phase_cfg.patience:
+                work.least = len(history) - epochs_since_best(history) + self.phase_cfg.patience
                 with work.part():
                     progress, speed = self.epoch(len(history) + 1, progress.steps if progress else 0, history)
                     self.average.update(progress.epoch)

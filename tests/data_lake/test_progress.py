@@ -89,6 +89,18 @@ def test_a_part_counts_as_far_as_the_work_inside_it_has_come() -> None:
     assert shards.view().done == 50
 
 
+def test_work_that_may_end_early_tells_the_soonest_time_as_well() -> None:
+    clock = Clock()
+    epochs = Work("training", 30, "epochs", clock=clock)
+    epochs.least = 5
+    for _ in range(2):
+        clock.now += 10
+        epochs.advance()
+    assert (epochs.view().soonest, epochs.view().left) == (30, 280)
+    epochs.least = 31
+    assert epochs.view().soonest is None
+
+
 class Seen:
     """A display that keeps what it is shown."""
 
@@ -137,8 +149,8 @@ def test_work_is_told_in_words() -> None:
         sentence(View("reading a.csv", 2_500_000, 1e9, "bytes", 3.0, 45.0))
         == "reading a.csv: 2.5 of 1,000.0 MB, 45 s left"
     )
-    view = View("training", 3.25, 30, "epochs", 60.0, 9000.0, at_most=True, note="loss 4.2")
-    assert sentence(view) == "training: 3 of 30 epochs, at most 2.5 h left, loss 4.2"
+    view = View("training", 3.25, 30, "epochs", 60.0, 9000.0, soonest=300.0, note="loss 4.2")
+    assert sentence(view) == "training: 3 of 30 epochs, 5 min to 2.5 h left, loss 4.2"
 
 
 def test_times_read_as_their_examples_say() -> None:
