@@ -15,7 +15,7 @@ from tests.faults.faults import KINDS, PRELOADED, Fault
 from tests.faults.table import FAULT, STOPPED
 from tests.faults.world import CONCURRENCY, Ended
 
-FAULTS = int(os.environ.get("EDT_FAULTS", "8"))
+FAULTS = int(os.environ.get("EDT_FAULTS", "20"))
 NAMES = list(KINDS)
 PROGRESS = re.compile(
     rf"Stale: |{STILL}|\w+ +(skipped: |[0-9.]+ s  |epoch |validation: |test: )|"

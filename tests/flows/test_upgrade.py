@@ -51,7 +51,8 @@ def test_what_the_version_before_asked_is_answered_from_its_memory_but_for_profi
     shutil.copytree(BEFORE / "prompts", tmp_path / "prompts")
     shutil.copytree(BEFORE / "memory", tmp_path / "data_lake" / "store" / "shop" / "memory")
     url = f"openai.base_url=http://127.0.0.1:{endpoint.server_address[1]}/v1"
-    overrides = (url, "enrich.probes=0", "llm.max_failed=1")  # what is asked is refused, and may be
+    former = ("enrich.probes=0", "embed.precision=float32")  # as 0.1.0 did, whatever the processor has
+    overrides = (url, *former, "llm.max_failed=1")  # what is asked is refused, and may be
     config = tmp_path / "edt.toml"
     with pytest.warns(RenamedSettingWarning, match="evidence is now called prompt_share"):
         make(RunRequest(config=config, overrides=overrides, selection=StageSelection(to="ground")))
