@@ -243,7 +243,7 @@ class EmbedConfig(Config):
     """Where texts are embedded; `auto`: on a GPU where there is one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the model's weights and products; `auto`: bfloat16 where the device computes it in units of its own, which is
-    about three times as fast on a CPU and turns a vector by less than .01 in cosine."""
+    two to three times as fast on a CPU and turns a vector by less than .01 in cosine."""
     batch_size: PositiveInt = 64
     """Texts that are encoded at once; on a GPU, of the longest that the model reads, and more of shorter ones."""
     rows_per_shard: PositiveInt = 2_000
