@@ -335,14 +335,14 @@ class Lake:
             for path in self._unfinished(artifact):
                 if path.name.endswith(fingerprint):
                     remove(path)
-        for artifact in (*stage.makes, *stage.reads):  # the latter may have waited for this stage to read the new ones
-            self._remove_old(artifact)
+        touched = (*stage.makes, *stage.reads)  # the latter may have waited for this stage to read the new ones
+        full = [artifact for artifact in touched if len(kept_folders(self.store, artifact)) > self.keep]
+        current = self._current() if full else {}
+        for artifact in full:
+            self._remove_old(artifact, current)
 
-    def _remove_old(self, artifact: str) -> None:
+    def _remove_old(self, artifact: str, current: Mapping[str, Manifest]) -> None:
         """Remove all but the newest `keep` fingerprints, the current one, and what something current was made from."""
-        if len(kept_folders(self.store, artifact)) <= self.keep:
-            return
-        current = self._current()
         others = [path for path in kept_folders(self.store, artifact) if path.name != current[artifact].fingerprint]
         others.sort(key=lambda path: (path / MANIFEST).stat().st_mtime_ns, reverse=True)
         for path in others[max(self.keep - 1, 0) :]:
