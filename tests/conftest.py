@@ -1,7 +1,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ import urllib.request
 import pytest
 
 from tests.faults.table import FAULT, table
+from tests.sockets import free_port
 from tests.tiny_model import write_tiny_model
 
 
@@ -53,9 +53,7 @@ def served_llm(tiny_llm, served_key, tmp_path_factory):
     It is what `vllm serve` starts; that command itself looks for a distribution `vllm`, which the CPU build is not.
     """
     pytest.importorskip("vllm", reason="vLLM is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_llm),
         "--served-model-name", "tiny",

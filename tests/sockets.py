@@ -1,4 +1,6 @@
-"""Where a process listens."""
+"""Where a process listens, and where none does."""
+
+import socket
 
 import psutil
 
@@ -10,3 +12,10 @@ def listening(pid: int) -> set[str]:
     for each in (process, *process.children(recursive=True)):
         found |= {it.laddr.ip for it in each.net_connections("inet") if it.status == psutil.CONN_LISTEN}
     return found
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

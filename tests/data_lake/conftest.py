@@ -13,6 +13,18 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(tmp_path / "store", "shop")
 
 
+@pytest.fixture
+def here(url: str, tmp_path: Path) -> Lake:
+    """The lake at the fixture `url`, an object store, as one machine sees it."""
+    return Lake(url, "shop", cache=tmp_path / "here")
+
+
+@pytest.fixture
+def there(url: str, tmp_path: Path) -> Lake:
+    """The same as another machine sees it."""
+    return Lake(url, "shop", cache=tmp_path / "there")
+
+
 def items_table(*titles: str | None) -> pa.Table:
     """Return an ITEMS table of the given titles, with item ids i0, i1, ..."""
     count = len(titles)

@@ -33,16 +33,6 @@ def url() -> str:
     return f"memory://{uuid.uuid4().hex}"
 
 
-@pytest.fixture
-def here(url: str, tmp_path: Path) -> Lake:
-    return Lake(url, "shop", cache=tmp_path / "here")
-
-
-@pytest.fixture
-def there(url: str, tmp_path: Path) -> Lake:
-    return Lake(url, "shop", cache=tmp_path / "there")
-
-
 def history(folder: Path) -> None:
     """Write a history of no epoch, as a trainer would into an artifact's folder."""
     pq.write_table(PRETRAINED.tables[""].empty_table(), folder / "history.parquet")

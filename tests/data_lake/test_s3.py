@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ import pytest
 from data_lake.errors import UserError
 from data_lake.lake import Lake, Stage
 from tests.data_lake.writers import one_of_many_gets_the_lock
+from tests.sockets import free_port
 
 s3fs = pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
 pytest.importorskip("moto.server", reason="moto is not installed")
@@ -28,9 +28,7 @@ Writes = Callable[..., Stage]
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = tmp_path_factory.mktemp("s3") / "log"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with log.open("wb") as file:
@@ -60,16 +58,6 @@ def url(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     bucket = uuid.uuid4().hex
     s3fs.S3FileSystem().mkdir(bucket)
     return f"s3://{bucket}/lake"
-
-
-@pytest.fixture
-def here(url: str, tmp_path: Path) -> Lake:
-    return Lake(url, "shop", cache=tmp_path / "here")
-
-
-@pytest.fixture
-def there(url: str, tmp_path: Path) -> Lake:
-    return Lake(url, "shop", cache=tmp_path / "there")
 
 
 def test_an_artifact_made_on_one_machine_is_read_on_another(

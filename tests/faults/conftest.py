@@ -1,7 +1,6 @@
 """What all faults share: a Prefect server, the library of disk.c, and the finished world."""
 
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import pytest
 from pipeline.processes.child import Child
 from tests.faults.disk import Disk
 from tests.faults.world import QUIET, World, new_world
+from tests.sockets import free_port
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +25,7 @@ def own_prefect(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of runs that use one server, which is started here."""
     home = str(tmp_path_factory.mktemp("prefect"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     options = ["--host", "127.0.0.1", "--port", str(port), "--analytics-off", "--no-ui", "--no-scheduler"]
     environment = {"PREFECT_HOME": home, "PREFECT_SERVER_DATABASE_TIMEOUT": "60"}
     command = ["env", *(f"{name}={value}" for name, value in (environment | QUIET).items()), sys.executable]

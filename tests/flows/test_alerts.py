@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import pytest
 from flows.server import DATABASE
 from pipeline.sample_world.simulate import SimulateConfig
 from tests.flows.test_serve import running, wait_for
+from tests.sockets import free_port
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "alerts.md"
 
@@ -42,9 +42,7 @@ def hook():
 @pytest.fixture
 def server(tmp_path):
     """The environment that names a Prefect server of the test's own, with all its services."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     named = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     ours = {"PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": os.pathsep.join(sys.path)}
     log, address = tmp_path / "server.log", f"http://127.0.0.1:{port}"

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,14 @@ def refused(finished: Place, tmp_path_factory: pytest.TempPathFactory) -> Refuse
     before = place.contents()
     said = place.edt("run", *(part for each in (*WORSE, GATE) for part in ("--set", each)))
     return Refused(place, before, said)
+
+
+@pytest.fixture
+def copied(refused: Refused, tmp_path: Path) -> Place:
+    """A copy of the place of the refused night, to change things in."""
+    place = Place(tmp_path / "place")
+    shutil.copytree(refused.place.folder, place.folder, symlinks=True)
+    return place
 
 
 def test_a_refused_night_ends_with_1_and_one_sentence_with_both_figures(refused: Refused) -> None:
@@ -67,40 +76,36 @@ def test_plan_and_status_say_why_the_checkpoint_is_not_the_new_one(refused: Refu
 
 @pytest.mark.slow
 def test_the_next_run_refuses_again_without_training_and_a_wider_gate_publishes(
-    refused: Refused, tmp_path, capfd: pytest.CaptureFixture[str]
+    refused: Refused, copied: Place, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    place = Place(tmp_path / "place")
-    shutil.copytree(refused.place.folder, place.folder, symlinks=True)
-    with place.open(*WORSE, GATE) as run:
+    with copied.open(*WORSE, GATE) as run:
         finetune = next(stage for stage in run.stages if stage.name == "finetune")
         with pytest.raises(HeldBack, match="stay"):
             run.lake.run(finetune)
     assert "finetune: 1 epochs are trained already" in capfd.readouterr().err
-    with place.open(*WORSE, "gate.worst=0.99") as run:
+    with copied.open(*WORSE, "gate.worst=0.99") as run:
         finetune = next(stage for stage in run.stages if stage.name == "finetune")
         made = run.lake.run(finetune)
     told = capfd.readouterr().err
     assert "finetune: 1 epochs are trained already" in told
     assert "finetune: the new checkpoint passes the gate: NDCG@10 " in told
     assert made.figures["gate"]["new"] < made.figures["gate"]["before"]
-    assert place.contents()["checkpoint"] != refused.before["checkpoint"]
+    assert copied.contents()["checkpoint"] != refused.before["checkpoint"]
 
 
 @pytest.mark.slow
 def test_a_corrupted_checkpoint_keeps_no_new_one_from_being_published(
-    refused: Refused, tmp_path, capfd: pytest.CaptureFixture[str]
+    refused: Refused, copied: Place, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    place = Place(tmp_path / "place")
-    shutil.copytree(refused.place.folder, place.folder, symlinks=True)
-    with (place.lake.path("checkpoint") / "model.safetensors").open("r+b") as file:
+    with (copied.lake.path("checkpoint") / "model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\xff")
-    with place.open(*WORSE, GATE) as run:
+    with copied.open(*WORSE, GATE) as run:
         run.lake.run(next(stage for stage in run.stages if stage.name == "finetune"))
     assert (
         "[gate] compares nothing, as the current checkpoint cannot be measured: checkpoint/" in capfd.readouterr().err
     )
-    assert place.contents()["checkpoint"] != refused.before["checkpoint"]
+    assert copied.contents()["checkpoint"] != refused.before["checkpoint"]
 
 
 def test_the_gate_makes_no_artifact_stale(place: Place) -> None:

@@ -15,6 +15,15 @@ from pipeline.ingest.describe_inputs import describe, tell_kind
 from pipeline.ingest.ingest import ingest
 
 
+def ingested(actions, items, found):
+    """Read files as they were described."""
+    cfg = DataConfig(
+        interactions=actions, items=items, columns=found.columns, item_columns=found.item_columns,
+        timestamp_unit=found.timestamp_unit,
+    )  # fmt: skip
+    return ingest(cfg)
+
+
 def test_common_names_are_found_and_the_result_can_be_ingested(tmp_path):
     actions, items = tmp_path / "a.csv.gz", tmp_path / "items.jsonl"
     actions.write_bytes(gzip.compress(b"reviewerID,asin,unixReviewTime,overall\nu,1,1500000000,5\nu,2,1500000001,4\n"))
@@ -29,11 +38,7 @@ def test_common_names_are_found_and_the_result_can_be_ingested(tmp_path):
     assert (found.timestamp_unit, found.domains) == ("s", ("food", "kitchen"))
     assert (found.interactions, found.items) == (2, 2)
     assert found.reasons["timestamp_unit"] == "numbers such as 1500000000"
-    cfg = DataConfig(
-        interactions=actions, items=items, columns=found.columns, item_columns=found.item_columns,
-        timestamp_unit=found.timestamp_unit,
-    )  # fmt: skip
-    assert ingest(cfg).interactions["domain"].to_pylist() == ["food", "kitchen"]
+    assert ingested(actions, items, found).interactions["domain"].to_pylist() == ["food", "kitchen"]
 
 
 def test_the_rows_of_a_large_file_are_estimated(tmp_path):
@@ -97,11 +102,7 @@ def test_files_by_domain_need_no_column_of_domains(tmp_path):
     actions, items = ({each: tmp_path / f"{each}.{end}" for each in ("food", "kitchen")} for end in ("csv", "tsv"))
     found = describe(actions, items)
     assert (found.missing, found.domains, found.interactions) == ({}, ("food", "kitchen"), 2)
-    cfg = DataConfig(
-        interactions=actions, items=items, columns=found.columns, item_columns=found.item_columns,
-        timestamp_unit=found.timestamp_unit,
-    )  # fmt: skip
-    assert ingest(cfg).interactions["domain"].to_pylist() == ["food", "kitchen"]
+    assert ingested(actions, items, found).interactions["domain"].to_pylist() == ["food", "kitchen"]
 
 
 def test_files_of_one_kind_must_name_their_columns_alike(tmp_path):
