@@ -38,11 +38,11 @@ class UserError(Exception):
 class DataRefused(UserError):
     """A stage that stops because of its data, with the rows that show why.
 
-    `evidence` holds tables of the stage's outputs by artifact. The lake keeps them until the stage succeeds, apart from
-    the current artifacts.
+    `evidence` holds tables of the stage's outputs, one behind the other, by artifact. The lake keeps them until the
+    stage succeeds, apart from the current artifacts.
     """
 
-    def __init__(self, message: str, evidence: "Mapping[str, pa.Table]") -> None:
+    def __init__(self, message: str, evidence: "Mapping[str, Iterable[pa.Table]]") -> None:
         super().__init__(message)
         self.evidence = evidence
 

@@ -314,8 +314,8 @@ class Lake:
             put_text(self._held_back_marker(stage), json.dumps({"fingerprint": recipe.fingerprint, "why": held.why}))
             raise
         except DataRefused as failure:
-            for artifact, table in failure.evidence.items():
-                io.write(artifact, table)
+            for artifact, tables in failure.evidence.items():
+                io.write_stream(artifact, tables)
             _, folders = _finish(stage, recipe, io, memory, failure.evidence, str(failure))
             for artifact, folder in folders.items():
                 self.store.put_failed(artifact, folder)

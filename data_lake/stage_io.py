@@ -18,7 +18,17 @@ from data_lake.manifest import Output, measure
 from data_lake.progress import Work
 from data_lake.schemas import ARTIFACTS, Artifact
 from data_lake.stores import Store, path_as_read, verified_path
-from data_lake.tables import check, check_key, empty, read_tables, write_parts, write_stream
+from data_lake.tables import (
+    check,
+    check_key,
+    empty,
+    paths_of,
+    read_part,
+    read_tables,
+    write_each,
+    write_parts,
+    write_stream,
+)
 
 WORK, SHARDS = ".work-", ".shards-"
 """How the names of the folders begin that outlive a killed run; the fingerprint follows."""
@@ -50,10 +60,27 @@ class StageIO:
         self._folders: dict[str, Path] = {}
         self._written: dict[str, set[str]] = {}
         self._figures: dict[str, Any] = {}
+        self._scratch: list[Path] = []
 
     def read(self, artifact: str, table: str = "", columns: Sequence[str] | None = None) -> pa.Table:
         """Return a table of an input; raise UserError where its files' hashes or its schema are wrong."""
         return read_tables(self.input(artifact), ARTIFACTS[artifact], table, columns)
+
+    def read_parts(self, artifact: str, table: str = "", columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the parts of a table of an input, each as `read` returns the whole.
+
+        Parts that were written by `write_parts` hold each user in one of them: in that of the same number of another
+        artifact, which was made from it.
+        """
+        known, paths = ARTIFACTS[artifact], paths_of(self.input(artifact), ARTIFACTS[artifact], table)
+        self.work.begin(len(paths), "parts")
+        for path in paths:
+            with self.work.part(1):
+                yield read_part(path, known, table, columns)
+
+    def count_parts(self, artifact: str, table: str = "") -> int:
+        """Return how many parts a table of an input has."""
+        return len(paths_of(self.input(artifact), ARTIFACTS[artifact], table))
 
     def input(self, artifact: str) -> Path:
         """Return the folder of an input; raise UserError where its files' hashes are wrong."""
@@ -81,6 +108,26 @@ class StageIO:
         checked = check(table, self._output(artifact), name)
         write_parts(checked, self._empty_folder(artifact, name))
         self._written.setdefault(artifact, set()).add(name)
+
+    def write_stream(self, artifact: str, tables: Iterable[pa.Table]) -> None:
+        """Check and write an output's tables, one behind the other, in files of equal length; as `write` otherwise."""
+        schema = self._output(artifact)
+        checked = (check(table, schema) for table in tables)
+        write_stream(checked, schema.tables[""], self._empty_folder(artifact, ""))
+        self._written.setdefault(artifact, set()).add("")
+
+    def write_parts(self, artifact: str, tables: Iterable[pa.Table], name: str = "") -> None:
+        """Check and write tables of an output, each as a part of its own; no row's key may stand in two of them."""
+        schema = self._output(artifact)
+        write_each((check(table, schema, name) for table in tables), self._empty_folder(artifact, name))
+        self._written.setdefault(artifact, set()).add(name)
+
+    def scratch(self) -> Path:
+        """Return a new empty folder on the lake's disk, which goes when the stage ends."""
+        folder = temporary(self._store.home / self._makes[0])
+        folder.mkdir()
+        self._scratch.append(folder)
+        return folder
 
     def folder(self, artifact: str) -> Path:
         """Return the unpublished folder of an output, for files that the stage writes by itself.
@@ -197,8 +244,8 @@ class StageIO:
         return finished
 
     def close(self) -> None:
-        """Remove unpublished outputs, except those that a later run resumes from."""
-        for folder in self._folders.values():
+        """Remove scratch folders and unpublished outputs, except those that a later run resumes from."""
+        for folder in (*self._folders.values(), *self._scratch):
             if not folder.name.startswith(WORK):
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -43,23 +43,26 @@ def read_tables(folder: Path, artifact: Artifact, name: str = "", columns: Seque
 
     `columns` limits what is read; the key is checked when all of its columns are among them.
     """
-    schema = _schema(artifact, name)
-    paths = sorted(path for path in (folder / name).glob("*.parquet") if not path.name.startswith("."))
-    if not paths:
-        raise SchemaError(f"{_title(artifact, name)}: no Parquet file in {folder / name}. Make the artifact first.")
-    if columns is not None:
-        schema = pa.schema([schema.field(column) for column in columns])
-    parts = []
-    for path in paths:
-        try:
-            parts.append(pq.ParquetFile(path).read(columns=None if columns is None else list(columns)))
-        except UNREADABLE as error:
-            raise SchemaError(f"{_title(artifact, name)}: {path} cannot be read as Parquet ({error}).") from error
+    schema = _chosen(artifact, name, columns)
+    parts = [_read(path, artifact, name, columns) for path in paths_of(folder, artifact, name)]
     try:
         whole = pa.concat_tables(parts, promote_options="permissive")
     except pa.ArrowException as error:
         raise SchemaError(f"{_title(artifact, name)}: the files in {folder / name} differ ({error}).") from error
     return _check(whole, artifact, name, schema)
+
+
+def read_part(path: Path, artifact: Artifact, name: str = "", columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the rows of one of the files, as `read_tables` returns those of all."""
+    return _check(_read(path, artifact, name, columns), artifact, name, _chosen(artifact, name, columns))
+
+
+def paths_of(folder: Path, artifact: Artifact, name: str = "") -> list[Path]:
+    """Return the Parquet files of table `name` in an artifact's folder, in the order of their names; at least one."""
+    paths = sorted(path for path in (folder / name).glob("*.parquet") if not path.name.startswith("."))
+    if not paths:
+        raise SchemaError(f"{_title(artifact, name)}: no Parquet file in {folder / name}. Make the artifact first.")
+    return paths
 
 
 def open_parts(folder: Path) -> "ds.Dataset":
@@ -75,6 +78,14 @@ def write_parts(table: pa.Table, folder: Path, rows_per_part: int = ROWS_PER_PAR
     The same rows give the same bytes, however the table is chunked. An empty table makes one part without rows.
     """
     return write_stream([table], table.schema, folder, rows_per_part)
+
+
+def write_each(tables: Iterable[pa.Table], folder: Path) -> None:
+    """Write each table as a part of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, table in enumerate(tables):
+        path = folder / f"part-{number:05d}.parquet"
+        pq.write_table(table.replace_schema_metadata(None), path, compression="zstd", row_group_size=ROWS_PER_GROUP)
 
 
 def write_stream(
@@ -139,6 +150,18 @@ def check_key(keys: pa.Table, artifact: Artifact, name: str = "") -> None:
 def empty(artifact: Artifact, name: str = "") -> pa.Table:
     """Return the artifact's table `name` without rows."""
     return check(_schema(artifact, name).empty_table(), artifact, name)
+
+
+def _read(path: Path, artifact: Artifact, name: str, columns: Sequence[str] | None) -> pa.Table:
+    try:
+        return pq.ParquetFile(path).read(columns=None if columns is None else list(columns))
+    except UNREADABLE as error:
+        raise SchemaError(f"{_title(artifact, name)}: {path} cannot be read as Parquet ({error}).") from error
+
+
+def _chosen(artifact: Artifact, name: str, columns: Sequence[str] | None) -> pa.Schema:
+    schema = _schema(artifact, name)
+    return schema if columns is None else pa.schema([schema.field(column) for column in columns])
 
 
 def _schema(artifact: Artifact, name: str) -> pa.Schema:
@@ -249,7 +272,7 @@ def _first_bad(column: pa.ChunkedArray, kind: pa.DataType) -> int:
 
 
 def _check_key(table: pa.Table, key: tuple[str, ...], title: str, forbids: str) -> None:
-    if table.group_by(list(key), use_threads=False).aggregate([]).num_rows == table.num_rows:
+    if _rises(table, key) or table.group_by(list(key), use_threads=False).aggregate([]).num_rows == table.num_rows:
         return  # the usual case, at half the memory of the rest
     rows = pa.array(np.arange(table.num_rows))
     # A thread of Arrow that still holds memory of numpy when the interpreter ends aborts the process.
@@ -261,3 +284,15 @@ def _check_key(table: pa.Table, key: tuple[str, ...], title: str, forbids: str) 
         first, last = twice[0]["_row_min"], twice[0]["_row_max"]
         each = ", ".join(key)
         raise SchemaError(f"{title}: {values} is in rows {first} and {last}; {forbids} needs each {each} once.")
+
+
+def _rises(table: pa.Table, key: tuple[str, ...]) -> bool:
+    """Return whether each row's key is greater than that of the row before: then none stands there twice."""
+    if table.num_rows < 2:
+        return True
+    rises, is_same = pa.scalar(False), pa.scalar(True)
+    for column in (table[name] for name in key):
+        before, after = column.slice(0, len(column) - 1), column.slice(1)
+        rises = pc.or_(rises, pc.and_(is_same, pc.less(before, after)))
+        is_same = pc.and_(is_same, pc.equal(before, after))
+    return pc.all(pc.fill_null(rises, False)).as_py() is True

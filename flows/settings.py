@@ -50,6 +50,10 @@ class LakeConfig(Config):
     keep: PositiveInt = 3
     """Versions of each artifact, the current one included."""
 
+    actions_per_part: PositiveInt = 2_000_000
+    """About how many actions ingest, split and assemble hold in memory at once: users are dealt into as many parts as
+    the files hold times this many rows. Another number is another order of the users."""
+
 
 class GateConfig(Config):
     """Whether a checkpoint that is much worse than the current one is held back before it is published."""

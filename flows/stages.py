@@ -4,6 +4,7 @@ A work imports what it needs when it starts: nothing heavy is loaded before.
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -43,25 +44,36 @@ def _ingest(run: StageRun) -> None:
     from pipeline.ingest.forgotten import FORGOTTEN
     from pipeline.ingest.ingest import ingest
 
-    found = ingest(run.settings.data, run.settings.split, run.io.keyed_cache(FORGOTTEN).all_keys())
-    run.io.write("interactions", found.interactions)
+    forgotten = run.io.keyed_cache(FORGOTTEN).all_keys()
+    per_part = run.settings.lake.actions_per_part
+    found = ingest(run.settings.data, run.settings.split, forgotten, run.io.scratch(), per_part)
+    run.io.write_parts("interactions", found.interactions)
     run.io.write("items", found.items)
     run.io.write("queries", found.queries)
-    run.io.write("rejects", found.rejects)
+    run.io.write_stream("rejects", found.rejects)
     run.io.count(**found.figures)
     for sentence in found.warnings:
         log(f"ingest: warning: {sentence}")
 
 
 def _split(run: StageRun) -> None:
-    from pipeline.split import domains_without_targets, split
+    from pipeline.split import Split
 
-    sequences, figures = split(run.io.read("interactions"), run.settings.split, run.io.read("queries"))
-    run.io.write("sequences", sequences)
-    run.io.count(**figures)
-    for role, domains in domains_without_targets(sequences).items():
+    cfg, parts = run.settings.split, run.io.count_parts("interactions")
+    split = Split(cfg, parts, run.io.read("queries"), _span(run) if cfg.by == "time" else None)
+    interactions = enumerate(run.io.read_parts("interactions"))
+    run.io.write_parts("sequences", (split.sequences(actions, part) for part, actions in interactions))
+    run.io.count(**split.figures())
+    for role, domains in split.domains_without_targets().items():
         if domains:
             log(f"split: warning: Domains without a {role} target: {shortened(map(repr, domains))}.")
+
+
+def _span(run: StageRun) -> tuple[datetime, datetime]:
+    """Return the times of the first and the last action."""
+    times = [pc.min_max(part["timestamp"]) for part in run.io.read_parts("interactions", columns=["timestamp"])]
+    known = [time.as_py() for time in times if time["min"].is_valid]
+    return min(time["min"] for time in known), max(time["max"] for time in known)
 
 
 def _describe_items(run: StageRun) -> None:
@@ -339,20 +351,22 @@ def _assemble_reads(settings: Settings) -> tuple[str, ...]:
 
 
 def _assemble(run: StageRun) -> None:
-    from pipeline.assemble import assemble
+    from pipeline.assemble import Assembly, no_profile_vectors, number_users, profile_vectors
 
-    enriched = "augmented_sequences" in run.reads
-    tables = assemble(
-        run.io.read("augmented_sequences" if enriched else "sequences"),
-        run.io.read("items"),
-        run.io.read("item_embeddings"),
-        run.io.read("profile_embeddings") if enriched else None,
-        run.domains,
-        CANDIDATES_SEED,
-        run.settings.data.times,
-    )
-    for name, table in tables.items():
-        run.io.write("training_set", table, name)
+    histories = "augmented_sequences" if "augmented_sequences" in run.reads else "sequences"
+    assembly = Assembly(run.io.read("items"), run.domains)
+    write = partial(run.io.write_parts, "training_set")
+    write(map(assembly.sequences, run.io.read_parts(histories)), "sequences")
+    write(number_users(run.io.read_parts(histories, columns=["user_id"])), "users")
+    if "profile_embeddings" in run.reads:
+        vectors = run.io.read("profile_embeddings")
+        users = number_users(run.io.read_parts(histories, columns=["user_id"]))
+        write((profile_vectors(part, vectors, run.domains) for part in users), "profile_vectors")
+    else:
+        run.io.write("training_set", no_profile_vectors(), "profile_vectors")
+    run.io.write("training_set", assembly.items(), "items")
+    run.io.write("training_set", assembly.item_vectors(run.io.read("item_embeddings")), "item_vectors")
+    run.io.write("training_set", assembly.info(CANDIDATES_SEED, run.settings.data.times), "info")
 
 
 def _pretrain(run: StageRun) -> None:
@@ -419,10 +433,10 @@ ON_TRAINING_MACHINE = ("processes", *MACHINE)
 SPECS: tuple[StageSpec, ...] = (
     StageSpec(
         name="ingest",
-        version=3,
+        version=4,
         reads=(),
         makes=("interactions", "items", "queries", "rejects"),
-        settings=("data", "split.by", "split.validation_queries", "split.test_queries"),
+        settings=("data", "split.by", "split.validation_queries", "split.test_queries", "lake.actions_per_part"),
         work=_ingest,
         sources=lambda settings: [*settings.data.sources(), *settings.split.sources()],
     ),

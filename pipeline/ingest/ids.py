@@ -10,19 +10,24 @@ _INTEGER = r"^(?:0|-?[1-9]\d*)$"
 _HEAD = 1000
 
 
-def read_ids(raw: pl.Series) -> pl.Series:
-    """Return a file's ids as text without outer white space, null where nothing is left.
+def read_ids(raw: pl.Series, are_floats: bool = False) -> pl.Series:
+    """Return ids as text without outer white space, null where nothing is left.
 
-    Whole numbers that were kept as floats are written as integers: those of a column of floats, and those of a column
-    of texts that all end in ".0".
+    Whole numbers that were kept as floats are written as integers: those of a column of floats, and those of a file's
+    texts that `are_floats` (see `all_kept_as_floats`).
     """
     if raw.dtype.is_float():
         return _digits(raw)
-    texts = raw.cast(pl.String).str.strip_chars().replace("", None)
-    some = texts.drop_nulls().head(_HEAD)
-    if len(some) and some.str.contains(_WHOLE).all() and texts.drop_nulls().str.contains(_WHOLE).all():
-        texts = texts.str.replace(r"\.0+$", "")
-    return texts
+    texts = _stripped(raw)
+    return texts.str.replace(r"\.0+$", "") if are_floats else texts
+
+
+def all_kept_as_floats(raw: pl.Series) -> bool:
+    """Say whether all texts of a column end in ".0", as those of whole numbers do that were kept as floats."""
+    if raw.dtype != pl.String:
+        return False
+    texts = _stripped(raw).drop_nulls()
+    return bool(texts.head(_HEAD).str.contains(_WHOLE).all() and texts.str.contains(_WHOLE).all())
 
 
 def missing_words(ids: pl.Series) -> dict[str, int]:
@@ -52,6 +57,10 @@ def written_otherwise(unknown: pl.Series, known: pl.Series) -> dict[str, str]:
 def _as_number(ids: pl.Expr) -> pl.Expr:
     number = ids.cast(pl.Float64, strict=False)
     return pl.when(number.is_finite()).then(number + 0.0)
+
+
+def _stripped(raw: pl.Series) -> pl.Series:
+    return raw.cast(pl.String).str.strip_chars().replace("", None)
 
 
 def _digits(raw: pl.Series) -> pl.Series:

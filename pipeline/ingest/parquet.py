@@ -5,7 +5,6 @@ Arrow reads it, as it raises an error for a damaged file where polars ends with 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -41,33 +40,50 @@ def count_rows(path: Path) -> int:
         return int(file.metadata.num_rows)
 
 
-def read(path: Path, columns: Sequence[str], most: int | None = None) -> pl.DataFrame:
-    """Return `columns`, of `most` rows or all, and `line`: the row, counted from 1.
+def read_head(path: Path, columns: Sequence[str], most: int) -> pl.DataFrame:
+    """Return `columns`, of the first rows, at most `most`, and `line`, as `batches` yields them."""
+    found, rows = next(batches(path, columns, most)), count_rows(path)
+    if len(found) < min(most, rows):
+        raise _too_few(path, rows, len(found))
+    return found
+
+
+def batches(path: Path, columns: Sequence[str], rows_at_once: int) -> Iterator[pl.DataFrame]:
+    """Yield `columns`, at most so many rows at once, and `line`: the row, counted from 1. At least one.
 
     Numbers and times are as typed; texts, bytes, lists and decimals are text. Raises UserError for a column of anything
     else, and for a damaged file.
     """
     with _opened(path) as file:
         there = [name for name in columns if name in file.schema_arrow.names]
-        rows = file.metadata.num_rows if most is None else min(most, file.metadata.num_rows)
-        schema = pa.schema([file.schema_arrow.field(name) for name in there])
-        if most is None or not rows:
-            table = file.read(columns=there)
-        else:
-            table = pa.Table.from_batches(islice(file.iter_batches(most, columns=there), 1), schema)
-        if there and table.num_rows != rows:
-            raise UserError(f"{path}: it says that it has {rows:,} rows, and has {table.num_rows:,}. Get it again.")
-        plain = pa.table({name: _plain(path, name, table[name]) for name in there})
-        plain.validate(full=True)
-    frame = pl.DataFrame(plain).with_columns(pl.selectors.by_dtype(pl.List).list.join(" "))
-    lines = pl.int_range(1, rows + 1, dtype=pl.Int64, eager=True).alias("line")
-    added = {name: value for name, value in _partitions(path).items() if name in columns and name not in there}
-    if lost := [name for name in columns if name not in there and name not in added]:
-        raise UserError(f"{path}: it has no column {lost[0]!r}. Correct [data] columns, or get the file again.")
-    frame = frame.with_columns(lines) if there else pl.DataFrame([lines])
-    return frame.select(
-        *(pl.lit(added[name], pl.String).alias(name) if name in added else pl.col(name) for name in columns), "line"
-    )
+        added = {name: value for name, value in _partitions(path).items() if name in columns and name not in there}
+        if lost := [name for name in columns if name not in there and name not in added]:
+            raise UserError(f"{path}: it has no column {lost[0]!r}. Correct [data] columns, or get the file again.")
+        rows = 0
+        for table in _tables(file, there, rows_at_once):
+            plain = pa.table({name: _plain(path, name, table[name]) for name in there})
+            plain.validate(full=True)
+            frame = pl.DataFrame(plain).with_columns(pl.selectors.by_dtype(pl.List).list.join(" "))
+            count = len(frame) if there else file.metadata.num_rows
+            lines = pl.int_range(rows + 1, rows + count + 1, dtype=pl.Int64, eager=True).alias("line")
+            rows += count
+            yield pl.DataFrame([*frame, lines]).select(
+                *(pl.lit(added[name], pl.String).alias(name) if name in added else name for name in columns), "line"
+            )
+        if rows != file.metadata.num_rows:
+            raise _too_few(path, file.metadata.num_rows, rows)
+
+
+def _too_few(path: Path, said: int, found: int) -> UserError:
+    return UserError(f"{path}: it says that it has {said:,} rows, and has {found:,}. Get it again.")
+
+
+def _tables(file: pq.ParquetFile, columns: list[str], rows_at_once: int) -> Iterator[pa.Table]:
+    if not columns or not file.metadata.num_rows:
+        yield file.read(columns=columns)
+        return
+    for batch in file.iter_batches(rows_at_once, columns=columns):
+        yield pa.Table.from_batches([batch])
 
 
 @contextmanager

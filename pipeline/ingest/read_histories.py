@@ -8,7 +8,7 @@ import pyarrow as pa
 from data_lake.errors import UserError
 from pipeline.config import DataConfig
 from pipeline.ingest import readers
-from pipeline.ingest.ingest import names
+from pipeline.ingest.inputs import names
 from pipeline.ingest.times import read_times
 
 OURS = ("user_id", "item_id", "timestamp", "position", "rating")

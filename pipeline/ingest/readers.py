@@ -8,6 +8,7 @@ damaged or hostile file from taking the machine's memory.
 import ast
 import gzip
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,6 +31,9 @@ BLOCK = 1 << 22
 HEAD = 1 << 20
 HEAD_ROWS = 1000
 JSON_ROWS = 50_000
+BATCH_ROWS = 1 << 20
+GZIP_SIZE = 4
+"""Bytes at the end of a gzip file that tell how long it is unpacked."""
 STRAY = 0.75
 """Share of the lines between two quotes that are records themselves, above which the quotes are taken for stray."""
 ROW_CHARACTERS = 500
@@ -99,17 +103,58 @@ def columns_of(path: Path) -> list[str]:
 
 def read(path: Path, columns: Sequence[str], only_head: bool = False) -> Rows:
     """Read `columns`, which the file has, and the line (Parquet: row) of each row, counted from 1."""
+    if not only_head:
+        return _together(list(batches(path, columns)))
     kind = kind_of(path)
     if kind == "parquet":
-        return Rows(parquet.read(path, columns, HEAD_ROWS if only_head else None), pl.DataFrame(schema=_BAD))
+        return Rows(parquet.read_head(path, columns, HEAD_ROWS), pl.DataFrame(schema=_BAD))
+    return _together([_no_rows(columns), *_text(path, kind, iter([head(path)[0]]), columns)])
+
+
+def batches(path: Path, columns: Sequence[str]) -> Iterator[Rows]:
+    """Yield the same in batches of about BATCH_ROWS rows, one after the other; at least one."""
+    kind = kind_of(path)
+    if kind == "parquet":
+        nothing = pl.DataFrame(schema=_BAD)
+        yield from (Rows(good, nothing) for good in parquet.batches(path, columns, BATCH_ROWS))
+        return
     with progress(f"reading {escape_control(path.name)}", path.stat().st_size, "bytes") as work:
-        blocks = iter([head(path)[0]]) if only_head else _blocks(path, BLOCK, work.advance)
-        parts = list(_csv(path, blocks, columns) if kind in SEPARATORS else _json(blocks, columns))
-    if not parts:
-        schema = {name: pl.String for name in columns} | {"line": pl.Int64}
-        return Rows(pl.DataFrame(schema=schema), pl.DataFrame(schema=_BAD))
+        waiting = [_no_rows(columns)]
+        for rows in _text(path, kind, _blocks(path, BLOCK, work.advance), columns):
+            waiting.append(rows)
+            if sum(len(each.good) for each in waiting) >= BATCH_ROWS:
+                yield _together(waiting)
+                waiting = []
+        if waiting:
+            yield _together(waiting)
+
+
+def _text(path: Path, kind: str, blocks: Iterable[bytes], columns: Sequence[str]) -> Iterator[Rows]:
+    return _csv(path, blocks, columns) if kind in SEPARATORS else _json(blocks, columns)
+
+
+def _no_rows(columns: Sequence[str]) -> Rows:
+    schema = {name: pl.String for name in columns} | {"line": pl.Int64}
+    return Rows(pl.DataFrame(schema=schema), pl.DataFrame(schema=_BAD))
+
+
+def _together(parts: Sequence[Rows]) -> Rows:
     good, bad = (pl.concat(each) for each in zip(*((part.good, part.bad) for part in parts), strict=True))
     return Rows(good if good["line"].is_sorted() else good.sort("line"), bad.sort("line"))
+
+
+def about_rows(path: Path) -> int:
+    """Return how many rows a file has; of a text file it is told by the length of the lines at its head."""
+    if kind_of(path) == "parquet":
+        return parquet.count_rows(path)
+    size = path.stat().st_size
+    if path.name.lower().endswith(".gz") and size >= GZIP_SIZE:
+        with path.open("rb") as packed:
+            packed.seek(-GZIP_SIZE, os.SEEK_END)
+            size = max(size, int.from_bytes(packed.read(), "little"))  # unpacked, up to 4 GiB
+    block, is_all = head(path)
+    lines = block.count(b"\n")
+    return lines if is_all else size * lines // max(len(block), 1)
 
 
 def head(path: Path) -> tuple[bytes, bool]:
@@ -374,12 +419,8 @@ def _json(blocks: Iterable[bytes], columns: Sequence[str]) -> Iterator[Rows]:
         first += block.count(b"\n")
         lines = lines.filter(pl.col("text").str.contains(r"\S"))
         for part in lines.iter_slices(JSON_ROWS):
-            yield from _objects(part, columns)
-        yield Rows(lines.clear().select(_nothing(columns)), bad)
-
-
-def _nothing(columns: Sequence[str]) -> list[pl.Expr]:
-    return [pl.lit(None, pl.String).alias(name) for name in columns] + [pl.col("line")]
+            yield _together(list(_objects(part, columns)))
+        yield Rows(_no_rows(columns).good, bad)
 
 
 def _objects(lines: pl.DataFrame, columns: Sequence[str]) -> Iterator[Rows]:

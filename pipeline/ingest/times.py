@@ -18,24 +18,45 @@ _ANY_ISO = (
 )
 
 
-def read_times(raw: pl.Series, unit: str) -> pl.Series:
-    """Return a file's times as UTC milliseconds, null where they cannot be read."""
+def read_times(raw: pl.Series, unit: str, of_numbers: str | None = None) -> pl.Series:
+    """Return times as UTC milliseconds, null where they cannot be read.
+
+    `of_numbers` is the unit of numbers where `unit` is "auto" (see `number_unit`); by default these values tell it.
+    """
     if isinstance(raw.dtype, pl.Date | pl.Datetime):
         zone = getattr(raw.dtype, "time_zone", None)
         raw = raw.cast(pl.Datetime("ms", zone))
         return raw.dt.replace_time_zone("UTC") if zone is None else raw.dt.convert_time_zone("UTC")
     texts = raw.str.strip_chars() if raw.dtype == pl.String else raw
     times = pl.Series([None], dtype=_KIND).new_from_index(0, len(raw))
-    numbers = texts.cast(pl.Float64, strict=False).fill_nan(None) if unit != "iso" else raw.clear(len(raw))
-    has_numbers = numbers.null_count() < len(numbers)
-    written = unit_of(numbers) if unit == "auto" and has_numbers else unit
-    if has_numbers and written != "iso":
-        times = (numbers * _UNITS[written]).round().cast(pl.Int64, strict=False).cast(_KIND)
+    written = unit
+    numbers = _numbers(raw, unit)
+    if numbers.count():
+        written = of_numbers or number_unit(raw, unit) or unit
+        if written != "iso":
+            times = (numbers * _UNITS[written]).round().cast(pl.Int64, strict=False).cast(_KIND)
     if written == "iso" and raw.dtype != pl.String:
         texts = raw.cast(pl.Int64, strict=False).cast(pl.String)
     if texts.dtype == pl.String and times.null_count() and unit in ("auto", "iso"):
         times = times.zip_with(times.is_not_null(), _iso_times(texts))
     return times.rename("time")
+
+
+def number_unit(raw: pl.Series, unit: str) -> str | None:
+    """Return the unit of the numbers among a file's times; None where there are none."""
+    if isinstance(raw.dtype, pl.Date | pl.Datetime):
+        return None
+    numbers = _numbers(raw, unit)
+    if not numbers.count():
+        return None
+    return unit_of(numbers) if unit == "auto" else unit
+
+
+def _numbers(raw: pl.Series, unit: str) -> pl.Series:
+    if unit == "iso":
+        return pl.Series(dtype=pl.Float64)
+    texts = raw.str.strip_chars() if raw.dtype == pl.String else raw
+    return texts.cast(pl.Float64, strict=False).fill_nan(None)
 
 
 def day_of(time: pl.Series) -> str:

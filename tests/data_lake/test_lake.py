@@ -370,7 +370,7 @@ def refusing(*rows: str) -> Stage:
 
     def work(io: StageIO) -> None:
         if rows:
-            raise DataRefused(f"{len(rows)} rows are bad", {"rejects": rejects(*rows)})
+            raise DataRefused(f"{len(rows)} rows are bad", {"rejects": [rejects(*rows)]})
         io.write("rejects", empty(REJECTS))
 
     return Stage("ingest", 1, (), ("rejects",), {"rows": rows}, work)

@@ -152,7 +152,7 @@ def test_the_evidence_of_a_failed_run_is_read_on_another_machine(here: Lake, the
 
     def work(io: StageIO) -> None:
         if errors:
-            raise DataRefused(errors.pop(), {"rejects": bad})
+            raise DataRefused(errors.pop(), {"rejects": [bad]})
         io.write("rejects", bad)
 
     stage = Stage("ingest", 1, (), ("rejects",), {}, work)

@@ -9,7 +9,8 @@ import typer
 from docs.reference import FOLDER, anchor, pages, sections, settings_of
 from flows.cli import app
 from flows.settings import Settings
-from pipeline.ingest.ingest import FILTERED
+from pipeline.ingest.minimum_counts import REASONS
+from pipeline.ingest.refused import FILTERED
 from pipeline.llm.answers import ASKED_TWICE
 from pipeline.llm.completion import ONLY_REASONING, REFUSAL
 from pipeline.llm.endpoint import NO_COMPLETION, TIMEOUT
@@ -84,10 +85,10 @@ def headings(text):
 
 def test_the_page_of_reasons_has_every_reason_of_the_code():
     words = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "reasons.md").read_text(encoding="utf-8")))
-    ingest = "".join((ROOT / "pipeline" / "ingest" / name).read_text() for name in ("ingest.py", "readers.py"))
+    ingest = "".join(path.read_text() for path in (ROOT / "pipeline" / "ingest").glob("*.py"))
     ground = (ROOT / "pipeline" / "augment" / "ground.py").read_text()
     wanted = {*FILTERED, *ASKED_TWICE, *SAY_NOTHING, *UNASKED, TOO_LONG, NO_TEXT, NO_COMPLETION, TIMEOUT, REFUSAL}
-    wanted |= {ONLY_REASONING} | set(re.findall(r'then\(pl\.lit\("(\w+)"\)\)', ingest + ground))
+    wanted |= {ONLY_REASONING, *REASONS.values()} | set(re.findall(r'then\(pl\.lit\("(\w+)"\)\)', ingest + ground))
     wanted |= set(re.findall(r'_refused\([^"]*"(\w+)"\)', ingest)) | set(re.findall(r'return "(too_\w+)"', ingest))
     assert wanted - words - {"not_asked"} == set()
 

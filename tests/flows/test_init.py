@@ -7,8 +7,8 @@ import pytest
 from data_lake.errors import UserError
 from flows.init import parse_columns, told_by_looking, write_settings
 from flows.settings import load_settings
-from pipeline.ingest.ingest import ingest
 from tests.flows.conftest import Place
+from tests.pipeline.whole_ingest import ingest_whole as ingest
 
 ACTIONS = "customer;sku;date\nu1;f1;2020-01-01\nu1;k1;2020-01-02\n"
 

@@ -29,7 +29,6 @@ from model.training.train import prepare, train
 from pipeline.config import DataConfig
 from pipeline.ingest import readers
 from pipeline.ingest.describe_inputs import describe
-from pipeline.ingest.ingest import ingest
 from pipeline.ingest.read_histories import read_histories
 from pipeline.llm import openai_batch
 from pipeline.llm.completion import error_status, is_overflow, read_completion
@@ -48,6 +47,7 @@ from pipeline.llm.reading import read_reply
 from tests.fuzz.mutate import mutated_bytes, mutated_table, mutated_tree
 from tests.fuzz.runner import Target, scratch
 from tests.model.conftest import SMALL, tiny_tables
+from tests.pipeline.whole_ingest import ingest_whole
 from tests.pipeline.worlds import items_question
 
 CFG = RecommendConfig(device="cpu")
@@ -330,7 +330,7 @@ def _ingest(made: tuple[dict[str, bytes], str, int], folder: Path) -> object:
     cfg = DataConfig.model_validate(given)
     if reader == 0:
         return describe(folder / name, folder / "items.csv")
-    return read_histories(folder / name, cfg) if reader == 1 else ingest(cfg)
+    return read_histories(folder / name, cfg) if reader == 1 else ingest_whole(cfg)
 
 
 # Training sets and weights

@@ -1,8 +1,10 @@
+import pyarrow as pa
+
 from data_lake.schemas import TRAINING_SET
 from data_lake.tables import check
-from pipeline.assemble import assemble
+from pipeline.assemble import Assembly, number_users, profile_vectors
 from pipeline.vectors.embed_items import embed_items
-from tests.pipeline.worlds import Angles, items_table, rows_of, sequences_table
+from tests.pipeline.worlds import Angles, assemble, items_table, rows_of, sequences_table
 
 
 def test_the_training_set_counts_from_one_and_only_real_training_actions():
@@ -35,3 +37,19 @@ def test_the_training_set_says_that_its_times_are_an_order():
     items, sequences = items_table(food=[20]), sequences_table(a="food_20 food_20")
     made = assemble(sequences, items, embed_items(items, Angles()), None, ("food",), 7, "order")
     assert made["info"]["times"].to_pylist() == ["order"]
+
+
+def test_users_are_numbered_part_by_part_and_items_counted_over_all_parts():
+    items = items_table(food=[20, 10])
+    parts = [sequences_table(c="food_10 food_10 food_10", a="food_20 food_20 food_20"), sequences_table(b="food_10 food_20 food_20")]
+    assembly = Assembly(items, ("food",))
+    assert [assembly.sequences(part)["user"].to_pylist() for part in parts] == [[1, 2], [3]]
+    users = list(number_users(parts))
+    assert [rows_of(part, "user", "user_id") for part in users] == [[(1, "a"), (2, "c")], [(3, "b")]]
+    assert sum(assembly.items()["train_actions"].to_pylist()) == sum(
+        splits.count("train") for part in parts for splits in part["splits"].to_pylist()
+    )
+    vectors = pa.table({"user_id": ["b", "c"], "scope": ["all", "food"], "vector": [[1.0], [2.0]]})
+    assert [profile_vectors(part, vectors, ("food",)).to_pylist() for part in users] == [
+        [{"scope": "food", "vector": [2.0], "user": 2}], [{"scope": "all", "vector": [1.0], "user": 3}],
+    ]  # fmt: skip

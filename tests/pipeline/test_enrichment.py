@@ -13,7 +13,6 @@ from data_lake.schemas import (
     USER_PROFILES,
 )
 from data_lake.tables import check
-from pipeline.assemble import assemble
 from pipeline.augment.examples import load_or_choose_examples
 from pipeline.augment.generate_items import generate_items, generation_rows, pairs_of
 from pipeline.augment.ground import Grounder
@@ -34,6 +33,7 @@ from tests.pipeline.worlds import (
     Angles,
     Answering,
     DictCache,
+    assemble,
     items_table,
     known_of,
     rows_of,

@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.ingest.ids import missing_words, read_ids, written_otherwise
+from pipeline.ingest import ids
+from pipeline.ingest.ids import missing_words, written_otherwise
+
+
+def read_ids(raw: pl.Series) -> pl.Series:
+    return ids.read_ids(raw, ids.all_kept_as_floats(raw))
 
 
 @pytest.mark.parametrize(
@@ -48,5 +53,5 @@ def test_an_id_that_is_written_otherwise_is_found_by_its_number_or_its_letters()
 
 
 def test_words_for_a_missing_value_are_counted_as_they_are_written():
-    ids = pl.Series(["nan", "NaN", "nan", None, "None", "\\N", "NA", "Nana", "null", "n/a", "u1"])
-    assert missing_words(ids) == {"NA": 1, "NaN": 1, "None": 1, "\\N": 1, "n/a": 1, "nan": 2, "null": 1}
+    found = pl.Series(["nan", "NaN", "nan", None, "None", "\\N", "NA", "Nana", "null", "n/a", "u1"])
+    assert missing_words(found) == {"NA": 1, "NaN": 1, "None": 1, "\\N": 1, "n/a": 1, "nan": 2, "null": 1}

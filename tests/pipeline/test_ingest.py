@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import zlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,9 +15,13 @@ from pydantic import ValidationError
 
 from data_lake.errors import DataRefused, UserError
 from pipeline.config import DataConfig, SplitConfig
+from pipeline.deal import deal
+from pipeline.ingest import readers
+from pipeline.ingest import refused as refused_rows
 from pipeline.ingest.formats import FORMATS, Format
-from pipeline.ingest.ingest import ingest
+from pipeline.ingest.refused import FILE, Refused
 from pipeline.ingest.times import read_times
+from tests.pipeline.whole_ingest import ingest_whole as ingest
 
 ITEMS = "item_id,domain,title\nf1,food,Green tea\nf2,food,Rye bread\nk1,kitchen,Pan\nk2,kitchen,Wok\n"
 
@@ -665,3 +670,52 @@ def test_a_format_is_added_by_one_line_of_the_table(tmp_path, monkeypatch):
 def test_an_unknown_format_is_refused_with_the_known_ones():
     with pytest.raises(ValidationError, match="'columns', 'amazon-2014', 'amazon-2018' or 'amazon-2023'"):
         DataConfig(format="amazon-1999", interactions="a", items="b")
+
+
+MANY = "user_id,item_id,domain,timestamp,position,rating\n" + "".join(
+    f"u{row % 7},{('f1', 'f2', 'k1', 'zz')[row % 4]},,{1_500_000_000 + row // 3},{row % 5},{row % 6}\n"
+    if row % 11
+    else "u1,,\n"
+    for row in range(200)
+)
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"ties": "position"}, {"min_rating": 2, "min_user": 13, "min_item": 20}, {"times": "order"}]
+)
+@pytest.mark.parametrize(("batch", "part"), [(3, 1000), (1000, 20), (7, 30)])
+def test_neither_batches_nor_parts_change_what_is_taken_or_refused(tmp_path, monkeypatch, data, batch, part):
+    (tmp_path / "actions.csv").write_text(MANY)
+    (tmp_path / "items.csv").write_text("item_id,domain,title\nf1,food,Tea\nf2,food,Rye\nk1,kitchen,Pan\n")
+    cfg = DataConfig(interactions=tmp_path / "actions.csv", items=tmp_path / "items.csv", max_bad=1.0, **data)
+    whole = ingest(cfg)
+    monkeypatch.setattr(readers, "BATCH_ROWS", batch)
+    dealt = ingest(cfg, rows=part)
+    assert dealt.rejects.equals(whole.rejects)
+    assert (dealt.figures, dealt.warnings) == (whole.figures, whole.warnings)
+    assert dealt.interactions.sort_by([("user_id", "ascending"), ("position", "ascending")]).equals(whole.interactions)
+
+
+def test_each_user_lies_in_one_part_whose_number_follows_from_the_id_alone():
+    assert deal(pl.Series(["u1", "u2", "ü"]), 7).to_list() == [zlib.crc32(b"u1") % 7, 1, 4]
+
+
+@pytest.mark.parametrize(("last", "kept"), [("3.0", ["1", "2", "3"]), ("B3", ["1.0", "2.0", "B3"])])
+def test_whether_ids_were_kept_as_floats_is_told_by_the_whole_file(tmp_path, monkeypatch, last, kept):
+    monkeypatch.setattr(readers, "BATCH_ROWS", 1)
+    monkeypatch.setattr(readers, "BLOCK", 8)
+    rows = "".join(f"{user},f1,{1_500_000_000}\n" for user in ("1.0", "2.0", last))
+    (tmp_path / "actions.csv").write_text(f"user_id,item_id,timestamp\n{rows}")
+    (tmp_path / "items.csv").write_text(ITEMS)
+    found = ingest(DataConfig(interactions=tmp_path / "actions.csv", items=tmp_path / "items.csv"))
+    assert found.interactions["user_id"].to_pylist() == kept
+
+
+def test_refused_rows_that_went_to_the_disk_come_back_in_the_order_of_the_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(refused_rows, "AT_ONCE", 2)
+    refused = Refused({tmp_path / "a.csv": "a.csv", tmp_path / "b.csv": "b.csv"}, tmp_path)
+    for file, line in [(1, 5), (0, 9), (0, 2), (1, 1), (0, 3), (0, 8)]:
+        row = {"file": [file], "line": [line], "reason": ["no_user"], "row": [""]}
+        refused.add(pl.DataFrame(row, schema_overrides={"file": FILE}), "interaction")
+    rows = [(row["file"], row["line"]) for table in refused.tables() for row in table.to_pylist()]
+    assert rows == [("a.csv", 2), ("a.csv", 3), ("a.csv", 8), ("a.csv", 9), ("b.csv", 1), ("b.csv", 5)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from data_lake.errors import UserError
 from pipeline.config import DataConfig
 from pipeline.ingest.describe_inputs import describe, tell_kind
-from pipeline.ingest.ingest import ingest
+from tests.pipeline.whole_ingest import ingest_whole as ingest
 
 
 def ingested(actions, items, found):

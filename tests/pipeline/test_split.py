@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from data_lake.errors import UserError
 from data_lake.schemas import INTERACTIONS, QUERIES, SEQUENCES
 from pipeline.config import SplitConfig
-from pipeline.split import domains_without_targets, split
+from pipeline.split import NO_QUERIES, Split
 
 
 def day(number):
@@ -27,6 +27,12 @@ def interactions(**days):
     return pa.table(
         [pa.array(c, f.type) for c, f in zip(columns, INTERACTIONS.tables[""], strict=True)], INTERACTIONS.tables[""]
     )
+
+
+def split(table, cfg, queries=NO_QUERIES):
+    span = (min(table["timestamp"].to_pylist()), max(table["timestamp"].to_pylist())) if cfg.by == "time" else None
+    found = Split(cfg, queries=queries, span=span)
+    return found.sequences(table), found.figures()
 
 
 def roles(table):
@@ -55,8 +61,9 @@ def test_leave_one_out_takes_the_last_two_actions_and_spares_short_histories():
 
 
 def test_a_domain_without_targets_is_found():
-    table, _ = split(interactions(a=[1, 2, 3], b=[1, 2, 3], c=[1, 2]), SplitConfig())
-    assert domains_without_targets(table) == {"test": ["food"], "validation": ["kitchen"]}
+    found = Split(SplitConfig())
+    found.sequences(interactions(a=[1, 2, 3], b=[1, 2, 3], c=[1, 2]))
+    assert found.domains_without_targets() == {"test": ["food"], "validation": ["kitchen"]}
 
 
 def test_leave_one_out_of_histories_that_are_all_too_short_is_an_error():

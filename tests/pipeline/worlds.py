@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from data_lake.schemas import ITEM_EMBEDDINGS, ITEMS, PROBES, SEQUENCES
 from data_lake.tables import check
+from pipeline.assemble import Assembly, no_profile_vectors, number_users, profile_vectors
 from pipeline.augment.generate_items import generate_items, generation_rows, pairs_of
 from pipeline.augment.ground import Grounder, Known
 from pipeline.augment.noise_filter import Learnt, NoiseFilter, Worth
@@ -203,3 +204,18 @@ def grounded_by(answers, noise_filter=True, budget=2, food_kitchen=None, **setti
     filtered = filter_of(known, food_kitchen=food_kitchen or worth(0.2, 0.2, 0.2, 0.2))
     table = grounder.ground(sequences, generated, Angles(), filtered)
     return table, sequences, catalogue, cfg, grounder
+
+
+def assemble(sequences, items, item_embeddings, profiles, domains, seed, times="real"):
+    """Return the tables of TRAINING_SET, of sequences in one part."""
+    assembly = Assembly(items, domains)
+    numbered = assembly.sequences(sequences)
+    [users] = number_users([sequences])
+    return {
+        "sequences": numbered,
+        "users": users,
+        "items": assembly.items(),
+        "item_vectors": assembly.item_vectors(item_embeddings),
+        "profile_vectors": no_profile_vectors() if profiles is None else profile_vectors(users, profiles, domains),
+        "info": assembly.info(seed, times),
+    }
