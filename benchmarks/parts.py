@@ -18,13 +18,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_lake.schemas import ITEM_EMBEDDINGS
 from flows.models import Models
@@ -85,7 +85,7 @@ def ours(folder: Path, actions_per_part: int) -> dict[str, dict[str, float]]:
     with Models(settings) as models:
         for stage in stages(settings, models, specs):
             if stage.name in STAGES:
-                found[stage.name] = measured(lambda stage=stage: lake.run(stage, rebuild=True))
+                found[stage.name] = measured(partial(lake.run, stage, rebuild=True))
     return found
 
 

@@ -35,6 +35,8 @@ class KeyedCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.merges = True
+        """Whether many small parts become one as rows are added; only the process that holds the lake may."""
         self._keys: dict[str, pa.ChunkedArray] = {}  # the keys of each part read so far
 
     def put(self, table: pa.Table) -> None:
@@ -43,7 +45,8 @@ class KeyedCache:
             raise ValueError("a keyed cache needs a column 'key' without nulls")
         if table.num_rows:
             self._write(table)
-            self._merge()
+            if self.merges:
+                self._merge()
 
     def get(self, keys: Sequence[str]) -> pa.Table:
         """Return one row per distinct key that the cache holds, in the order of `keys`.

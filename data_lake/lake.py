@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from data_lake.progress import progress
 from data_lake.schemas import ARTIFACTS
 from data_lake.sources import check_unchanged, source_hashes
 from data_lake.stage import Recipe, Stage, State, differences
-from data_lake.stage_io import SHARDS, WORK, StageIO
+from data_lake.stage_io import SHARDS, WORK, OnMade, ShardsMade, StageIO
 from data_lake.stores import (
     FAILED,
     LocalStore,
@@ -44,6 +44,9 @@ from data_lake.stores import (
 from data_lake.tables import ROWS_PER_GROUP, read_tables
 
 __all__ = ["KeyedCache", "Lake", "Manifest", "Stage", "StageIO", "State"]
+
+Engine = Callable[[str, str, Sequence[int], OnMade], None]
+"""Makes shards of a stage, by its name, its fingerprint and their numbers, in the stage's folder of finished ones."""
 
 ChangeRows = Callable[[str, str, pa.Table], pa.Table]
 """Gets an artifact's name, a table's name and rows of it, and returns the rows that stay."""
@@ -69,9 +72,13 @@ class Lake:
     from which something current was made.
     """
 
-    def __init__(self, root: str | Path, dataset: str, keep: int = 3, cache: Path | None = None) -> None:
+    def __init__(
+        self, root: str | Path, dataset: str, keep: int = 3, cache: Path | None = None, engine: Engine | None = None
+    ) -> None:
+        """`engine` makes shards elsewhere; by default this process makes all of them."""
         self.store = open_store(root, dataset, cache)
         self.home, self.keep = self.store.home, keep
+        self._engine = engine
 
     def run(self, stage: Stage, rebuild: bool = False) -> Manifest:
         """Make the stage's artifacts and publish them, or skip the stage where they are fresh.
@@ -95,6 +102,25 @@ class Lake:
                 return self._make(stage, recipe)
             self._publish(stage, recipe.fingerprint)
             return _skipped(earlier, "made before with these settings and inputs")
+
+    def make_shards(self, stage: Stage, fingerprint: str, shards: Collection[int]) -> None:
+        """Make shards of a stage for a run of it elsewhere, which holds the lake.
+
+        Raises UserError where the stage would not be the same here, by its fingerprint.
+        """
+        if self._recipe(stage).fingerprint != fingerprint:
+            raise UserError(
+                f"Stage '{stage.name}' would make something else here than on the machine that asks: its inputs, "
+                "settings or versions differ. Give both the same lake, settings and packages."
+            )
+        io = StageIO(self.store, stage.name, stage.reads, stage.makes, fingerprint, only=shards)
+        try:
+            stage.work(io)
+        except ShardsMade:
+            return
+        finally:
+            io.close()
+        raise ValueError(f"stage {stage.name} makes no shards")
 
     def state(self, stage: Stage) -> State:
         """Return whether the stage's artifacts are fresh, from manifests, file sizes and times alone."""
@@ -301,7 +327,8 @@ class Lake:
         return first
 
     def _make(self, stage: Stage, recipe: Recipe) -> Manifest:
-        io = StageIO(self.store, stage.name, stage.reads, stage.makes, recipe.fingerprint)
+        helpers = self._engine and partial(self._engine, stage.name, recipe.fingerprint)
+        io = StageIO(self.store, stage.name, stage.reads, stage.makes, recipe.fingerprint, helpers)
         memory = PeakMemory()
         try:
             with memory, progress(stage.name) as io.work:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,12 @@ WORK, SHARDS = ".work-", ".shards-"
 
 _FIGURES = b"figures"
 
+OnMade = Callable[[int], None]
+"""Gets the number of a shard that is finished."""
+
+Helpers = Callable[[Sequence[int], OnMade], None]
+"""Makes shards, named by their numbers, in the folder where the stage keeps its finished ones."""
+
 Review = Callable[[Iterable[pa.Table]], Callable[[pa.Table], pa.Table]]
 """Reads all finished shards, and returns what changes values in each of them."""
 
@@ -44,14 +50,24 @@ def unchanged(shards: Iterable[pa.Table]) -> Callable[[pa.Table], pa.Table]:
     return lambda shard: shard
 
 
+class ShardsMade(Exception):
+    """The shards that a run was opened for are finished: there is nothing else to do in it."""
+
+
 class StageIO:
     """What one run of a stage is given: its inputs, its outputs and the dataset's caches.
 
     `stage` is the stage's name; it may touch the artifacts in `reads` and `makes` and no others (ValueError).
+    `helpers` make shards elsewhere, first. With `only`, a run is one of those helpers: it makes these shards alone, and
+    ends by raising ShardsMade.
     """
 
-    def __init__(self, store: Store, stage: str, reads: Sequence[str], makes: Sequence[str], fingerprint: str) -> None:
+    def __init__(
+        self, store: Store, stage: str, reads: Sequence[str], makes: Sequence[str], fingerprint: str,
+        helpers: Helpers | None = None, only: Collection[int] | None = None,
+    ) -> None:  # fmt: skip
         self._store, self._stage, self._fingerprint = store, stage, fingerprint
+        self._helpers, self._only = helpers, only
         self._reads, self._makes = reads, makes
         self.work = Work(stage)
         """How far the stage is; the lake shows it."""
@@ -160,19 +176,27 @@ class StageIO:
         """
         schema = self._output(artifact)
         folder = self._store.home / artifact / f"{SHARDS}{self._fingerprint}"
-        paths = []
+        chunks = [rows.slice(start, rows_per_shard) for start in range(0, rows.num_rows, rows_per_shard)]
+        paths = [folder / f"{_shard_id(chunk, keys)}.parquet" for chunk in chunks]
+        there = [path.exists() for path in paths]
+        missing = [number for number, is_there in enumerate(there) if not is_there]
+        if self._only is not None:
+            for number in self._only:
+                if number in missing:
+                    self._make_shard(chunks[number], schema, make, paths[number])
+            raise ShardsMade
+        if self._helpers and missing:
+            self.work.begin(sum(chunks[number].num_rows for number in missing), "rows")
+            self._helpers(missing, lambda number: self.work.advance(chunks[number].num_rows))
         self.work.begin(rows.num_rows, "rows")
-        for start in range(0, rows.num_rows, rows_per_shard):
-            chunk = rows.slice(start, rows_per_shard)
-            path = folder / f"{_shard_id(chunk, keys)}.parquet"
+        for chunk, path, is_there in zip(chunks, paths, there, strict=True):
             shard = _read_shard(path)
-            resumed = shard is not None
+            resumed = is_there and shard is not None
             with self.work.part(chunk.num_rows):
                 if shard is None:
                     shard = self._make_shard(chunk, schema, make, path)
             _add(self._figures, json.loads((shard.schema.metadata or {}).get(_FIGURES, b"{}")))
             self.count(shards=1, shards_resumed=int(resumed))
-            paths.append(path)
         if paths:
             self._join(artifact, paths, review)
         else:
@@ -214,7 +238,9 @@ class StageIO:
 
     def keyed_cache(self, name: str) -> KeyedCache:
         """Return the dataset's cache of this name, which every run shares."""
-        return self._store.keyed_cache(name)
+        cache = self._store.keyed_cache(name)
+        cache.merges = self._only is None
+        return cache
 
     def count(self, **figures: float | dict[str, float]) -> None:
         """Add to the figures of the manifest: numbers, or numbers by reason."""

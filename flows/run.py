@@ -61,5 +61,10 @@ def make_until(settings: Settings, last: str, tell: Callable[[Manifest], None]) 
 def open_run(request: RunRequest) -> Iterator[Run]:
     """Read the settings and open what a run needs; its models end with the context."""
     settings = load_settings(request.config, request.overrides)
+    engine = None
+    if settings.scale.engine == "ray":
+        from flows.ray_engine import RayEngine  # another run that is opened there makes the shards
+
+        engine = RayEngine(request, settings)
     with Models(settings, request.ask_again) as models:
-        yield Run(request, settings, open_lake(settings), models, stages(settings, models))
+        yield Run(request, settings, open_lake(settings, engine), models, stages(settings, models))

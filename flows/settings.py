@@ -5,7 +5,7 @@ import os
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
@@ -55,6 +55,29 @@ class LakeConfig(Config):
     the files hold times this many rows. Another number is another order of the users."""
 
 
+class ScaleConfig(Config):
+    """Where the shards of a stage are made."""
+
+    engine: Literal["local", "ray"] = "local"
+    """`ray`: by workers of a Ray cluster (extra `ray`), whose machines all see the lake's folder and the same files.
+    The results are the same."""
+
+    address: str | None = None
+    """Of the cluster; none: that of the environment variable RAY_ADDRESS, or else a cluster of this machine alone."""
+
+    workers: PositiveInt = 1
+    """How many workers a stage has at most. Each loads what it needs once a stage."""
+
+    gpus_per_worker: Annotated[float, Field(ge=0.0)] = 0.0
+    """GPUs that each worker of a stage with a model holds."""
+
+    cpus_per_worker: Annotated[float, Field(gt=0.0)] = 1.0
+    """CPU cores that each worker holds."""
+
+    shards_per_task: PositiveInt = 1
+    """Shards that a worker makes before it asks for more: the inputs of a stage are read anew for each task."""
+
+
 class GateConfig(Config):
     """Whether a checkpoint that is much worse than the current one is held back before it is published."""
 
@@ -102,6 +125,7 @@ class Settings(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
     recommend: RecommendConfig = RecommendConfig()
     lake: LakeConfig = LakeConfig()
+    scale: ScaleConfig = ScaleConfig()
     gate: GateConfig = GateConfig()
     report: ReportConfig = ReportConfig()
 

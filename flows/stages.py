@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from data_lake.config import Config
 from data_lake.errors import shortened
-from data_lake.lake import Lake, Stage
+from data_lake.lake import Engine, Lake, Stage
 from data_lake.schemas import ALL
 from flows.counting import Make, with_counts
 from flows.gate import READS as GATE_READS
@@ -657,9 +657,9 @@ ASKING = {spec.name: spec.makes[0] for spec in SPECS if spec.asks}
 """The stages that ask a generator, and what each makes."""
 
 
-def open_lake(settings: Settings) -> Lake:
-    """Return the lake of the settings' dataset."""
-    return Lake(settings.lake.root, settings.dataset, settings.lake.keep)
+def open_lake(settings: Settings, engine: Engine | None = None) -> Lake:
+    """Return the lake of the settings' dataset; `engine` makes the shards of its stages, by default this process."""
+    return Lake(settings.lake.root, settings.dataset, settings.lake.keep, engine=engine)
 
 
 def stages(settings: Settings, models: Models, specs: Sequence[StageSpec] = SPECS) -> list[Stage]:

@@ -15,15 +15,15 @@ DUPLICATE, RATING, USER, ITEM = REASONS
 def sort_part(parts: Parts, part: int, cfg: DataConfig, n_items: int) -> NDArray[np.int64]:
     """Save beside a part, for its rows in order, the arrays `row`, `user`, `item`, `time` and `why`.
 
-    They are in order by user, time and what decides among actions at one time. `user` numbers the part's users by id.
-    A user's second action on an item at one time, or at one place where there are no times, is a duplicate. Return how
-    many actions of each item stay (n_items,).
+    They are in order by user, time, what decides among actions at one time, and their place in the files. `user`
+    numbers the part's users by id. A user's second action on an item at one time, or at one place where there are no
+    times, is a duplicate. Return how many actions of each item stay (n_items,).
     """
     by = [name for name in ("order",) if name in parts.columns]
-    rows = parts.read(part, ("user_id", "item", "time", "stars", *by, "file", "line"))
+    rows = parts.read(part, ("user_id", "item", "time", "stars", *by))
     user = rows["user_id"].cast(pl.Enum(rows["user_id"].unique().sort())).to_physical().alias("user")
-    rows = rows.select(user, "item", "time", "stars", *by, "file", "line").with_row_index("row")
-    rows = rows.sort("user", "time", *by, "file", "line", nulls_last=True)
+    rows = rows.select(user, "item", "time", "stars", *by).with_row_index("row")
+    rows = rows.sort("user", "time", *by, nulls_last=True, maintain_order=True)
     why = np.zeros(len(rows), np.int8)
     place = ["time"] if cfg.times == "real" else by
     if place:

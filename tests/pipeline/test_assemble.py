@@ -41,7 +41,10 @@ def test_the_training_set_says_that_its_times_are_an_order():
 
 def test_users_are_numbered_part_by_part_and_items_counted_over_all_parts():
     items = items_table(food=[20, 10])
-    parts = [sequences_table(c="food_10 food_10 food_10", a="food_20 food_20 food_20"), sequences_table(b="food_10 food_20 food_20")]
+    parts = [
+        sequences_table(c="food_10 food_10 food_10", a="food_20 food_20 food_20"),
+        sequences_table(b="food_10 food_20 food_20"),
+    ]
     assembly = Assembly(items, ("food",))
     assert [assembly.sequences(part)["user"].to_pylist() for part in parts] == [[1, 2], [3]]
     users = list(number_users(parts))
