@@ -140,6 +140,12 @@ class Lake:
         reasons += self._reasons_to_run(stage, last)
         return State("stale" if reasons else "fresh", "; ".join(reasons) or "nothing has changed", (), last)
 
+    def held_back(self, stage: Stage) -> str:
+        """Return why what the stage would make now was held back; an empty text where it was not."""
+        if not self._held_back_marker(stage).exists() or self.state(stage).blocked:
+            return ""
+        return self._held_back(stage, self._recipe(stage).fingerprint)
+
     def request_rebuild(self, stage: Stage) -> None:
         """Let the next run make the stage's artifacts although they are fresh; until then they stay current.
 
@@ -298,7 +304,7 @@ class Lake:
         else:
             found = {artifact: self.find_alteration(artifact, full=False) for artifact in stage.makes}
             reasons = [f"{artifact}/{problem}" for artifact, problem in found.items() if problem]
-        reasons = [*self._held_back(stage, recipe.fingerprint), *reasons]
+        reasons = [*filter(None, [self._held_back(stage, recipe.fingerprint)]), *reasons]
         return [*reasons, *(["a rebuild was requested"] if self._rebuild_requested(stage) else [])]
 
     def _recipe(self, stage: Stage) -> Recipe:
@@ -391,13 +397,13 @@ class Lake:
     def _held_back_marker(self, stage: Stage) -> Path:
         return self.home / stage.makes[0] / HELD_BACK
 
-    def _held_back(self, stage: Stage, fingerprint: str) -> list[str]:
-        """Return why the work of this fingerprint was held back, if it was, in a list."""
+    def _held_back(self, stage: Stage, fingerprint: str) -> str:
+        """Return why the work of this fingerprint was held back; an empty text where it was not."""
         try:
             held = json.loads(self._held_back_marker(stage).read_bytes())
-            return [held["why"]] if held["fingerprint"] == fingerprint else []
+            return str(held["why"]) if held["fingerprint"] == fingerprint else ""
         except (OSError, ValueError, LookupError, TypeError):
-            return []
+            return ""
 
     def _rebuild_requested(self, stage: Stage) -> bool:
         return self._rebuild_marker(stage).exists()

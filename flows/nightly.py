@@ -13,7 +13,7 @@ from prefect.context import TaskRunContext
 from prefect.runtime import deployment
 from prefect.states import Completed
 
-from data_lake.errors import UserError, disk_failure
+from data_lake.errors import HeldBack, UserError, disk_failure
 from data_lake.lake import Lake, Stage
 from data_lake.manifest import Manifest
 from data_lake.messages import hide_credentials
@@ -140,6 +140,8 @@ def run_as_flow(run: Run) -> tuple[list[Manifest], int]:
 def make_stages(run: Run) -> tuple[list[Manifest], int]:
     """Run a task per selected stage, then write the report; the run is named after what it is to make, then made.
 
+    A stage that is held back ends the run, and the report says so.
+
     Returns the records of the stages that ran, and how many were skipped.
     """
     ran, skipped = [], 0
@@ -156,12 +158,17 @@ def make_stages(run: Run) -> tuple[list[Manifest], int]:
         for stage in run.stages:
             if run.selection.rebuilds(stage.name) or is_to_ask_again(run, stage.name, run.lake.state(stage)):
                 run.lake.request_rebuild(stage)
-        for stage in selected:
-            result = run_stage(stage, run.lake)
-            if isinstance(result, Manifest):
-                ran.append(result)
-            else:
-                skipped += 1
+        try:
+            for stage in selected:
+                result = run_stage(stage, run.lake)
+                if isinstance(result, Manifest):
+                    ran.append(result)
+                else:
+                    skipped += 1
+        except HeldBack:
+            if run.settings.report.after_run:
+                log(f"Report: {report(run)}")
+            raise
         if run.settings.report.after_run:
             report(run)
     name_run(f"{dataset}: made {spoken([manifest.stage for manifest in ran], active)}")

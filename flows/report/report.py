@@ -22,13 +22,15 @@ RESULTS = ("recommendations", "metrics")
 class Report:
     """What the lake holds of a dataset. A part that has not been made yet is None or empty.
 
-    `stale` says of artifacts that are not there, or not current with their inputs and settings, why. `latest` are the
-    runs that made the current artifacts, in the order of the stages.
+    `stale` says of artifacts that are not there, or not current with their inputs and settings, why. `held_back` says
+    why the last checkpoint was, where it is not the current one for that. `latest` are the runs that made the current
+    artifacts, in the order of the stages.
     """
 
     dataset: str
     generator: str
     stale: dict[str, str]
+    held_back: str
     data: Data | None
     asking: Asking | None
     users: list[User]
@@ -55,6 +57,7 @@ def collect(run: Run) -> Report:
         dataset=run.settings.dataset,
         generator=run.settings.enrich.generator,
         stale=stale_artifacts(run),
+        held_back=next(filter(None, map(run.lake.held_back, run.stages)), ""),
         data=collect_data(tables, list(run.settings.domains)),
         asking=collect_asking(tables),
         users=collect_users(run),

@@ -287,6 +287,7 @@ def test_held_back_work_leaves_the_current_artifacts_and_says_why_until_it_is_pu
     assert lake.path("pretrained").name == before.fingerprint
     assert lake.state(it.stage(1)).why == "it is worse; settings: seed 0 -> 1"
     assert lake.state(it.stage(2)).why == "settings: seed 0 -> 2"
+    assert [lake.held_back(it.stage(seed)) for seed in (0, 1, 2)] == ["", "it is worse", ""]
     it.holds = False
     lake.run(it.stage(1))
     assert it.trained == 2  # the finished work was taken up

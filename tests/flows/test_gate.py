@@ -1,5 +1,7 @@
 """The gate: a checkpoint that is much worse than the current one is held back before it is published."""
 
+import html
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from data_lake.errors import HeldBack
 from flows.gate import is_worse, verdict, wide_enough
 from flows.plan import plan, status
 from flows.recommend import model_folders
+from flows.report.report import collect
 from flows.settings import GateConfig
 from tests.flows.conftest import Place
 
@@ -32,7 +35,9 @@ def refused(finished: Place, tmp_path_factory: pytest.TempPathFactory) -> Refuse
     place = Place(tmp_path_factory.mktemp("refused") / "place")
     shutil.copytree(finished.folder, place.folder, symlinks=True)
     before = place.contents()
-    said = place.edt("run", *(part for each in (*WORSE, GATE) for part in ("--set", each)))
+    (place.lake.home / "report.html").unlink()
+    settings = (*WORSE, GATE, "report.after_run=true")
+    said = place.edt("run", *(part for each in settings for part in ("--set", each)))
     return Refused(place, before, said)
 
 
@@ -72,6 +77,22 @@ def test_plan_and_status_say_why_the_checkpoint_is_not_the_new_one(refused: Refu
             [step] = [each for each in steps if each.stage == "finetune"]
             assert (step.state, step.action) == ("stale", "run")
             assert step.why.startswith("The new checkpoint is held back: NDCG@10 0.")
+
+
+def test_a_refused_night_leaves_a_report_that_says_what_was_held_back_and_what_stays(refused: Refused) -> None:
+    path = refused.place.lake.home / "report.html"
+    assert f"Report: {path}" in refused.said.stderr
+    [error] = [line for line in refused.said.stderr.splitlines() if line.startswith("error:")]
+    why = error.removeprefix("error: ").partition(". The current one")[0]
+    [note] = re.findall(r'<p class="note"><b>Held back.</b> (.*?)</p>', path.read_text(encoding="utf-8"))
+    assert html.unescape(note) == (
+        f"{why}. The checkpoint, metrics and recommendations of the run before stay current and are shown here."
+    )
+
+
+def test_a_report_with_other_settings_speaks_of_nothing_held_back(refused: Refused) -> None:
+    with refused.place.open() as run:
+        assert collect(run).held_back == ""
 
 
 @pytest.mark.slow
