@@ -100,6 +100,7 @@ class Lake:
             earlier = None if self._rebuild_requested(stage) else self._earlier_run(stage, recipe.fingerprint)
             if earlier is None:
                 return self._make(stage, recipe)
+            self._check_earlier(stage, recipe)
             self._publish(stage, recipe.fingerprint)
             return _skipped(earlier, "made before with these settings and inputs")
 
@@ -333,19 +334,16 @@ class Lake:
         return first
 
     def _make(self, stage: Stage, recipe: Recipe) -> Manifest:
-        helpers = self._engine and partial(self._engine, stage.name, recipe.fingerprint)
-        io = StageIO(self.store, stage.name, stage.reads, stage.makes, recipe.fingerprint, helpers)
+        io = self._io(stage, recipe)
         memory = PeakMemory()
         try:
             with memory, progress(stage.name) as io.work:
                 stage.work(io)
+                self._check(stage, io, io.folders)
             check_unchanged(recipe.sources, self.home / SOURCES)
             manifest, folders = _finish(stage, recipe, io, memory, stage.makes)
             for artifact, folder in folders.items():
                 put_folder(folder, self.home / artifact / recipe.fingerprint)
-        except HeldBack as held:
-            put_text(self._held_back_marker(stage), json.dumps({"fingerprint": recipe.fingerprint, "why": held.why}))
-            raise
         except DataRefused as failure:
             for artifact, tables in failure.evidence.items():
                 io.write_stream(artifact, tables)
@@ -358,6 +356,24 @@ class Lake:
             self.store.save_caches()
         self._publish(stage, recipe.fingerprint)
         return manifest
+
+    def _check_earlier(self, stage: Stage, recipe: Recipe) -> None:
+        """Check artifacts of an earlier run before they become current again."""
+        io = self._io(stage, recipe)
+        with progress(stage.name) as io.work:
+            self._check(stage, io, {artifact: self.home / artifact / recipe.fingerprint for artifact in stage.makes})
+
+    def _check(self, stage: Stage, io: StageIO, folders: Mapping[str, Path]) -> None:
+        """Let the stage look at what is to become current; write down why it is held back where it is."""
+        try:
+            stage.check(io, folders)
+        except HeldBack as held:
+            put_text(self._held_back_marker(stage), json.dumps({"fingerprint": io.fingerprint, "why": held.why}))
+            raise
+
+    def _io(self, stage: Stage, recipe: Recipe) -> StageIO:
+        helpers = self._engine and partial(self._engine, stage.name, recipe.fingerprint)
+        return StageIO(self.store, stage.name, stage.reads, stage.makes, recipe.fingerprint, helpers)
 
     def _publish(self, stage: Stage, fingerprint: str) -> None:
         """Make the folders of this fingerprint current, then remove what is no longer needed."""

@@ -8,13 +8,17 @@ from typing import Any, Literal
 from data_lake.manifest import Input, Manifest, changes
 from data_lake.stage_io import StageIO
 
+Check = Callable[[StageIO, Mapping[str, Path]], None]
+"""Looks at finished artifacts, by their folders."""
+
 
 @dataclass(frozen=True)
 class Stage:
     """What makes artifacts out of artifacts.
 
     `settings` holds every setting that `work` reads, as JSON; it goes into the fingerprint, as do `version`, the
-    content of the artifacts in `reads` and the bytes of the raw files in `sources`.
+    content of the artifacts in `reads` and the bytes of the raw files in `sources`. `check` gets the folders of what
+    is to become current next, be it new or made before, and may raise HeldBack.
     """
 
     name: str
@@ -24,6 +28,7 @@ class Stage:
     settings: Mapping[str, Any]
     work: Callable[[StageIO], None]
     sources: tuple[Path, ...] = ()
+    check: Check = lambda io, folders: None
 
 
 @dataclass(frozen=True)

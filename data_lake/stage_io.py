@@ -66,7 +66,7 @@ class StageIO:
         self, store: Store, stage: str, reads: Sequence[str], makes: Sequence[str], fingerprint: str,
         helpers: Helpers | None = None, only: Collection[int] | None = None,
     ) -> None:  # fmt: skip
-        self._store, self._stage, self._fingerprint = store, stage, fingerprint
+        self._store, self._stage, self.fingerprint = store, stage, fingerprint
         self._helpers, self._only = helpers, only
         self._reads, self._makes = reads, makes
         self.work = Work(stage)
@@ -153,7 +153,7 @@ class StageIO:
         self._output(artifact)
         if artifact in self._written:
             raise ValueError(f"ask for the folder of {artifact} before writing a table of it")
-        folder = self._store.home / artifact / f"{WORK}{self._fingerprint}"
+        folder = self._store.home / artifact / f"{WORK}{self.fingerprint}"
         folder.mkdir(parents=True, exist_ok=True)
         self._folders[artifact] = folder
         return folder
@@ -175,7 +175,7 @@ class StageIO:
         Raises SchemaError where a shard breaks the artifact's schema, or a key stands in two shards.
         """
         schema = self._output(artifact)
-        folder = self._store.home / artifact / f"{SHARDS}{self._fingerprint}"
+        folder = self._store.home / artifact / f"{SHARDS}{self.fingerprint}"
         chunks = [rows.slice(start, rows_per_shard) for start in range(0, rows.num_rows, rows_per_shard)]
         paths = [folder / f"{_shard_id(chunk, keys)}.parquet" for chunk in chunks]
         there = [path.exists() for path in paths]
@@ -205,7 +205,7 @@ class StageIO:
     def discard_shards(self, unwanted: Callable[[pa.Table], bool]) -> None:
         """Remove the finished shards that are `unwanted`, so that the next run makes them again."""
         for artifact in self._makes:
-            for path in (self._store.home / artifact / f"{SHARDS}{self._fingerprint}").glob("*.parquet"):
+            for path in (self._store.home / artifact / f"{SHARDS}{self.fingerprint}").glob("*.parquet"):
                 shard = _read_shard(path)
                 if shard is not None and unwanted(shard):
                     path.unlink()
@@ -245,6 +245,11 @@ class StageIO:
     def count(self, **figures: float | dict[str, float]) -> None:
         """Add to the figures of the manifest: numbers, or numbers by reason."""
         _add(self._figures, figures)
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The unpublished folder of each output so far."""
+        return self._folders
 
     @property
     def seconds(self) -> float:

@@ -1,4 +1,4 @@
-"""Whether a checkpoint that was just trained may replace the current one: both are measured before it is published."""
+"""Whether a checkpoint may replace the current one: both are measured before it is published."""
 
 import json
 import math

@@ -1,6 +1,6 @@
 """How a stage is declared, and what its work is given."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ class StageSpec:
     `sources` the raw files that it reads. A stage that `enriches` is off where the generator of [enrich] is `none`, one
     that `describes` where that of [describe] is. One that `asks` gets its generator, and also reads what that answers
     from; one that `encodes` gets the text encoder; one that is `by_domain` gets the domains in their order, and also
-    reads `items`, which tell them.
+    reads `items`, which tell them. `check` is that of `Stage`.
     """
 
     name: str
@@ -43,6 +43,7 @@ class StageSpec:
     asks: bool = False
     encodes: bool = False
     by_domain: bool = False
+    check: Callable[["StageRun", Mapping[str, Path]], None] = lambda run, folders: None
     sources: Callable[[Settings], Iterable[Path]] = lambda settings: ()
     constants: Callable[[Settings], dict[str, Any]] = lambda settings: {}
 
@@ -73,12 +74,18 @@ class StageSpec:
         if self.by_domain:
             fingerprint["domain_order"] = list(settings.domains)
 
-        def work(io: StageIO) -> None:
+        def given(io: StageIO) -> StageRun:
             only = settings.only(*names, *self.machine)
-            self.work(StageRun(io, only, models, reads, list(settings.domains), self.generator))
+            return StageRun(io, only, models, reads, list(settings.domains), self.generator)
+
+        def work(io: StageIO) -> None:
+            self.work(given(io))
+
+        def check(io: StageIO, folders: Mapping[str, Path]) -> None:
+            self.check(given(io), folders)
 
         sources = tuple(self.sources(settings))
-        return Stage(self.name, self.version, reads, self.makes, fingerprint, work, sources)
+        return Stage(self.name, self.version, reads, self.makes, fingerprint, work, sources, check)
 
     def _reads(self, settings: Settings, models: Models) -> tuple[str, ...]:
         reads = _names(self.reads, settings)

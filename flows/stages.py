@@ -377,7 +377,11 @@ def _pretrain(run: StageRun) -> None:
 def _finetune(run: StageRun) -> None:
     data, before, folder = run.io.input("training_set"), run.io.input("pretrained"), run.io.folder("checkpoint")
     _train(run, "finetune", "--data", data, "--out", folder, "--pretrained", before, "--checkpoint", folder)
-    check_gate(run, folder)
+
+
+def _check_checkpoint(run: StageRun, folders: Mapping[str, Path]) -> None:
+    run.models.close()
+    check_gate(run, folders["checkpoint"])
 
 
 def _evaluate(run: StageRun) -> None:
@@ -622,6 +626,7 @@ SPECS: tuple[StageSpec, ...] = (
         settings=all_but("train", TrainSettings, "pretrain", *ON_TRAINING_MACHINE),
         machine=(*(f"train.{name}" for name in ON_TRAINING_MACHINE), *GATE_READS),
         work=_finetune,
+        check=_check_checkpoint,
     ),
     StageSpec(
         name="evaluate",

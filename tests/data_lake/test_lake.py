@@ -2,7 +2,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -259,10 +259,13 @@ def test_what_something_current_was_made_from_is_kept_until_that_is_made_anew(
 
 
 class Holding:
-    """A stage whose work is held back while `holds`; `trained` counts how often it began from nothing."""
+    """A stage whose work is held back while `holds`; `trained` counts how often it began from nothing.
+
+    `checked` is what was looked at before it became current.
+    """
 
     def __init__(self) -> None:
-        self.holds, self.trained = False, 0
+        self.holds, self.trained, self.checked = False, 0, list[str]()
 
     def stage(self, seed: int) -> Stage:
         def work(io: StageIO) -> None:
@@ -271,10 +274,13 @@ class Holding:
                 self.trained += 1
                 pq.write_table(empty(PRETRAINED), folder / "part-00000.parquet")
                 (folder / "weights").write_text(str(seed))
+
+        def check(_io: StageIO, folders: Mapping[str, Path]) -> None:
+            self.checked.append((folders["pretrained"] / "weights").read_text())
             if self.holds:
                 raise HeldBack("it is worse", "Do something.")
 
-        return Stage("pretrain", 1, (), ("pretrained",), {"seed": seed}, work)
+        return Stage("pretrain", 1, (), ("pretrained",), {"seed": seed}, work, check=check)
 
 
 def test_held_back_work_leaves_the_current_artifacts_and_says_why_until_it_is_published(lake: Lake) -> None:
@@ -293,6 +299,22 @@ def test_held_back_work_leaves_the_current_artifacts_and_says_why_until_it_is_pu
     assert it.trained == 2  # the finished work was taken up
     assert (lake.path("pretrained") / "weights").read_text() == "1"
     assert lake.state(it.stage(1)).kind == "fresh"
+
+
+def test_what_was_made_before_is_checked_too_before_it_becomes_current_again(lake: Lake) -> None:
+    it = Holding()
+    lake.run(it.stage(0))
+    now = lake.run(it.stage(1))
+    it.holds = True
+    with pytest.raises(HeldBack, match="it is worse"):
+        lake.run(it.stage(0))
+    assert lake.path("pretrained").name == now.fingerprint
+    assert lake.held_back(it.stage(0)) == "it is worse"
+    it.holds = False
+    assert lake.run(it.stage(0)).why == "made before with these settings and inputs"
+    assert lake.run(it.stage(0)).why == "nothing has changed"
+    assert it.trained == 2
+    assert it.checked == ["0", "1", "0", "0"]
 
 
 def test_a_failing_stage_leaves_the_current_artifacts(lake: Lake, items: Items, writes: Writes) -> None:

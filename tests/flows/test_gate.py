@@ -115,6 +115,28 @@ def test_the_next_run_refuses_again_without_training_and_a_wider_gate_publishes(
 
 
 @pytest.mark.slow
+def test_a_return_to_earlier_settings_trains_nothing_and_is_measured_all_the_same(
+    refused: Refused, copied: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def make(*overrides: str) -> str:
+        with copied.open(*overrides) as run:
+            for stage in run.stages:
+                if stage.name in ("assemble", "pretrain", "finetune"):
+                    run.lake.run(stage)
+        return copied.contents()["checkpoint"]
+
+    worse = make(*WORSE)
+    assert worse != refused.before["checkpoint"]
+    capfd.readouterr()
+    assert make(GATE) == refused.before["checkpoint"]
+    assert "finetune: the new checkpoint passes the gate: NDCG@10 " in capfd.readouterr().err
+    with pytest.raises(HeldBack, match="stay"):
+        make(*WORSE, GATE)
+    assert copied.contents()["checkpoint"] == refused.before["checkpoint"]
+    assert "epoch" not in capfd.readouterr().err
+
+
+@pytest.mark.slow
 def test_a_corrupted_checkpoint_keeps_no_new_one_from_being_published(
     refused: Refused, copied: Place, capfd: pytest.CaptureFixture[str]
 ) -> None:
