@@ -9,12 +9,16 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from data_lake.errors import UserError
 from flows.settings import DATASET
 from flows.text import log
 from pipeline.config import Files, FilesByDomain, listed
 from pipeline.ingest.formats import BY_COLUMNS, FORMATS
+
+if TYPE_CHECKING:
+    from pipeline.ingest.describe_inputs import Inputs
 
 TEMPLATE = """\
 # Settings of LLM-EDT. Every key has a default; what stands behind `#` is that default or an example.
@@ -174,8 +178,8 @@ def write_settings(
         format=f"{_toml(found.format)}  # {'told by the names of the columns' if known else OTHER_FORMATS}",
         timestamp_unit=_toml(found.timestamp_unit),
         unit_reason=_comment(found.reasons["timestamp_unit"]),
-        columns=FORMAT_KNOWS if known else _columns(found.columns, found.reasons, found.missing, ""),
-        item_columns=FORMAT_KNOWS if known else _columns(found.item_columns, found.reasons, found.missing, OF_ITEMS),
+        columns=FORMAT_KNOWS if known else _columns(found, found.columns, ""),
+        item_columns=FORMAT_KNOWS if known else _columns(found, found.item_columns, OF_ITEMS),
         described="".join(
             f"[domains.{_key(domain)}]  # describe = 'groceries, ...': for the prompts\n" for domain in found.domains
         ),
@@ -213,7 +217,7 @@ def told_by_looking(
             looked = " By their columns the given ones are of the other kind." if [*files, *by_domain] else ""
             raise UserError(
                 f"No file of {kind} is given.{looked} Name it with --{kind}. A file of interactions is told by its "
-                "column of users, which --column user_id=NAME can name."
+                "column of users, which --column user_id=NAME can name; one of items has a row per item: id and title."
             )
     return _one_way(named["interactions"], plain["interactions"]), _one_way(named["items"], plain["items"])
 
@@ -233,14 +237,14 @@ def parse_columns(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _columns(names: dict[str, str], reasons: dict[str, str], missing: dict[str, str], prefix: str) -> str:
-    """Return the lines of a section of columns: those that were told, and those that are to be filled in."""
-    of_items = prefix != ""
-    lines = [f"{ours} = {_toml(theirs)}  # {_comment(reasons[prefix + ours])}" for ours, theirs in names.items()]
+def _columns(found: "Inputs", names: dict[str, str], prefix: str) -> str:
+    """Return the lines of a section of columns: those that were told, those to be filled in, and those not there."""
+    lines = [f"{ours} = {_toml(theirs)}  # {_comment(found.reasons[prefix + ours])}" for ours, theirs in names.items()]
+    untold = {name: f"{FILL_IN} {why}" for name, why in found.missing.items()} | found.absent
     lines += [
-        f'# {name.removeprefix(prefix)} = ""  # {FILL_IN} {_comment(why)}'
-        for name, why in missing.items()
-        if ("." in name) == of_items
+        f'# {name.removeprefix(prefix)} = ""  # {_comment(why)}'
+        for name, why in untold.items()
+        if ("." in name) == (prefix != "")
     ]
     return "\n".join(lines)
 

@@ -2,7 +2,7 @@
 
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -67,6 +67,8 @@ class Inputs:
     """Per key of `columns`, per `items.` key of `item_columns`, and for timestamp_unit and domains: why."""
     missing: dict[str, str]
     """Per key that `ingest` needs and that cannot be told: why."""
+    absent: dict[str, str]
+    """Per further key that cannot be told: why."""
     warnings: tuple[str, ...] = ()
 
 
@@ -101,12 +103,8 @@ def describe(
     if "timestamp" in columns:
         unit, reasons["timestamp_unit"], _ = _unit(columns["timestamp"], actions.head(columns["timestamp"]))
     reasons |= {OF_ITEMS + name: reason for name, reason in item_reasons.items()}
-    only = (
-        f"{catalogue.name}: all items are of one domain, '{domains[0]}': enrichment has nothing to do, for there is no "
-        'other domain to carry anything to. Set [enrich] generator = "none", and the trainer runs alone.'
-        if len(domains) == 1
-        else ""
-    )
+    absent = _absent(actions, columns, missing)
+    absent |= {OF_ITEMS + name: why for name, why in _absent(catalogue, item_columns, item_missing).items()}
     return Inputs(
         format=BY_COLUMNS if given or missing else _format(actions, catalogue),
         columns=columns,
@@ -117,7 +115,8 @@ def describe(
         items=sum(map(_count_rows, catalogue.paths)),
         reasons=reasons,
         missing=missing | {OF_ITEMS + name: why for name, why in item_missing.items()},
-        warnings=(only,) if only else (),
+        absent=absent,
+        warnings=tuple(_warnings(catalogue, domains, absent)),
     )
 
 
@@ -185,7 +184,7 @@ def _check_given(given: Mapping[str, str], actions: _Raw, catalogue: _Raw) -> No
             known = [*SYNONYMS, *(OF_ITEMS + each for each in (*NEEDED["items"], *OPTIONAL["items"]))]
             raise UserError(f"--column {name}={theirs}: {name!r} is none of {', '.join(known)}.{nearest(name, known)}")
         if not any(theirs in raw.there for raw in kinds):
-            there = "; ".join(f"{raw.name} has {shortened(raw.there)}" for raw in kinds)
+            there = "; ".join(f"{raw.name}: {shortened(raw.there)}" for raw in kinds)
             every = [column for raw in kinds for column in raw.there]
             raise UserError(
                 f"--column {name}={theirs}: there is no column {theirs!r}.{nearest(theirs, every)} {there}."
@@ -228,7 +227,27 @@ def _choose(
 def _not_found(raw: _Raw, ours: str) -> str:
     also = {"domain": ONE_EACH, "timestamp": NO_TIMES}.get(ours, "")
     row = " Is its first line a row? It must name the columns." if any(map(_is_number, raw.there)) else ""
-    return f"no column looks like {ours}. {raw.name} has {shortened(raw.there)}.{row}{also}"
+    return f"no column of {raw.name} looks like {ours}: {shortened(raw.there)}.{row}{also}"
+
+
+def _absent(raw: _Raw, found: Mapping[str, str], missing: Mapping[str, str]) -> dict[str, str]:
+    """Return the optional columns that no file has, and why."""
+    names = [ours for ours in raw.names(OPTIONAL) if ours not in found and ours not in missing]
+    return dict.fromkeys(names, f"no column of {raw.name} looks like it")
+
+
+def _warnings(catalogue: _Raw, domains: Sequence[str], absent: Mapping[str, str]) -> Iterator[str]:
+    """Yield what a person should know of files that ingest takes."""
+    if len(domains) == 1:
+        yield (
+            f"{catalogue.name}: all items are of one domain, '{domains[0]}': enrichment has nothing to do, for there "
+            'is no other domain to carry anything to. Set [enrich] generator = "none", and the trainer runs alone.'
+        )
+    if OF_ITEMS + "title" in absent:
+        yield (
+            f"{_not_found(catalogue, 'title')} An item without a title or a text gets no vector, and nothing is asked "
+            "or answered about it. Name the column with --column title=NAME."
+        )
 
 
 def _is_number(name: str) -> bool:

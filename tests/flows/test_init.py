@@ -59,11 +59,21 @@ def test_what_cannot_be_told_is_a_line_to_fill_in_and_the_command_says_so(folder
     out = folder / "edt.toml"
     done = finished.edt("init", str(folder / "actions.csv"), str(folder / "items.dat"), "--out", str(out))
     assert done.returncode == 1
-    assert "not told: items.domain: no column looks like domain." in done.stderr
+    assert f"not told: items.domain: no column of {folder / 'items.dat'} looks like domain: sku, name." in done.stderr
     assert f"error: {out} does not run yet. Complete its lines with 'TO FILL IN:'" in done.stderr
     [line] = [line for line in out.read_text().splitlines() if "TO FILL IN" in line]
-    assert line.startswith('# domain = ""  # TO FILL IN: no column looks like domain.')
+    assert line.startswith(
+        f'# domain = ""  # TO FILL IN: no column of {folder / "items.dat"} looks like domain: sku, name.'
+    )
     load_settings(out)
+
+
+def test_what_is_not_needed_and_cannot_be_told_is_a_commented_line(folder: Path) -> None:
+    (folder / "items.dat").write_text("sku::category::Bezeichnung\nf1::food::Tea\nk1::kitchen::Pan\n")
+    assert written(folder, "actions.csv", "items.dat") == {}
+    lines = (folder / "edt.toml").read_text().splitlines()
+    assert f'# title = ""  # no column of {folder / "items.dat"} looks like it' in lines
+    assert f'# rating = ""  # no column of {folder / "actions.csv"} looks like it' in lines
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_what_cannot_be_found_is_missing_with_what_there_is(tmp_path):
     items.write_text("item_id,title\n1,x\n")
     missing = describe(actions, items).missing
     assert list(missing) == ["user_id", "timestamp", "items.domain"]
-    assert missing["user_id"] == f"no column looks like user_id. {actions} has who, item_id, timestamp."
+    assert missing["user_id"] == f"no column of {actions} looks like user_id: who, item_id, timestamp."
     assert missing["timestamp"].startswith("column 'timestamp' holds 'soon', no times")
     assert missing["items.domain"].endswith("Files of one domain each are given as --domain NAME=FILE")
     actions.write_text("user,item_id,position\nu,1,0\n")
@@ -64,6 +64,22 @@ def test_what_cannot_be_found_is_missing_with_what_there_is(tmp_path):
     items.write_text("item_id,domain\n1,food\n")
     actions.write_text("user,item_id,timestamp\nu,1,1500000000\n")
     assert describe(actions, items).missing == {}
+
+
+def test_a_catalogue_without_a_column_of_titles_is_told(tmp_path):
+    actions, items = tmp_path / "a.csv", tmp_path / "items.csv"
+    actions.write_text("user,item_id,timestamp\nu,1,1500000000\n")
+    items.write_text("item_id,domain,Bezeichnung\n1,food,Tea\n2,kitchen,Pan\n")
+    found = describe(actions, items)
+    assert found.missing == {}
+    assert found.absent == {
+        name: f"no column of {actions} looks like it" for name in ("domain", "position", "rating")
+    } | {"items.title": f"no column of {items} looks like it"}
+    assert found.warnings == (
+        f"no column of {items} looks like title: item_id, domain, Bezeichnung. An item without a title or a text gets "
+        "no vector, and nothing is asked or answered about it. Name the column with --column title=NAME.",
+    )
+    assert describe(actions, items, {"title": "Bezeichnung"}).warnings == ()
 
 
 def test_a_given_column_is_taken_whatever_it_is_called(tmp_path):
@@ -110,7 +126,7 @@ def test_files_of_one_kind_must_name_their_columns_alike(tmp_path):
     (tmp_path / "b.csv").write_text("customer,item,date\nu,1,2020-01-01\n")
     (tmp_path / "items.csv").write_text("item,domain\n1,food\n")
     found = describe((tmp_path / "a.csv", tmp_path / "b.csv"), tmp_path / "items.csv")
-    assert found.missing == {"user_id": "no column looks like user_id. the files of interactions has item, date."}
+    assert found.missing == {"user_id": "no column of the files of interactions looks like user_id: item, date."}
 
 
 @pytest.mark.parametrize(
@@ -248,7 +264,7 @@ def test_times_of_a_parquet_file_are_typed_already(tmp_path, kind):
 
 def test_one_domain_alone_is_told(tmp_path):
     (tmp_path / "a.csv").write_text("user_id,item_id,timestamp\nu,1,1500000000\n")
-    (tmp_path / "items.csv").write_text("item_id,domain\n1,food\n2,food\n")
+    (tmp_path / "items.csv").write_text("item_id,domain,title\n1,food,Tea\n2,food,Pan\n")
     found = describe(tmp_path / "a.csv", tmp_path / "items.csv")
     [warning] = found.warnings
     assert "items.csv: all items are of one domain, 'food': enrichment has nothing to do" in warning
