@@ -115,8 +115,10 @@ def batches(path: Path, columns: Sequence[str]) -> Iterator[Rows]:
     """Yield the same in batches of about BATCH_ROWS rows, one after the other; at least one."""
     kind = kind_of(path)
     if kind == "parquet":
-        nothing = pl.DataFrame(schema=_BAD)
-        yield from (Rows(good, nothing) for good in parquet.batches(path, columns, BATCH_ROWS))
+        with progress(f"reading {escape_control(path.name)}", parquet.count_rows(path), "rows") as work:
+            for good in parquet.batches(path, columns, BATCH_ROWS):
+                work.advance(len(good))
+                yield Rows(good, pl.DataFrame(schema=_BAD))
         return
     with progress(f"reading {escape_control(path.name)}", path.stat().st_size, "bytes") as work:
         waiting = [_no_rows(columns)]

@@ -3,7 +3,7 @@
 It is the baseline that a language model must beat. What is popular fills up where too few users share an item.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from data_lake.progress import progress
 from pipeline.histories import prompt_visible, training_prefix, with_probes
 from pipeline.llm.generator import ItemsQuestion, Reply
 from pipeline.llm.prompts import titles_of
@@ -53,8 +54,11 @@ class Cooccurrence(TemplateGenerator):
         self._neighbours = Neighbours(tables["sequences"], tables["probes"], self._prompt_share, set(self._titles))
 
     def _items(self, questions: Sequence[ItemsQuestion], longest: Sequence[int]) -> list[Reply]:
+        asked = len({(question.user_id, question.to_domain) for question in questions})
+        with progress("cooccurrence", asked, "lists") as work:
+            found = self._neighbours.items(questions, on_found=work.advance)
         replies = []
-        for item_ids, length in zip(self._neighbours.items(questions), longest, strict=True):
+        for item_ids, length in zip(found, longest, strict=True):
             named: dict[str, str] = {}  # of two items with one title the first
             for item_id in item_ids:
                 named.setdefault(self._titles[item_id][:length].strip(), item_id)
@@ -95,10 +99,16 @@ class Neighbours:
         self._visible = visible.select("row", item=number).unique(maintain_order=True)
         self._popular: dict[str, Popularity] = {}
 
-    def items(self, questions: Sequence[ItemsQuestion], by_neighbours: bool = True) -> list[list[str]]:
+    def items(
+        self,
+        questions: Sequence[ItemsQuestion],
+        by_neighbours: bool = True,
+        on_found: Callable[[int], None] = lambda count: None,
+    ) -> list[list[str]]:
         """Return for each question at most as many item ids as it asks for, best first, none that prompts show.
 
-        Without `by_neighbours` they are the popular ones alone.
+        Without `by_neighbours` they are the popular ones alone. `on_found` gets the number of lists (a user, a domain)
+        that were made, some at a time.
         """
         found: dict[tuple[str, str], list[str]] = {}
         for domain in sorted({question.to_domain for question in questions}):
@@ -109,6 +119,7 @@ class Neighbours:
             for first in range(0, len(rows), USERS_AT_ONCE):
                 best = self._best(rows[first : first + USERS_AT_ONCE], domain, most, by_neighbours)
                 found |= {(users[row], domain): [self._item_ids[item] for item in items] for row, items in best.items()}
+                on_found(len(best))
         return [found[each.user_id, each.to_domain][: each.answers] for each in questions]
 
     def rate(self, pairs: pl.DataFrame) -> pl.DataFrame:

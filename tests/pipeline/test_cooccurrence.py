@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 
+from data_lake.progress import Work
 from data_lake.schemas import ITEMS, PROBES, SEQUENCES
+from pipeline.llm import cooccurrence
 from pipeline.llm.cooccurrence import Cooccurrence
 from pipeline.llm.generator import DomainProfileQuestion, ItemsQuestion, Request
 from pipeline.llm.prompts import items_schema, profile_schema
@@ -62,6 +64,18 @@ def test_items_of_users_who_share_more_come_first():
         none="1:kitchen_jar",
     )
     assert answers(histories, count=2) == [WOK, PAN]
+
+
+def test_progress_moves_with_every_block_of_users(monkeypatch):
+    moves = []
+    monkeypatch.setattr(cooccurrence, "USERS_AT_ONCE", 2)
+    monkeypatch.setattr(Work, "advance", lambda work, n=1: moves.append((work.what, work.total, n)))
+    histories = sequences(u="9:food_tea", v="9:food_tea", w="1:food_tea 2:kitchen_pan")
+    generator = Cooccurrence(0.75)
+    generator.read({"items": catalogue(), "sequences": histories, "probes": NO_PROBES})
+    questions = [ItemsQuestion(user, "food", "kitchen", (TEA,), ("tea",), 1) for user in "uvw"]
+    generator([Request(question, (), items_schema(1), 10) for question in questions])
+    assert moves == [("cooccurrence", 3, 2), ("cooccurrence", 3, 1)]
 
 
 def test_what_is_popular_fills_up_where_too_few_share_an_item():

@@ -19,6 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_lake.errors import UserError
+from data_lake.progress import Work
 from pipeline.ingest import limits, readers
 
 
@@ -135,6 +136,15 @@ def test_a_parquet_file_that_says_more_rows_than_it_has_is_refused(tmp_path, onl
     path.write_bytes(data.replace(footer, b"\x16\x0a\x19"))
     with pytest.raises(UserError, match="it says that it has 5 rows, and has 3"):
         readers.read(path, ["user"], only_head)
+
+
+def test_a_parquet_file_counts_the_rows_of_each_batch_that_it_has_read(tmp_path, monkeypatch):
+    moves = []
+    monkeypatch.setattr(readers, "BATCH_ROWS", 2)
+    monkeypatch.setattr(Work, "advance", lambda work, n=1: moves.append((work.what, work.total, n)))
+    pq.write_table(pa.table({"user": ["a", "b", "c"]}), tmp_path / "a.parquet")
+    assert rows(readers.read(tmp_path / "a.parquet", ["user"]).good) == [("a", 1), ("b", 2), ("c", 3)]
+    assert moves == [("reading a.parquet", 3, 2), ("reading a.parquet", 3, 1)]
 
 
 def test_parquet_rows_are_counted_from_one(tmp_path):
