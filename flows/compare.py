@@ -41,6 +41,10 @@ class Measured:
         files = open_parts(self.lake.kept_path("ranks", self.run)).files
         return pl.read_parquet(files).filter(pl.col("phase") == PHASE, pl.col("split") == TEST)
 
+    def titles(self) -> pl.DataFrame:
+        """Return item_id and title of the items that the lake holds."""
+        return pl.read_parquet(open_parts(self.lake.path("items")).files, columns=["item_id", "title"])
+
 
 @dataclass(frozen=True)
 class Moved:
@@ -49,6 +53,7 @@ class Moved:
     user_id: str
     domain: str
     item_id: str
+    title: str | None
     rank_a: int
     rank_b: int
 
@@ -89,7 +94,7 @@ def compare(run: Run, a: str, b: str) -> Compared:
             f"No user has the same {TEST} target in {before.name} and {now.name}. Compare runs of one split."
         )
     protocol = ranks["protocol"].unique(maintain_order=True)[-1]
-    moved = _moved(ranks.filter(pl.col("protocol") == protocol))
+    moved = _moved(ranks.filter(pl.col("protocol") == protocol), now.titles())
     return Compared(
         before.name,
         now.name,
@@ -164,9 +169,10 @@ def _as_ranks(ranks: pl.DataFrame, name: str) -> pa.Table:
     return ranks.select("user_id", "domain", "protocol", **named).to_arrow()
 
 
-def _moved(ranks: pl.DataFrame) -> list[Moved]:
+def _moved(ranks: pl.DataFrame, titles: pl.DataFrame) -> list[Moved]:
     """Return the targets, the one that lost most first; what a rank is worth is one divided by it, as in MRR."""
     gained = 1 / pl.col("rank_b") - 1 / pl.col("rank_a")
-    ordered = ranks.with_columns(gained=gained).sort("gained", "user_id", "domain")
+    titled = ranks.join(titles, on="item_id", how="left")
+    ordered = titled.with_columns(gained=gained).sort("gained", "user_id", "domain")
     names = list(Moved.__dataclass_fields__)
     return [Moved(**row) for row in ordered.select(names).iter_rows(named=True)]

@@ -48,6 +48,15 @@ def test_the_users_who_moved_most_stand_first(twice: Place) -> None:
     assert max(losses) < 0
 
 
+def test_what_the_users_chose_is_named_by_its_title(twice: Place) -> None:
+    items = twice.lake.read("items")
+    titles = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
+    with twice.open("train.network.hidden=8") as run:
+        found = compare(run, "previous", "current")
+    assert [each.title for each in found.won] == [titles[each.item_id] for each in found.won]
+    assert found.won[0].title in str(found)
+
+
 def test_a_run_compared_with_itself_differs_in_nothing(place: Place) -> None:
     with place.open() as run:
         found = compare(run, "current", place.lake.manifest("metrics").fingerprint[:8])
