@@ -27,7 +27,12 @@ class RunRequest(Config):
     def options(self) -> str:
         """The options, a space before each, by which a command line has the same settings."""
         named = "" if self.config == DEFAULT_FILE else f" --config {shlex.quote(str(self.config))}"
-        return named + "".join(f" --set {shlex.quote(override)}" for override in self.overrides)
+        last = {override.partition("=")[0].strip(): override for override in self.overrides}
+        return named + "".join(f" --set {shlex.quote(override)}" for override in last.values())
+
+    def with_setting(self, override: str) -> "RunRequest":
+        """Return the request with one more setting that replaces that of the file."""
+        return self.model_copy(update={"overrides": (*self.overrides, override)})
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def next_commands(run: Run, stale: Collection[str]) -> list[str]:
     if (rejects := lake.manifest("rejects")) and rejects.outputs["rejects"].rows:
         commands.append(f"edt show rejects{options}")
     if run.settings.enrich.is_on and not stale:
-        commands.append(f"edt plan{options} --set enrich.generator={NONE}")
+        commands.append(f"edt plan{run.request.with_setting(f'enrich.generator={NONE}').options}")
     return commands
 
 

@@ -155,6 +155,14 @@ def test_the_summary_proposes_commands_with_the_settings_of_the_run_and_ends_wit
     assert told.splitlines()[-3] == f"  {commands[-1]}"
 
 
+def test_a_proposed_command_gives_a_setting_once(finished):
+    from flows.summary import next_commands
+
+    with finished.open("enrich.generator=retrieval", "enrich.budget=10") as run:
+        commands = next_commands(run, ())
+    assert commands[-1] == f"edt plan --config {finished.config} --set enrich.generator=none --set enrich.budget=10"
+
+
 def test_figures_of_other_inputs_are_named_stale_and_not_shown_as_this_runs(place):
     with (place.folder / "interactions.csv").open("a") as file:
         file.write("u01,food-01,food,1700000000,5\n")
