@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -146,19 +148,13 @@ def format_artifact(shown: Mapping[str, Any], whole: bool = False) -> str:
     if shown["artifact"] == METRICS:
         return "\n\n".join(filter(None, [*parts, _metrics_page(shown["rows"])]))
     parts.append("Columns: " + ", ".join(f"{name} {kind}" for name, kind in shown["schema"].items()))
-    titles = shown["titles"]
-    for row in shown["rows"]:
-        named = {name: _with_titles(name, value, titles, whole) for name, value in row.items()}
-        if "title" not in row and "item_id" in row and titles.get(row["item_id"]):
-            named["title"] = titles[row["item_id"]]
-        cells = [{"column": name, "value": value} for name, value in named.items()]
-        parts.append(text.table(cells, WHOLE_TEXT if whole else text.WIDEST))
+    parts += _rows(shown["rows"], shown["titles"], WHOLE_TEXT if whole else text.WIDEST)
     parts.append(f"{len(shown['rows']):,} of {shown['found']:,} rows shown." if shown["rows"] else "No row to show.")
     return "\n\n".join(filter(None, parts))
 
 
 def _metrics_page(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a line per protocol and domain with each metric and its interval."""
+    """Return a line per protocol and domain with each metric, and its interval where the terminal has room for all."""
     if not rows:
         return "No row to show. Look at the values by `edt show metrics --json`, or leave a choice out."
     lines: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -167,11 +163,42 @@ def _metrics_page(rows: Sequence[Mapping[str, Any]]) -> str:
         named = dict(zip(("protocol", "domain"), key[3:], strict=True))
         line = lines.setdefault(key, {**named, "users": row["users"]})
         line[row["metric"]] = f"{row['value']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
-    of = {", ".join(key[:3]) for key in lines}
+    of = "; ".join(sorted({", ".join(key[:3]) for key in lines}))
     names = dict.fromkeys(name for line in lines.values() for name in line)
-    whole = [{name: line.get(name) for name in names} for line in lines.values()]
+    page = [{name: line.get(name) for name in names} for line in lines.values()]
     notes = notes_on_protocols({(row["protocol"], row["domain"]): row["candidates"] for row in rows if row["domain"]})
-    return "\n".join([f"{'; '.join(sorted(of))}; value [95 % interval over users]", text.table(whole), *notes])
+    table = text.table(page)
+    if _fits(table) or not sys.stdout.isatty():
+        return "\n".join([f"{of}; value [95 % interval over users]", table, *notes])
+    values = [
+        {name: value.partition(" [")[0] if isinstance(value, str) else value for name, value in line.items()}
+        for line in page
+    ]
+    more = f"Intervals: in a terminal of {_width(table)} columns, by --metric NAME or by --json."
+    return "\n".join([of, text.table(values), more, *notes])
+
+
+def _width(table: str) -> int:
+    return max(map(len, table.splitlines()), default=0)
+
+
+def _fits(table: str) -> bool:
+    """Say whether no line is wider than the terminal."""
+    return _width(table) <= shutil.get_terminal_size().columns
+
+
+def _rows(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], widest: int) -> list[str]:
+    """Return rows as one table where it fits the terminal, else a table of columns and values for each."""
+    named = [
+        {name: _with_titles(name, value, titles, widest == WHOLE_TEXT) for name, value in row.items()} for row in rows
+    ]
+    for row in named:
+        if titles and "item_id" in row:
+            row.setdefault("title", titles.get(row["item_id"]))
+    table = text.table(named, widest)
+    if _fits(table):
+        return [table]
+    return [text.table([{"column": name, "value": value} for name, value in row.items()], widest) for row in named]
 
 
 def _with_titles(name: str, value: Any, titles: Mapping[str, str], whole: bool) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import polars as pl
 import pytest
@@ -50,6 +51,18 @@ def test_metrics_are_a_page_of_a_line_per_protocol_and_domain(finished):
     assert max(map(len, page[at:])) < 200
 
 
+def test_metrics_that_do_not_fit_with_their_intervals_are_shown_without(finished, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    page = format_artifact(describe(finished.lake, "metrics")).partition("\n\n")[2]
+    table, _, notes = page.partition("\nIntervals: ")
+    assert max(map(len, table.splitlines())) <= 80
+    assert notes.startswith("in a terminal of 1")
+    one = format_artifact(describe(finished.lake, "metrics", Wanted(metric="HR@10"))).partition("\n\n")[2]
+    assert "value [95 % interval over users]" in one
+    assert max(map(len, one.splitlines()[:4])) <= 80
+
+
 def test_metrics_are_narrowed_by_name(finished):
     wanted = Wanted(phase="pretrain", split="validation", group="scarce-domain", metric="MRR")
     rows = describe(finished.lake, "metrics", wanted)["rows"]
@@ -81,6 +94,19 @@ def test_items_are_shown_with_their_titles(finished):
     first = shown["rows"][0]["item_ids"][0]
     assert shown["titles"][first] == titles[first]
     assert f"{first} ({titles[first]})" in format_artifact(shown, whole=True)
+
+
+def test_rows_that_fit_the_terminal_are_one_table_and_others_stand_one_below_the_other(finished, monkeypatch):
+    shown = describe(finished.lake, "recommendations", Wanted(limit=2))
+    monkeypatch.setenv("COLUMNS", "200")
+    *_, table, count = format_artifact(shown).split("\n\n")
+    assert count == f"2 of {shown['found']:,} rows shown."
+    head, *rows = table.splitlines()
+    assert head.split() == ["user_id", "domain", "rank", "item_id", "title", "score"]
+    assert [row.split()[2] for row in rows] == ["1", "2"]
+    monkeypatch.setenv("COLUMNS", "40")
+    *_, second, count = format_artifact(shown).split("\n\n")
+    assert [line.split()[0] for line in second.splitlines()] == ["column", *head.split()]
 
 
 def test_whole_cuts_neither_texts_nor_lists(finished):
