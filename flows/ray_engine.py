@@ -16,6 +16,7 @@ from data_lake.stage_io import OnMade
 from flows.run import RunRequest, open_run
 from flows.settings import Settings
 from flows.stages import SPECS
+from flows.text import log
 
 LOCAL = "scale.engine=local"
 
@@ -56,12 +57,14 @@ class RayEngine:
             {"shards": list(shards[start : start + scale.shards_per_task])}
             for start in range(0, len(shards), scale.shards_per_task)
         ]
+        workers = min(scale.workers, len(tasks))
+        log(f"{stage}: {len(shards):,} shards are made by at most {workers} worker{'s' * (workers > 1)} of Ray.")
         made = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
             ShardMaker,
             fn_constructor_args=(self._request.model_dump(mode="json"), stage, fingerprint),
             batch_size=1,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(scale.workers, len(tasks))),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
             num_cpus=scale.cpus_per_worker,
             num_gpus=scale.gpus_per_worker if spec.asks or spec.encodes else 0,
         )
