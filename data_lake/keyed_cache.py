@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from data_lake.files import put_file, temporary
 from data_lake.manifest import hash_file
 
-ROWS_PER_GROUP = 4096
+ROWS_PER_GROUP = 64
+"""Few, so that what is read for one row is little more than the row."""
 MERGE_AT = 64
 MERGE_BELOW = 200_000
 DIGEST = 16
@@ -113,7 +114,12 @@ class KeyedCache:
             parts = self._parts()
             number = int(parts[-1].name.split("-")[0]) + 1 if parts else 0
         written = temporary(self.folder)
-        pq.write_table(table, written, compression="zstd", row_group_size=ROWS_PER_GROUP)
+        leaves = {f"{field.name}.list.element" if _is_vector(field) else field.name: field for field in table.schema}
+        pq.write_table(
+            table, written, row_group_size=ROWS_PER_GROUP,
+            use_dictionary=[leaf for leaf, field in leaves.items() if not _is_vector(field)],
+            compression={leaf: "none" if _is_vector(field) else "zstd" for leaf, field in leaves.items()},
+        )  # fmt: skip
         put_file(written, self.folder / f"{number:08d}-{hash_file(written)[:DIGEST]}.parquet")
 
     def _merge(self) -> None:
@@ -137,9 +143,14 @@ class KeyedCache:
 
 def _take(path: Path, rows: np.ndarray) -> pa.Table:
     """Return some rows of a part, reading only the row groups that hold them."""
-    groups, index = np.unique(rows // ROWS_PER_GROUP, return_inverse=True)
-    table = pq.ParquetFile(path).read_row_groups(groups.tolist())
-    return table.take(pa.array(index * ROWS_PER_GROUP + rows % ROWS_PER_GROUP))
+    with pq.ParquetFile(path, memory_map=True) as file:
+        length = file.metadata.row_group(0).num_rows
+        groups, index = np.unique(rows // length, return_inverse=True)
+        return file.read_row_groups(groups.tolist()).take(pa.array(index * length + rows % length))
+
+
+def _is_vector(field: pa.Field) -> bool:
+    return bool(pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type))
 
 
 def _latest(rows: pa.Table, keys: pa.Array) -> pa.Table:

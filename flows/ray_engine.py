@@ -6,6 +6,7 @@ finished, and Ray starts what a lost worker had in hand on another one.
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,8 +51,8 @@ class RayEngine:
         if not ray.is_initialized():
             ray.init(address=scale.address, log_to_driver=False, logging_level="ERROR")
         ray.data.DataContext.get_current().enable_progress_bars = False
-        logging.getLogger("ray").setLevel(logging.CRITICAL)
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        for handler in logging.getLogger("ray.data").handlers:
+            handler.setLevel(logging.CRITICAL)
         spec = next(spec for spec in SPECS if spec.name == stage)
         tasks = [
             {"shards": list(shards[start : start + scale.shards_per_task])}
@@ -97,6 +98,7 @@ class ShardMaker:
 
 
 def _ray() -> Any:
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
         import ray.data
