@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 from data_lake.config import Config
 from data_lake.errors import shortened
 from data_lake.lake import Engine, Lake, Stage
-from data_lake.schemas import ALL
+from data_lake.schemas import ALL, SEQUENCES
 from flows.counting import Make, with_counts
 from flows.gate import READS as GATE_READS
 from flows.gate import check_gate
@@ -118,9 +119,10 @@ def _represent(run: StageRun) -> None:
     from pipeline.augment.represent import represent
     from pipeline.vectors.catalogue import Catalogue
 
-    catalogue = Catalogue.of(run.io.read("item_embeddings"))
-    table = represent(_asked_users(run), catalogue, run.settings.enrich, run.domains)
-    run.io.write("representatives", table)
+    catalogue, cfg = Catalogue.of(run.io.read("item_embeddings")), run.settings.enrich
+    probes = run.io.read("probes").select(SEQUENCES.tables[""].names)
+    parts = chain(run.io.read_parts("sequences"), [probes] if probes.num_rows else [])
+    run.io.write_stream("representatives", (represent(part, catalogue, cfg, run.domains) for part in parts))
 
 
 def _with_examples(settings: Settings) -> bool:
@@ -272,8 +274,9 @@ def _insert(run: StageRun) -> None:
     from pipeline.vectors.catalogue import Catalogue
 
     catalogue, grounded = Catalogue.of(run.io.read("item_embeddings")), run.io.read("grounded_items")
-    sequences = insert(run.io.read("sequences"), grounded, catalogue, run.settings.enrich, run.domains)
-    run.io.write("augmented_sequences", sequences)
+    cfg, parts = run.settings.enrich, run.io.read_parts("sequences")
+    augmented = (insert(part, grounded, catalogue, cfg, run.domains) for part in parts)
+    run.io.write_parts("augmented_sequences", augmented)
 
 
 def _profile_domains(run: StageRun) -> None:
