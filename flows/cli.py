@@ -153,6 +153,7 @@ def show_plan(
         steps = plan(run)
         found = forecast(run, steps)
         lines = lift_lines(run.lake) if run.settings.enrich.is_on else []
+        scale = run.settings.scale
     asked = [asdict(each) for each in found]
     by_stage = {each["stage"]: each for each in asked}
     _print_steps(steps, as_json, ("stage", "action", "rows", "seconds", "why"), {"asks": by_stage})
@@ -160,6 +161,10 @@ def show_plan(
         text.show("\n" + text.table([*asked, asdict(total(found))], widest=200))
     if lines and not as_json:
         text.show("\nWhat was inserted last:\n" + "\n".join(lines))
+    if scale.engine == "ray" and not as_json:
+        where = scale.address or "RAY_ADDRESS, or this machine"
+        holds = f"{scale.cpus_per_worker:g} CPUs and, where it loads a model, {scale.gpus_per_worker:g} GPUs"
+        text.show(f"\nShards are made by Ray ({where}): at most {scale.workers} workers a stage, each with {holds}.")
 
 
 @app.command()

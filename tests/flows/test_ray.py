@@ -1,6 +1,7 @@
 """Shards made by a real Ray cluster are those of a local run, also where a worker is lost."""
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -31,6 +32,14 @@ def test_a_ray_cluster_makes_the_same_as_a_local_run(place: Place) -> None:
     assert place.lake.manifest("generated_items").figures["shards_resumed"] == 0
 
 
+def test_the_plan_tells_the_workers_and_what_each_holds(place: Place) -> None:
+    done = place.edt("plan", *BY_RAY, "--set", "scale.address=10.0.0.1:6379", "--set", "scale.gpus_per_worker=0.5")
+    assert done.stdout.endswith(
+        "Shards are made by Ray (10.0.0.1:6379): at most 3 workers a stage, each with 1 CPUs and, where it loads a "
+        "model, 0.5 GPUs.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
@@ -45,8 +54,10 @@ def test_what_ray_cannot_keep_is_refused(place: Place, setting: str, said: str) 
 
 
 @pytest.fixture
-def cluster() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
     """Three Ray nodes of one core each, in processes of their own; the address of the first one."""
+    for name, value in (RAY | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}).items():
+        monkeypatch.setenv(name, value)
     port = free_port()
     address = f"127.0.0.1:{port}"
     start = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--num-cpus=1"]
@@ -54,7 +65,7 @@ def cluster() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
     nodes = []
     try:
         for options in more:
-            nodes.append(subprocess.Popen([*start, *options], env=os.environ | RAY, stdout=subprocess.DEVNULL))
+            nodes.append(subprocess.Popen([*start, *options], stdout=subprocess.DEVNULL))
             wait_for_nodes(address, len(nodes))
         yield address, nodes
     finally:
@@ -66,9 +77,7 @@ def wait_for_nodes(address: str, count: int) -> None:
     """Wait until a cluster has so many nodes."""
     look = f"import ray; ray.init('{address}', logging_level='ERROR'); print(sum(n['Alive'] for n in ray.nodes()))"
     while True:
-        done = subprocess.run(
-            [sys.executable, "-c", look], env=os.environ | RAY, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=False)
         if done.returncode == 0 and int(done.stdout) >= count:
             return
         time.sleep(0.5)
