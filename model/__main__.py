@@ -64,18 +64,21 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--tensorboard", type=Path, help="folder for TensorBoard's event files (default: none)")
         else:
             sub.add_argument("--run", type=Path, required=True, help="folder that `train` wrote")
-        if verb == "compare":
-            sub.add_argument("--before", type=Path, required=True, help="folder that an earlier `train` wrote")
-            sub.add_argument("--before-data", type=Path, required=True, help="folder of the training set of that")
+        if verb in ("train", "compare"):
+            is_needed, more = verb == "compare", "; goes on from it" if verb == "train" else ""
+            sub.add_argument("--before", type=Path, required=is_needed, help=f"folder of an earlier `train`{more}")
+            sub.add_argument("--before-data", type=Path, required=is_needed, help="folder of the training set of that")
     return parser
 
 
 def _train(args: argparse.Namespace) -> None:
     from data_lake.settings_errors import parse
-    from model.config import TrainConfig
+    from model.config import PHASES, TrainConfig
     from model.data.training_set import TrainingSet
     from model.settings import read_settings
+    from model.training.phase_trainer import PhaseName
     from model.training.train import train
+    from model.training.warm_start import WarmStart
 
     given = read_settings(args.config)
     cfg = parse(TrainConfig, given)
@@ -86,10 +89,14 @@ def _train(args: argparse.Namespace) -> None:
     data = TrainingSet.load(args.data, cfg.stream)
     pretrained = args.pretrained or args.out / "pretrained"
     checkpoint = args.checkpoint or args.out / "checkpoint"
-    if args.phase != "finetune":
-        train(data, cfg, "pretrain", pretrained, pretrained, args.tensorboard)
-    if args.phase != "pretrain":
-        train(data, cfg, "finetune", checkpoint, pretrained, args.tensorboard)
+    if (args.before is None) != (args.before_data is None):
+        raise UserError("--before and --before-data go together: give both or neither.")
+    earlier = TrainingSet.load(args.before_data, cfg.stream) if args.before else None
+    folders: dict[PhaseName, Path] = {"pretrain": pretrained, "finetune": checkpoint}
+    for phase, folder in folders.items():
+        if args.phase in (None, phase):
+            warm = WarmStart(args.before / PHASES[phase], earlier, data) if earlier else None
+            train(data, cfg, phase, folder, pretrained, args.tensorboard, warm)
 
 
 if __name__ == "__main__":

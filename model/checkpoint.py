@@ -32,6 +32,8 @@ T = TypeVar("T")
 HISTORY = "history.parquet"
 MODEL = "model.safetensors"
 STATE = "train_state.safetensors"
+LAZY_ADAMW = "lazy_adamw."
+"""How the names of its moments begin in a train state."""
 
 OLD_TENSORS = {"trends.": "recency_popularity.", "rows.": "lazy_adamw."}
 """How the names of tensors began in files of earlier versions, and how they begin now."""
@@ -114,7 +116,7 @@ class PhaseCheckpoint:
             self.write_json("machine.json", machine)
             self.write_json("config.json", config)
             return
-        differ = _difference(self.config(), json.loads(json.dumps(config)))
+        differ = difference(self.config(), json.loads(json.dumps(config)))
         if differ:
             raise UserError(f"{self.path} holds another run: {differ}. Choose another --out, or delete that one.")
 
@@ -153,7 +155,7 @@ class PhaseCheckpoint:
         tensors |= {f"average.{name}": tensor for name, tensor in average.mean.items()}
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
-        tensors |= {f"lazy_adamw.{name}": tensor for name, tensor in (lazy.state() if lazy else {}).items()}
+        tensors |= {f"{LAZY_ADAMW}{name}": tensor for name, tensor in (lazy.state() if lazy else {}).items()}
         self._save(STATE, tensors, {"progress": json.dumps(progress.to_json(), sort_keys=True)})
         self.write_json("train_state.json", progress.to_json())
 
@@ -171,18 +173,12 @@ class PhaseCheckpoint:
             check_weights(path, {name: mean.shape for name, mean in average.mean.items()}, "average.")
         check_weights(path, _moments(optimizer, _under(_shapes(path), "optimizer.")), "optimizer.")
         if lazy:
-            check_weights(path, {name: moment.shape for name, moment in lazy.state().items()}, "lazy_adamw.")
+            check_weights(path, {name: moment.shape for name, moment in lazy.state().items()}, LAZY_ADAMW)
         tensors = load_tensors(path)
-        progress = _progress(path)
+        progress = read_progress(path)
         network.load_state_dict(_under(tensors, "weights."))
         average.load(_under(tensors, "average.") or _under(tensors, "weights."))  # an earlier version has the latter
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under(tensors, "optimizer.").items():
-            index, _, field = name.partition(".")
-            state.setdefault(int(index), {})[field] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        if lazy:
-            lazy.load(_under(tensors, "lazy_adamw."), progress.steps)
+        load_moments(tensors, progress.steps, optimizer, lazy)
         return progress
 
     def save_best(self, network: nn.Module) -> None:
@@ -191,7 +187,7 @@ class PhaseCheckpoint:
 
     def check_network(self, other: Mapping[str, Any]) -> None:
         """Refuse weights of a network of other settings."""
-        differ = _difference(self.about().train.network.model_dump(mode="json"), other)
+        differ = difference(self.about().train.network.model_dump(mode="json"), other)
         if differ:
             raise UserError(f"{self.path} holds another network: {differ}. Run the phase 'pretrain' again.")
 
@@ -276,7 +272,21 @@ def _moments(optimizer: torch.optim.Optimizer, held: Iterable[str]) -> dict[str,
     }
 
 
-def _progress(path: Path) -> Progress:
+def load_moments(
+    tensors: Mapping[str, Tensor], steps: int, optimizer: torch.optim.Optimizer, lazy: LazyAdamW | None
+) -> None:
+    """Let the optimizers go on after so many steps; `tensors` are those of a train state."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _under(tensors, "optimizer.").items():
+        index, _, field = name.partition(".")
+        state.setdefault(int(index), {})[field] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    if lazy:
+        lazy.load(_under(tensors, LAZY_ADAMW), steps)
+
+
+def read_progress(path: Path) -> Progress:
+    """Return what a train state tells of its last epoch."""
     with safe_open(path, framework="pt") as file:
         held = file.metadata() or {}
     try:
@@ -314,11 +324,11 @@ def _under(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _difference(held: Any, other: Any, name: str = "") -> str:
+def difference(held: Any, other: Any, name: str = "") -> str:
     """Name the first setting that differs, as "train.seed 0 -> 1"; empty when there is none."""
     if isinstance(held, dict) and isinstance(other, dict):
         for key in sorted(held.keys() | other.keys()):
-            differ = _difference(held.get(key), other.get(key), f"{name}.{key}".lstrip("."))
+            differ = difference(held.get(key), other.get(key), f"{name}.{key}".lstrip("."))
             if differ:
                 return differ
         return ""

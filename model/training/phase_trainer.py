@@ -28,6 +28,7 @@ from model.network.network import Encoded, Network
 from model.training.domain_finetuning import DomainFinetuning
 from model.training.report import Report
 from model.training.shared_pretraining import SharedPretraining
+from model.training.warm_start import WarmStart, warm_epochs
 from model.weight_average import WeightAverage
 
 PhaseName = Literal["pretrain", "finetune"]
@@ -48,11 +49,14 @@ class PhaseTrainer:
 
     def __init__(
         self, data: TrainingSet, cfg: TrainConfig, phase: PhaseName, network: Network, checkpoint: PhaseCheckpoint,
-        tensorboard: Path | None,
+        tensorboard: Path | None, warm: WarmStart | None = None,
     ) -> None:  # fmt: skip
         self.data, self.cfg, self.phase, self.network, self.checkpoint = data, cfg, phase, network, checkpoint
         self.device = network.positions.weight.device
         self.phase_cfg: PhaseConfig = cfg.pretrain if phase == "pretrain" else cfg.finetune
+        self.warm = warm
+        self.epochs = warm_epochs(self.phase_cfg.epochs) if warm else self.phase_cfg.epochs
+        self.learning_rate = warm.progress.learning_rate if warm else self.phase_cfg.learning_rate
         self.sequences = Sequences(data, cfg.network.max_length, self.device)
         self.objective = Objective(data, cfg, self.phase_cfg, self.device)
         self.users = trainable_users(data)
@@ -68,7 +72,7 @@ class PhaseTrainer:
         all_blocks = blocks(data, self.targets, [cfg.select_protocol], batch=1024)
         self.blocks = list(islice(all_blocks, parallel.rank(), None, parallel.world()))  # that this process ranks
         self.encoded: dict[bytes, Encoded] | None = {} if phase == "finetune" else None  # as the scorer holds it
-        self.report = Report(phase, self.phase_cfg.epochs, tensorboard)
+        self.report = Report(phase, self.epochs, tensorboard)
 
     def _make_optimizers(self) -> None:
         """Id vectors are stepped by `LazyAdamW`, all else that is trained by AdamW."""
@@ -89,15 +93,20 @@ class PhaseTrainer:
         """Train until the epochs are over or the validation figure stays flat."""
         history = self.checkpoint.history()
         progress = self.checkpoint.load_state(self.network, self.optimizer, self.average, self.lazy)
+        steps = progress.steps if progress else 0
+        if self.warm and not progress:
+            self.warm.load_moments(self.optimizer, self.lazy)
+            steps = self.warm.progress.steps
         if progress and parallel.rank() == 0:
             print(f"{self.phase}: {progress.epoch} epochs are trained already", file=sys.stderr)
         if progress and len(history) < progress.epoch:  # saved, then stopped before it was evaluated
             history = self._evaluate(progress, history, "trained before")
-        with showing("training", self.phase_cfg.epochs, "epochs", len(history)) as work:
-            while len(history) < self.phase_cfg.epochs and epochs_since_best(history) < self.phase_cfg.patience:
+        with showing("training", self.epochs, "epochs", len(history)) as work:
+            while len(history) < self.epochs and epochs_since_best(history) < self.phase_cfg.patience:
                 work.least = len(history) - epochs_since_best(history) + self.phase_cfg.patience
                 with work.part():
-                    progress, speed = self.epoch(len(history) + 1, progress.steps if progress else 0, history)
+                    progress, speed = self.epoch(len(history) + 1, steps, history)
+                    steps = progress.steps
                     self.average.update(progress.epoch)
                     if parallel.rank() == 0:
                         self.checkpoint.save_state(self.network, self.optimizer, self.average, progress, self.lazy)
@@ -116,7 +125,7 @@ class PhaseTrainer:
         seed = seed_of(self.cfg, self.phase, epoch)
         torch.manual_seed(seed + parallel.rank())  # afresh each epoch, so that a resumed run drops out the same
         generator = torch.Generator(self.device).manual_seed(seed)  # all processes draw the same negatives
-        rate = self.phase_cfg.learning_rate * 0.5 ** halvings(history, self.phase_cfg.lr_patience)
+        rate = self.learning_rate * 0.5 ** halvings(history, self.phase_cfg.lr_patience)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         order = (self.cfg.seed, PHASE_SEED[self.phase], epoch)

@@ -19,22 +19,24 @@ from model.loss.user_states import profile_scopes
 from model.network.id_init import init_ids
 from model.network.network import Network, build_network
 from model.training.phase_trainer import PhaseName, PhaseTrainer, seed_of
+from model.training.warm_start import WarmStart
 
 
 def train(
     data: TrainingSet, cfg: TrainConfig, phase: PhaseName, folder: Path, pretrained: Path,
-    tensorboard: Path | None = None,
+    tensorboard: Path | None = None, warm: WarmStart | None = None,
 ) -> None:  # fmt: skip
     """Run one phase into `folder`, from where it stands there; phase 2 starts from the best weights of `pretrained`.
 
-    With `tensorboard`, each epoch's figures go to event files there, too.
+    With `tensorboard`, each epoch's figures go to event files there, too. With `warm` the phase goes on from what an
+    earlier one learnt, for a tenth of the epochs; raises UserError where that does not fit.
     """
-    prepare(data, cfg, phase, folder, pretrained, tensorboard).run()
+    prepare(data, cfg, phase, folder, pretrained, tensorboard, warm).run()
 
 
 def prepare(
     data: TrainingSet, cfg: TrainConfig, phase: PhaseName, folder: Path, pretrained: Path,
-    tensorboard: Path | None = None,
+    tensorboard: Path | None = None, warm: WarmStart | None = None,
 ) -> PhaseTrainer:  # fmt: skip
     """Return the trainer of one phase, before its first epoch; see `train`.
 
@@ -54,13 +56,19 @@ def prepare(
     ids = network.item_vectors.ids
     if phase == "pretrain" and ids is not None and cfg.network.id_init == "cooccurrence" and not checkpoint.has_state():
         init_ids(ids, data, cfg.seed)
+    config = _config(data, cfg, phase, pretrained)
+    if warm:
+        warm.check(config, pretrained)
+        config["before"] = warm.digest
+        if not checkpoint.has_state():
+            warm.load_weights(network)
     if cfg.compile and device.type == "cuda":
         for block in network.blocks:
             block.compile(dynamic=True)
     if parallel.rank() == 0:
-        checkpoint.open(_config(data, cfg, phase, pretrained), _machine(cfg, device))
+        checkpoint.open(config, _machine(cfg, device))
     parallel.barrier()
-    return PhaseTrainer(data, cfg, phase, network, checkpoint, tensorboard)
+    return PhaseTrainer(data, cfg, phase, network, checkpoint, tensorboard, warm)
 
 
 def _profile_size(data: TrainingSet, cfg: TrainConfig) -> int:
