@@ -373,7 +373,10 @@ class Lake:
 
     def _io(self, stage: Stage, recipe: Recipe) -> StageIO:
         helpers = self._engine and partial(self._engine, stage.name, recipe.fingerprint)
-        return StageIO(self.store, stage.name, stage.reads, stage.makes, recipe.fingerprint, helpers)
+        return StageIO(
+            self.store, stage.name, stage.reads, stage.makes, recipe.fingerprint, helpers,
+            is_rebuild=self._rebuild_requested(stage),
+        )  # fmt: skip
 
     def _publish(self, stage: Stage, fingerprint: str) -> None:
         """Make the folders of this fingerprint current, then remove what is no longer needed."""

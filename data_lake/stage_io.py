@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,14 +60,15 @@ class StageIO:
     `stage` is the stage's name; it may touch the artifacts in `reads` and `makes` and no others (ValueError).
     `helpers` make shards elsewhere, first. With `only`, a run is one of those helpers: it makes these shards alone, and
     ends by raising ShardsMade.
+    `is_rebuild` says that a person asked for the outputs to be made anew.
     """
 
     def __init__(
         self, store: Store, stage: str, reads: Sequence[str], makes: Sequence[str], fingerprint: str,
-        helpers: Helpers | None = None, only: Collection[int] | None = None,
+        helpers: Helpers | None = None, only: Collection[int] | None = None, is_rebuild: bool = False,
     ) -> None:  # fmt: skip
         self._store, self._stage, self.fingerprint = store, stage, fingerprint
-        self._helpers, self._only = helpers, only
+        self._helpers, self._only, self.is_rebuild = helpers, only, is_rebuild
         self._reads, self._makes = reads, makes
         self.work = Work(stage)
         """How far the stage is; the lake shows it."""
@@ -242,8 +243,8 @@ class StageIO:
         cache.merges = self._only is None
         return cache
 
-    def count(self, **figures: float | dict[str, float]) -> None:
-        """Add to the figures of the manifest: numbers, or numbers by reason."""
+    def count(self, **figures: float | str | Mapping[str, float | str]) -> None:
+        """Add to the figures of the manifest: numbers, or numbers by reason. A text replaces the one before it."""
         _add(self._figures, figures)
 
     @property
@@ -315,9 +316,11 @@ def _read_shard(path: Path) -> pa.Table | None:
         return None
 
 
-def _add(total: dict[str, Any], figures: dict[str, Any]) -> None:
+def _add(total: dict[str, Any], figures: Mapping[str, Any]) -> None:
     for name, value in figures.items():
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             _add(total.setdefault(name, {}), value)
+        elif isinstance(value, str):
+            total[name] = value
         else:
             total[name] = total.get(name, 0) + value

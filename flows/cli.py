@@ -60,6 +60,12 @@ To = Annotated[str | None, typer.Option("--to", metavar="STAGE", autocompletion=
 Rerun = Annotated[
     list[str] | None, typer.Option("--rerun", metavar="STAGE", autocompletion=stage_names, help="Rebuild it.")
 ]
+Full = Annotated[
+    bool,
+    typer.Option(
+        "--full", help="Rebuild every stage and train from scratch. What a model replied is used again, not asked."
+    ),
+]
 Knobs = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A knob of the simulator.")]
 AskAgain = Annotated[bool, typer.Option("--ask-again", help="Use no reply that the lake holds.")]
 Top = Annotated[int | None, typer.Option(min=1, help="Items per user and domain.")]
@@ -136,6 +142,7 @@ def show_plan(
     from_: From = None,
     rerun: Rerun = None,
     to: To = None,
+    full: Full = False,
     set_: Set = None,
     ask_again: AskAgain = False,
     as_json: Json = False,
@@ -149,7 +156,7 @@ def show_plan(
     from flows.forecast import forecast, total
     from flows.lift import lift_lines
 
-    with progress("plan"), open_run(_request(config, set_, ask_again, only, from_, rerun, to)) as run:
+    with progress("plan"), open_run(_request(config, set_, ask_again, only, from_, rerun, to, full)) as run:
         steps = plan(run)
         found = forecast(run, steps)
         lines = lift_lines(run.lake) if run.settings.enrich.is_on else []
@@ -174,12 +181,13 @@ def run(
     from_: From = None,
     rerun: Rerun = None,
     to: To = None,
+    full: Full = False,
     set_: Set = None,
     ask_again: AskAgain = False,
 ) -> None:
     """Make what is missing or stale, from raw files to recommendations."""
     try:
-        text.show(run_locally(_request(config, set_, ask_again, only, from_, rerun, to)))
+        text.show(run_locally(_request(config, set_, ask_again, only, from_, rerun, to, full)))
     except KeyboardInterrupt:
         last = f" --only {only}" if only else f" --to {to}" if to else ""
         again = f"edt run{last}{_request(config, set_).options}"
@@ -478,8 +486,9 @@ def _request(
     from_: str | None = None,
     rerun: list[str] | None = None,
     to: str | None = None,
+    full: bool = False,
 ) -> RunRequest:
-    selection = StageSelection(only, from_, tuple(rerun or ()), to)
+    selection = StageSelection(only, from_, tuple(rerun or ()), to, full)
     return RunRequest(config=config, overrides=tuple(set_ or ()), selection=selection, ask_again=ask_again)
 
 

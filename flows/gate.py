@@ -1,8 +1,6 @@
 """Whether a checkpoint may replace the current one: both are measured before it is published."""
 
-import json
 import math
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from data_lake.errors import HeldBack, UserError
 from flows.settings import GateConfig
 from flows.stage_spec import StageRun
 from flows.text import log
-from flows.trainer import run_folder, run_model
+from flows.trainer import compare_phases
 from model.config import EvaluateConfig
 
 READS = ("gate", "evaluate.users", "evaluate.resamples", "evaluate.batch_size", "evaluate.device", "evaluate.stream")
@@ -37,7 +35,9 @@ def check_gate(run: StageRun, checkpoint: Path) -> None:
     if before_data is None:
         _log_unmeasured("the lake no longer keeps the training set that it was made from")
         return
-    found = _compare(run, checkpoint, before, before_data)
+    names = {name.removeprefix("evaluate.") for name in READS if name.startswith("evaluate.")}
+    cfg = EvaluateConfig(**{name: getattr(run.settings.evaluate, name) for name in names})
+    found = compare_phases(run.io.input("training_set"), "checkpoint", checkpoint, before, before_data, cfg)
     if found["unmeasured"] or not found["differences"]:
         _log_unmeasured(found["unmeasured"] or f"it knows none of the {found['unknown']:,} validation targets")
         return
@@ -72,22 +72,6 @@ def verdict(gate: GateConfig, it: Mapping[str, Any], found: Mapping[str, Any]) -
         f"{gate.metric} {it['a']:.4f} against {it['b']:.4f} of the current one ({relative}; [gate] worst = "
         f"{gate.worst:g}) on {found['targets']:,} validation targets" + (f", without {without}" if without else "")
     )
-
-
-def _compare(run: StageRun, checkpoint: Path, before: Path, before_data: Path) -> dict[str, Any]:
-    """Return what `python -m model compare` says, see `ComparedCheckpoints`."""
-    names = {name.removeprefix("evaluate.") for name in READS if name.startswith("evaluate.")}
-    cfg = EvaluateConfig(**{name: getattr(run.settings.evaluate, name) for name in names})
-    with (
-        run_folder(checkpoint=checkpoint) as now,
-        run_folder(checkpoint=before) as then,
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        out = Path(folder) / "compared.json"
-        folders = ("--run", now, "--before-data", before_data, "--before", then, "--out", out)
-        run_model("compare", "--data", run.io.input("training_set"), *folders, config=cfg)
-        found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
-        return found
 
 
 def _log_unmeasured(why: str) -> None:

@@ -91,6 +91,7 @@ def nightly(
     set_: tuple[str, ...] = (),
     ask_again: bool = False,
     to: StageName | None = None,
+    full: bool = False,
 ) -> tuple[list[Manifest], int]:
     """Raw logs in; artifacts, a trained model, metrics and recommendations out.
 
@@ -102,12 +103,13 @@ def nightly(
         set_: Settings that replace those of the file, each as `section.key=value`.
         ask_again: Ask the language model also where the lake holds its reply.
         to: Stop after this stage.
+        full: Rebuild every stage, and train from scratch; replies and vectors of texts that the lake holds are used.
 
     Returns the records of the stages that ran, and how many were skipped.
     """
     if deployment.id:
         check_given_to_server(set_)
-    selection = StageSelection(only, from_, tuple(rerun), to)
+    selection = StageSelection(only, from_, tuple(rerun), to, full)
     with open_run(RunRequest(config=config, overrides=set_, selection=selection, ask_again=ask_again)) as run:
         return make_stages(run)
 

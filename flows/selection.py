@@ -10,17 +10,18 @@ from flows.stages import SPECS, STAGES
 
 @dataclass(frozen=True)
 class StageSelection:
-    """Which stages to rebuild although they are fresh, the only one to make at all, or the last one."""
+    """Which stages to rebuild although they are fresh, all of them (`full`), the only one to make, or the last one."""
 
     only: str | None = None
     from_: str | None = None
     rerun: tuple[str, ...] = ()
     to: str | None = None
+    full: bool = False
 
     def check(self, active: Sequence[Stage]) -> None:
         """Raise `UserError` for a name that is no stage, is off, or for choices that contradict each other."""
-        if sum(map(bool, (self.only, self.from_, self.rerun))) > 1:
-            raise UserError("--only, --from and --rerun exclude each other. Give one of them.")
+        if sum(map(bool, (self.only, self.from_, self.rerun, self.full))) > 1:
+            raise UserError("--only, --from, --rerun and --full exclude each other. Give one of them.")
         if self.only and self.to:
             raise UserError("--only and --to exclude each other. Give one of them.")
         names = [stage.name for stage in active]
@@ -49,4 +50,4 @@ class StageSelection:
             return False
         if self.from_:
             return STAGES.index(stage) >= STAGES.index(self.from_)
-        return stage in self.rerun
+        return self.full or stage in self.rerun

@@ -99,8 +99,17 @@ class ReportConfig(Config):
 class TrainSettings(TrainConfig):
     """The trainer's settings, and how it is started."""
 
+    warm: bool = False
+    """Go on from the current checkpoint's weights, for a tenth of the epochs; from scratch where that does not fit, or
+    is worse than the current checkpoint on the new validation targets."""
+
     processes: PositiveInt = 1
     """Ranks that share the training, on this machine."""
+
+    def as_fingerprint(self) -> dict[str, Any]:
+        """Return the settings; of `warm` only that it is on, so that what is trained from scratch is what it was."""
+        found = super().as_fingerprint()
+        return found if found.get("warm") else {name: value for name, value in found.items() if name != "warm"}
 
 
 class Settings(Config):

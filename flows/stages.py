@@ -26,7 +26,8 @@ from flows.settings import Settings, TrainSettings
 from flows.stage_spec import StageRun, StageSpec, all_but
 from flows.text import log
 from flows.trainer import run_folder, run_model
-from model.config import MACHINE, EvaluateConfig, RecommendConfig, TrainConfig
+from flows.warm import train
+from model.config import MACHINE, EvaluateConfig, RecommendConfig
 from pipeline.llm.prompts import PROFILE_REPLY, load_prompt
 
 if TYPE_CHECKING:
@@ -374,12 +375,12 @@ def _assemble(run: StageRun) -> None:
 
 def _pretrain(run: StageRun) -> None:
     data, folder = run.io.input("training_set"), run.io.folder("pretrained")
-    _train(run, "pretrain", "--data", data, "--out", folder, "--pretrained", folder)
+    train(run, "pretrain", "--data", data, "--out", folder, "--pretrained", folder)
 
 
 def _finetune(run: StageRun) -> None:
     data, before, folder = run.io.input("training_set"), run.io.input("pretrained"), run.io.folder("checkpoint")
-    _train(run, "finetune", "--data", data, "--out", folder, "--pretrained", before, "--checkpoint", folder)
+    train(run, "finetune", "--data", data, "--out", folder, "--pretrained", before, "--checkpoint", folder)
 
 
 def _check_checkpoint(run: StageRun, folders: Mapping[str, Path]) -> None:
@@ -412,13 +413,6 @@ def _ask(
     judge = Judge(run.io, run.generator, stage, run.settings.llm)
     make = with_counts(run.io, judge.judging(make), run.generator, figures)
     run.io.sharded(artifact, rows, keys, make, rows_per_shard, judge.review)
-
-
-def _train(run: StageRun, phase: str, *folders: str | Path) -> None:
-    run.models.close()
-    processes = run.settings.train.processes
-    cfg = run.settings.train.only(*TrainConfig.model_fields)
-    run_model("train", "--phase", phase, *folders, config=cfg, processes=processes)
 
 
 def _use_model(run: StageRun, verb: str, trained: dict[str, Path], out: dict[str, Path], cfg: Config) -> None:

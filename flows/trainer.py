@@ -9,12 +9,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from data_lake.config import Config
 from data_lake.errors import UserError
 from data_lake.progress import show_inside
 from data_lake.progress_display import FOR_ANOTHER, read_line
 from flows.text import log
+from model.config import EvaluateConfig
 from pipeline.processes.child import Child, ending
 
 TAIL = 4000
@@ -53,6 +55,25 @@ def run_folder(**artifacts: Path) -> Iterator[Path]:
         for name, path in artifacts.items():
             (Path(folder) / name).symlink_to(path, target_is_directory=True)
         yield Path(folder)
+
+
+def compare_phases(
+    data: Path, artifact: str, new: Path, before: Path, before_data: Path, cfg: EvaluateConfig
+) -> dict[str, Any]:
+    """Return what `python -m model compare` says, see `ComparedCheckpoints`: a phase beside the same one of before.
+
+    new, before: folders of the artifact that holds the phase. data, before_data: the training set of each.
+    """
+    with (
+        run_folder(**{artifact: new}) as now,
+        run_folder(**{artifact: before}) as then,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        out = Path(folder) / "compared.json"
+        folders = ("--run", now, "--before-data", before_data, "--before", then, "--out", out)
+        run_model("compare", "--data", data, *folders, config=cfg)
+        found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+        return found
 
 
 def _follow(command: list[str]) -> tuple[int, str]:

@@ -40,8 +40,6 @@ from model.network.network import Network
 SHARE = 0.1
 """Of the epochs of a training from scratch."""
 
-FROM_SCRATCH = "Leave out --before to train from scratch."
-
 IDS = "item_vectors.ids.weight"
 
 
@@ -60,7 +58,7 @@ class WarmStart:
         """
         for name in (MODEL, STATE):
             if not (folder / name).is_file():
-                raise UserError(f"{folder} holds no {name}. {FROM_SCRATCH}")
+                raise UserError(f"The earlier {folder.name} holds no {name}; train without --before.")
         self.folder, self.items = folder, earlier.n_items
         self.digest = hash_file(folder / MODEL)
         self.progress = read_progress(folder / STATE)
@@ -77,9 +75,12 @@ class WarmStart:
         held, wanted = PhaseCheckpoint(self.folder).config(), json.loads(json.dumps(config))
         for name in ("phase", "train", "domains", "text_size", "profile_size"):
             if differ := difference(held.get(name), wanted[name], name):
-                raise UserError(f"{self.folder} was trained otherwise: {differ}. {FROM_SCRATCH}")
+                raise UserError(f"The earlier {self.folder.name} does not fit: {differ}; train without --before.")
         if wanted["phase"] == "finetune" and PhaseCheckpoint(pretrained).config().get("before") != held["pretrained"]:
-            raise UserError(f"{pretrained} did not start from the phase 1 that {self.folder} stands on. {FROM_SCRATCH}")
+            raise UserError(
+                f"The earlier {self.folder.name} stands on another phase 1 than the one that this phase 1 started "
+                "from; train without --before."
+            )
 
     def load_weights(self, network: Network) -> None:
         """Overwrite what is trained of a network whose id vectors are those of a training from scratch."""

@@ -167,7 +167,7 @@ def test_other_settings_do_not_start_warm(
     cfg: TrainConfig, last: Path, tmp_path: Path, change: dict[str, object], why: str
 ) -> None:
     other = TrainConfig.model_validate(cfg.model_dump() | change)
-    with pytest.raises(UserError, match=rf"pretrained was trained otherwise: {why}\. Leave out --before to train"):
+    with pytest.raises(UserError, match=f"The earlier pretrained does not fit: {why}; train without --before"):
         started(other, last, tmp_path)
 
 
@@ -181,13 +181,13 @@ def test_phase_two_does_not_start_warm_over_a_phase_one_from_scratch(
     cfg: TrainConfig, last: Path, tmp_path: Path
 ) -> None:
     train(TONIGHT, cfg, "pretrain", tmp_path / "pretrained", tmp_path / "pretrained")
-    with pytest.raises(UserError, match=r"pretrained did not start from the phase 1 that .*checkpoint stands on"):
+    with pytest.raises(UserError, match="The earlier checkpoint stands on another phase 1 than the one that"):
         started(cfg, last, tmp_path, "finetune")
 
 
 def test_weights_without_their_train_state_start_nothing(last: Path) -> None:
     (last / "pretrained/train_state.safetensors").unlink()
-    with pytest.raises(UserError, match=r"pretrained holds no train_state\.safetensors\. Leave out --before"):
+    with pytest.raises(UserError, match=r"The earlier pretrained holds no train_state\.safetensors"):
         WarmStart(last / "pretrained", LAST, TONIGHT)
 
 
