@@ -243,8 +243,9 @@ codes: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C. `--json`, where there
         """
 What a run makes is chosen alike by `edt plan` and `edt run`. `--only S` makes S from the current inputs and stops.
 `--rerun S` rebuilds S, and then whatever its new content makes stale. `--from S` rebuilds S and all that follows;
-what is current stays so until its replacement is published. `--to S` stops after S, also with `--from` or
-`--rerun`. Replies that the lake holds are used again in all of these; `--ask-again` asks once more.
+what is current stays so until its replacement is published. `--full` rebuilds every stage. `--to S` stops after S,
+also with `--from`, `--rerun` or `--full`. Replies that the lake holds are used again in all of these; `--ask-again`
+asks once more.
 """
     )
     for name, command in commands.items():

@@ -439,13 +439,26 @@ def test_the_evidence_of_a_failed_run_counts_as_no_fingerprint_to_keep(tmp_path:
     )
 
 
+def test_a_stage_knows_that_it_was_asked_to_be_made_anew(lake: Lake, items: Items) -> None:
+    asked = []
+
+    def work(io: StageIO) -> None:
+        asked.append(io.is_rebuild)
+        io.write("items", items("tea"))
+
+    for rebuild in (False, True):
+        lake.run(Stage("ingest", 1, (), ("items",), {}, work), rebuild)
+    assert asked == [False, True]
+
+
 def test_the_manifest_says_what_was_read_made_and_counted(lake: Lake, items: Items, writes: Writes) -> None:
     lake.run(writes("ingest", {"items": items("tea", "pan")}))
 
     def work(io: StageIO) -> None:
         io.write("item_embeddings", embeddings(io.read("items")))
         io.count(texts=2, failed={"empty": 1})
-        io.count(texts=3, failed={"empty": 1, "long": 1})
+        io.count(texts=3, failed={"empty": 1, "long": 1}, told="once")
+        io.count(told="twice")
 
     lake.run(Stage("embed_items", 1, ("items",), ("item_embeddings",), {"batch": 8}, work))
     written = json.loads((lake.path("item_embeddings") / "manifest.json").read_text())
@@ -456,7 +469,7 @@ def test_the_manifest_says_what_was_read_made_and_counted(lake: Lake, items: Ite
     assert written["inputs"] == {"items": {"content": source.outputs["items"].content, "rows": 2}}
     file = written["outputs"]["item_embeddings"]["files"]["part-00000.parquet"]
     assert (file["rows"], file["bytes"]) == (2, (lake.path("item_embeddings") / "part-00000.parquet").stat().st_size)
-    assert written["figures"] == {"texts": 5, "failed": {"empty": 2, "long": 1}}
+    assert written["figures"] == {"texts": 5, "failed": {"empty": 2, "long": 1}, "told": "twice"}
     assert written["versions"]["pyarrow"] == pa.__version__
     assert "skipped" not in written
 

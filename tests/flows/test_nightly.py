@@ -49,6 +49,12 @@ def test_from_with_to_makes_the_stages_between_and_keeps_all_after_them(place):
     assert place.run() == []
 
 
+def test_full_makes_again_what_is_fresh_to_the_same_content(place):
+    before = place.contents()
+    assert place.run(full=True, to="represent") == list(ON_BY_DEFAULT[: ON_BY_DEFAULT.index("represent") + 1])
+    assert place.contents() == before
+
+
 def test_only_makes_one_stage_from_the_current_inputs(place):
     changed = ("recommend.top=3", "evaluate.resamples=30")
     assert place.run(only="recommend", set_=changed) == ["recommend"]

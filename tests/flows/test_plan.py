@@ -61,6 +61,12 @@ def test_what_comes_after_the_last_stage_asked_for_is_left_alone(finished):
     assert steps(finished, **selection)["pretrain"].why == "it comes after profile_domains"
 
 
+def test_full_makes_every_stage_up_to_the_last_one_asked_for(finished):
+    assert actions(finished, full=True) == {"run": list(ON_BY_DEFAULT), "off": OFF}
+    found = actions(finished, full=True, to="split")
+    assert found == {"run": ["ingest", "split"], "skip": list(ON_BY_DEFAULT[2:]), "off": OFF}
+
+
 def test_without_a_generator_the_enrichment_is_off(finished):
     found = actions(finished, "enrich.generator=none")
     assert found["off"] == [spec.name for spec in SPECS if spec.enriches or spec.describes]
@@ -93,6 +99,7 @@ def test_a_spoiled_artifact_is_stale_at_once_or_on_verification(place):
         (dict(only="nope"), "'nope' is no stage"),
         (dict(only="groud"), r"'groud' is no stage\. Did you mean 'ground'\? The stages are ingest, "),
         (dict(only="split", from_="ingest"), "exclude each other"),
+        (dict(full=True, rerun=("split",)), "exclude each other"),
         (dict(only="split", to="ground"), "--only and --to exclude each other"),
         (dict(to="nope"), "'nope' is no stage"),
         (dict(from_="ground", to="split"), "Stage ground comes after --to split"),
