@@ -46,7 +46,7 @@ def test_a_declared_setting_that_does_not_exist_is_an_error_before_anything_runs
 
 
 def test_the_settings_of_the_trainer_are_all_in_one_fingerprint_or_change_no_result(finished):
-    with finished.open() as run:
+    with finished.open("train.warm=true") as run:
         by_name = {stage.name: stage.settings["train"].keys() for stage in run.stages if "train" in stage.settings}
     machine = {"threads", "device", "compile", "stream", "processes"}
     everything = type(run.settings.train).model_fields.keys()
