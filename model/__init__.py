@@ -8,7 +8,7 @@ The rooms, in the order of the data; each imports only those before it:
 - `loss/`: the next-item losses, and the terms beside them, such as align;
 - `checkpoint.py`: the folder of a phase;
 - `evaluation/`: candidates, ranks, metrics, groups of users, comparison of runs and of checkpoints;
-- `training/`: shared pre-training, domain fine-tuning, and the trainer of both;
+- `training/`: shared pre-training, domain fine-tuning, the trainer of both, and their start from an earlier run;
 - `recommend.py`: the best items per user and domain, of the training set or of histories given now;
 - `explain.py`: the parts of a user's scores, and what they are without each item of the history;
 - `exported.py`: a phase as a folder that recommends by itself; `history_scorer.py`: as a program of torch.export.
