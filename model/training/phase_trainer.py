@@ -95,7 +95,7 @@ class PhaseTrainer:
         progress = self.checkpoint.load_state(self.network, self.optimizer, self.average, self.lazy)
         steps = progress.steps if progress else 0
         if self.warm and not progress:
-            self.warm.load_moments(self.optimizer, self.lazy)
+            self.warm.load(self.network, self.optimizer, self.average, self.lazy)
             steps = self.warm.progress.steps
         if progress and parallel.rank() == 0:
             print(f"{self.phase}: {progress.epoch} epochs are trained already", file=sys.stderr)
@@ -107,7 +107,7 @@ class PhaseTrainer:
                 with work.part():
                     progress, speed = self.epoch(len(history) + 1, steps, history)
                     steps = progress.steps
-                    self.average.update(progress.epoch)
+                    self.average.update(progress.epoch + (self.warm.progress.epoch if self.warm else 0))
                     if parallel.rank() == 0:
                         self.checkpoint.save_state(self.network, self.optimizer, self.average, progress, self.lazy)
                     history = self._evaluate(progress, history, speed)

@@ -28,8 +28,8 @@ def train(
 ) -> None:  # fmt: skip
     """Run one phase into `folder`, from where it stands there; phase 2 starts from the best weights of `pretrained`.
 
-    With `tensorboard`, each epoch's figures go to event files there, too. With `warm` the phase goes on from what an
-    earlier one learnt, for a tenth of the epochs; raises UserError where that does not fit.
+    With `tensorboard`, each epoch's figures go to event files there, too. With `warm` the phase goes on where an
+    earlier one stopped, for a tenth of the epochs; raises UserError where that does not fit.
     """
     prepare(data, cfg, phase, folder, pretrained, tensorboard, warm).run()
 
@@ -60,8 +60,6 @@ def prepare(
     if warm:
         warm.check(config, pretrained)
         config["before"] = warm.digest
-        if not checkpoint.has_state():
-            warm.load_weights(network)
     if cfg.compile and device.type == "cuda":
         for block in network.blocks:
             block.compile(dynamic=True)

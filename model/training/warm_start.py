@@ -1,9 +1,9 @@
-"""A phase that goes on from the weights of an earlier one, whose training set knew other users and items.
+"""A phase that goes on where an earlier one stopped, whose training set knew other users and items.
 
-What belongs to no item is kept as it is, its optimiser's moments with it. An id vector is kept, found by the item's
-id, where the earlier phase trained on the item. Any other item starts as in a training from scratch, seen from the
-earlier phase: the factorisation of co-occurrence has no directions of its own, so tonight's vectors are turned onto the
-learnt ones of the items that are kept (orthogonal Procrustes: Schönemann, 1966).
+What belongs to no item is kept as it is, with its mean over epochs and its optimiser's moments. An id vector is kept,
+found by the item's id, where the earlier phase trained on the item. Any other item starts as in a training from
+scratch, seen from the earlier phase: the factorisation of co-occurrence has no directions of its own, so tonight's
+vectors are turned onto the learnt ones of the items that are kept (orthogonal Procrustes: Schönemann, 1966).
 
 Letters used in this file: N items, K kept items, D hidden size.
 """
@@ -36,6 +36,7 @@ from model.data.training_set import TrainingSet
 from model.evaluation.compare_checkpoints import earlier_numbers
 from model.lazy_adamw import LazyAdamW
 from model.network.network import Network
+from model.weight_average import WeightAverage
 
 SHARE = 0.1
 """Of the epochs of a training from scratch."""
@@ -82,25 +83,32 @@ class WarmStart:
                 "from; train without --before."
             )
 
-    def load_weights(self, network: Network) -> None:
-        """Overwrite what is trained of a network whose id vectors are those of a training from scratch."""
-        shapes = {name: weight.shape for name, weight in network.state_dict().items()}
-        if IDS in shapes:
-            shapes[IDS] = torch.Size([self.items + 1, *shapes[IDS][1:]])
-        check_weights(self.folder / MODEL, shapes)
-        held = load_tensors(self.folder / MODEL)
-        for name, weight in network.named_parameters():
-            if weight.requires_grad:
-                learnt = self._ids(weight.detach().cpu(), held[name]) if name == IDS else held[name]
-                weight.data.copy_(learnt)
-                parallel.broadcast(weight.data)
+    def load(
+        self, network: Network, optimizer: torch.optim.Optimizer, average: WeightAverage, lazy: LazyAdamW | None
+    ) -> None:
+        """Bring what is trained, its mean and its moments to where the earlier phase stopped.
 
-    def load_moments(self, optimizer: torch.optim.Optimizer, lazy: LazyAdamW | None) -> None:
-        """Let the optimizers go on with the moments of the weights that are kept; those of other items are zero."""
-        tensors = load_tensors(self.folder / STATE)
+        Items that are not kept start at the id vectors that the network has, turned, and without moments.
+        """
+        path, initial = self.folder / STATE, network.state_dict().get(IDS)
+        shapes = {name: weight.shape for name, weight in network.state_dict().items()}
+        if initial is not None:
+            shapes[IDS] = torch.Size([self.items + 1, initial.shape[1]])
+        check_weights(path, shapes, "weights.")
+        tensors = load_tensors(path)
+        for prefix in ("weights.", "average."):
+            if initial is not None and prefix + IDS in tensors:
+                tensors[prefix + IDS] = self._ids(initial.cpu(), tensors[prefix + IDS])
         for name, moment in (lazy.state() if lazy else {}).items():
             held = tensors[LAZY_ADAMW + name]
             tensors[LAZY_ADAMW + name] = torch.zeros(moment.shape).index_copy(0, self.kept, held[self.kept_from])
+        for name, weight in network.named_parameters():
+            if weight.requires_grad:
+                weight.data.copy_(tensors[f"weights.{name}"])
+                parallel.broadcast(weight.data)
+        for name, mean in average.mean.items():
+            mean.copy_(tensors.get(f"average.{name}", tensors[f"weights.{name}"]))
+            parallel.broadcast(mean)
         load_moments(tensors, self.progress.steps, optimizer, lazy)
 
     def _ids(self, initial: Tensor, held: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from data_lake.errors import UserError
 from data_lake.schemas import CHECKPOINT
 from data_lake.tables import read_tables, write_parts
 from model.__main__ import main
-from model.checkpoint import PhaseCheckpoint
+from model.checkpoint import PhaseCheckpoint, read_progress
 from model.config import PHASES, TrainConfig
 from model.data.training_set import TrainingSet
 from model.network.id_init import LENGTH, cooccurrence_vectors
@@ -59,24 +59,28 @@ def run(data: TrainingSet, cfg: TrainConfig, out: Path, before: Path | None = No
 
 
 def started(cfg: TrainConfig, last: Path, out: Path, phase: PhaseName = "pretrain") -> PhaseTrainer:
-    """Return a trainer that stands at last night's weights."""
+    """Return a trainer that stands where last night stopped."""
     warm = WarmStart(last / PHASES[phase], LAST, TONIGHT)
-    return prepare(TONIGHT, cfg, phase, out / PHASES[phase], out / "pretrained", warm=warm)
+    trainer = prepare(TONIGHT, cfg, phase, out / PHASES[phase], out / "pretrained", warm=warm)
+    if not trainer.checkpoint.has_state():
+        warm.load(trainer.network, trainer.optimizer, trainer.average, trainer.lazy)
+    return trainer
 
 
 def row(data: TrainingSet, item: str) -> int:
     return int(data.item_ids.to_pylist().index(item))
 
 
-def test_known_items_keep_their_vectors_and_the_network_its_weights(
+def test_known_items_keep_their_vectors_and_the_network_its_weights_and_the_mean_of_both(
     cfg: TrainConfig, last: Path, tmp_path: Path
 ) -> None:
-    network = started(cfg, last, tmp_path).network.state_dict()
-    held = load_file(last / "pretrained/model.safetensors")
-    for item in KEPT:
-        assert torch.equal(network[IDS][row(TONIGHT, item)], held[IDS][row(LAST, item)]), item
-    for name in held.keys() - {IDS}:
-        assert torch.equal(network[name], held[name]), name
+    trainer = started(cfg, last, tmp_path)
+    held = load_file(last / "pretrained/train_state.safetensors")
+    for prefix, found in (("weights.", trainer.network.state_dict()), ("average.", trainer.average.mean)):
+        for item in KEPT:
+            assert torch.equal(found[IDS][row(TONIGHT, item)], held[prefix + IDS][row(LAST, item)]), item
+        for name in found.keys() - {IDS}:
+            assert torch.equal(found[name], held[prefix + name]), name
 
 
 def test_a_new_item_stands_to_the_known_ones_as_its_neighbours_say(
@@ -84,10 +88,11 @@ def test_a_new_item_stands_to_the_known_ones_as_its_neighbours_say(
 ) -> None:
     initial = LENGTH * cooccurrence_vectors(TONIGHT, 4, cfg.seed)
     turn = torch.linalg.qr(torch.randn((4, 4), generator=torch.Generator().manual_seed(3))).Q
-    held = load_file(last / "pretrained/model.safetensors")
+    path = last / "pretrained/train_state.safetensors"
+    held, progress = load_file(path), json.dumps(read_progress(path).to_json())
     for item in KEPT:  # as if last night had learnt nothing but to look from elsewhere
-        held[IDS][row(LAST, item)] = initial[row(TONIGHT, item)] @ turn
-    save_file(held, last / "pretrained/model.safetensors")
+        held[f"weights.{IDS}"][row(LAST, item)] = initial[row(TONIGHT, item)] @ turn
+    save_file(held, path, {"progress": progress})
     ids = started(cfg, last, tmp_path).network.state_dict()[IDS]
     for item in ("a4", "a5"):
         torch.testing.assert_close(ids[row(TONIGHT, item)], initial[row(TONIGHT, item)] @ turn)
@@ -95,9 +100,7 @@ def test_a_new_item_stands_to_the_known_ones_as_its_neighbours_say(
 
 def test_the_optimisers_go_on_and_know_nothing_of_new_items(cfg: TrainConfig, last: Path, tmp_path: Path) -> None:
     trainer = started(cfg, last, tmp_path)
-    assert trainer.warm is not None
     assert trainer.lazy is not None
-    trainer.warm.load_moments(trainer.optimizer, trainer.lazy)
     held = load_file(last / "pretrained/train_state.safetensors")
     for number, state in trainer.optimizer.state_dict()["state"].items():
         for name, moment in state.items():
@@ -112,9 +115,11 @@ def test_the_optimisers_go_on_and_know_nothing_of_new_items(cfg: TrainConfig, la
 def test_phase_two_keeps_its_adapters_over_tonights_phase_one(cfg: TrainConfig, last: Path, tmp_path: Path) -> None:
     started(cfg, last, tmp_path).run()
     network = started(cfg, last, tmp_path, "finetune").network.state_dict()
-    held, below = (load_file(folder / "model.safetensors") for folder in (last / "checkpoint", tmp_path / "pretrained"))
+    held = load_file(last / "checkpoint/train_state.safetensors")
+    below = load_file(tmp_path / "pretrained/model.safetensors")
     for name, weight in network.items():
-        assert torch.equal(weight, held[name] if name.startswith("domain_adapters.") else below[name]), name
+        is_adapter = name.startswith("domain_adapters.")
+        assert torch.equal(weight, held[f"weights.{name}"] if is_adapter else below[name]), name
 
 
 def test_a_warm_phase_has_a_tenth_of_the_epochs() -> None:
