@@ -26,8 +26,10 @@ def run_locally(request: RunRequest) -> str:
             to_make = [step for step in plan(run) if step.action == "run"]
         if not to_make:
             _remove_left_over(run)
-            told = f"{_nothing_to_do(run)} ({time.monotonic() - started:.1f} s). --rerun STAGE rebuilds one."
             path = report_path(run.lake)
+            if run.settings.report.after_run and not path.exists():
+                _write_report(run)
+            told = f"{_nothing_to_do(run)} ({time.monotonic() - started:.1f} s). --rerun STAGE rebuilds one."
             return told + (f"\nReport: {path}" if path.exists() else "")
         _check_sources(run)
         first, *others = to_make
@@ -65,6 +67,13 @@ def _remove_left_over(run: Run) -> None:
     if run.lake.leftovers(run.stages):
         with suppress(UserError):  # another run is writing, or the lake can only be read
             run.lake.clean(run.stages)
+
+
+def _write_report(run: Run) -> None:
+    from flows.report.write import write_report
+
+    with progress("report"), suppress(OSError):  # the lake can only be read
+        write_report(run)
 
 
 def _check_sources(run: Run) -> None:

@@ -18,7 +18,7 @@ from data_lake.lake import Lake, Stage
 from data_lake.manifest import Manifest
 from data_lake.messages import hide_credentials
 from data_lake.progress import progress
-from flows.failures import stage_failed
+from flows.failures import StageFailed, stage_failed
 from flows.page import logged, name_run, progress_shown, show_figures, spoken
 from flows.plan import is_to_ask_again, plan
 from flows.run import Run, RunRequest, open_run
@@ -72,12 +72,12 @@ def run_stage(stage: Stage, lake: Lake) -> Manifest | State:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="report")
-def report(run: Run) -> Path:
-    """Write the page that shows what the lake holds, and link it from the run's page."""
+def report(run: Run, failed: tuple[str, str] | None = None) -> Path:
+    """Write the page that shows what the lake holds, and link it from the run's page; see `write_report`."""
     from flows.report.write import write_report
 
     with progress("report"):
-        path = write_report(run)
+        path = write_report(run, failed=failed)
     create_link_artifact(key="report", link=path.as_uri(), link_text=f"Report of {run.settings.dataset}")
     return path
 
@@ -142,7 +142,7 @@ def run_as_flow(run: Run) -> tuple[list[Manifest], int]:
 def make_stages(run: Run) -> tuple[list[Manifest], int]:
     """Run a task per selected stage, then write the report; the run is named after what it is to make, then made.
 
-    A stage that is held back ends the run, and the report says so.
+    A stage that fails or is held back ends the run, and the report says so.
 
     Returns the records of the stages that ran, and how many were skipped.
     """
@@ -167,11 +167,20 @@ def make_stages(run: Run) -> tuple[list[Manifest], int]:
                     ran.append(result)
                 else:
                     skipped += 1
-        except HeldBack:
+        except (UserError, StageFailed) as error:
             if run.settings.report.after_run:
-                log(f"Report: {report(run)}")
+                report_failure(run, stage, error)
             raise
         if run.settings.report.after_run:
             report(run)
     name_run(f"{dataset}: made {spoken([manifest.stage for manifest in ran], active)}")
     return ran, skipped
+
+
+def report_failure(run: Run, stage: Stage, error: Exception) -> None:
+    """Write the report of a run that ends with a stage's error, and log where it is, or why it could not be written."""
+    failed = None if isinstance(error, HeldBack) else (stage.name, str(error))  # the lake knows what was held back
+    try:
+        log(f"Report: {report(run, failed)}")
+    except Exception as why:  # the stage's error is the one to raise
+        log(f"The report could not be written: {type(why).__name__}: {hide_credentials(str(why))}")

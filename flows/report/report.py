@@ -23,14 +23,15 @@ class Report:
     """What the lake holds of a dataset. A part that has not been made yet is None or empty.
 
     `stale` says of artifacts that are not there, or not current with their inputs and settings, why. `held_back` says
-    why the last checkpoint was, where it is not the current one for that. `latest` are the runs that made the current
-    artifacts, in the order of the stages.
+    why the last checkpoint was, where it is not the current one for that; `failed` is the stage at which the run that
+    wants the report failed, and why. `latest` are the runs that made the current artifacts, in the order of the stages.
     """
 
     dataset: str
     generator: str
     stale: dict[str, str]
     held_back: str
+    failed: tuple[str, str] | None
     data: Data | None
     asking: Asking | None
     users: list[User]
@@ -46,8 +47,8 @@ class Report:
         return max((run.started for run in self.latest), default="")
 
 
-def collect(run: Run) -> Report:
-    """Read what the lake of a run holds. Nothing is asked and nothing is written."""
+def collect(run: Run, failed: tuple[str, str] | None = None) -> Report:
+    """Read what the lake of a run holds. Nothing is asked and nothing is written; `failed` is that of the report."""
     tables = Tables(run)
     current = {name: made for name in ARTIFACTS if (made := tables.manifest(name))}
     results = [current[name] for name in RESULTS if name in current] or list(current.values())[-1:]
@@ -58,6 +59,7 @@ def collect(run: Run) -> Report:
         generator=run.settings.enrich.generator,
         stale=stale_artifacts(run),
         held_back=next(filter(None, map(run.lake.held_back, run.stages)), ""),
+        failed=failed,
         data=collect_data(tables, list(run.settings.domains)),
         asking=collect_asking(tables),
         users=collect_users(run),

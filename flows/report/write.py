@@ -9,11 +9,12 @@ from flows.run import Run
 from flows.summary import report_path
 
 
-def write_report(run: Run, out: Path | None = None) -> Path:
+def write_report(run: Run, out: Path | None = None, failed: tuple[str, str] | None = None) -> Path:
     """Write what the lake holds of a run's dataset as one HTML page, and return its absolute path.
 
-    A file that is there, `out` or the one of `report_path`, is replaced as a whole.
+    Where the run failed, `failed` is the stage and why. A file that is there, `out` or the one of `report_path`, is
+    replaced as a whole.
     """
     path = (out or report_path(run.lake)).absolute()
-    put_text(path, render(collect(run)))
+    put_text(path, render(collect(run, failed)))
     return path

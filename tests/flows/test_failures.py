@@ -8,7 +8,9 @@ import pytest
 from data_lake.errors import UserError
 from data_lake.lake import Lake
 from flows.failures import stage_failed
+from flows.local_run import run_locally
 from flows.nightly import run_stage
+from flows.run import RunRequest
 from flows.server import _wait, secret_file
 from pipeline.processes.child import Child
 
@@ -52,9 +54,9 @@ def test_a_stage_that_works_in_its_third_try_says_of_each_failure_when_the_next_
     ]
 
 
-def test_a_stage_that_always_fails_ends_the_run_with_a_few_lines_and_the_place_of_its_log(place):
+def test_a_stage_that_always_fails_ends_the_run_with_a_report_a_few_lines_and_the_place_of_its_log(place):
     place.config.write_text(place.config.read_text() + "[recommend]\ntop = 3\n")
-    done = place.python("-c", BREAK, "run")
+    done = place.python("-c", BREAK, "run", "--set", "report.after_run=true")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     stale, *lines = [line for line in done.stderr.splitlines() if "skipped: " not in line]
@@ -64,7 +66,9 @@ def test_a_stage_that_always_fails_ends_the_run_with_a_few_lines_and_the_place_o
         f"recommend failed (try 1 of 3): {why} ... line 99. Next try in 0.01 s.",
         f"recommend failed (try 2 of 3): {why} ... line 99. Next try in 0.02 s.",
     ]
+    page = place.lake.home / "report.html"
     assert lines[2:-1] == [
+        f"Report: {page}",
         f"error: recommend failed (try 3 of 3): {why}",
         *(f"error: line {n}" for n in range(99, 100)),
     ]
@@ -72,6 +76,23 @@ def test_a_stage_that_always_fails_ends_the_run_with_a_few_lines_and_the_place_o
     assert log.parents[1] == place.lake.home
     assert "Traceback (most recent call last)" in log.read_text()
     assert "line 50" in log.read_text()
+    failed, stale = re.findall(r'<p class="note">(.*?)</p>', page.read_text(), re.DOTALL)
+    assert failed.startswith(f"<b>The run failed at recommend.</b> recommend failed (try 3 of 3): {why}\nline 99\n")
+    assert stale.startswith("<b>Not all is current.</b> recommendations: ")
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_why_the_run_failed(place, monkeypatch, capfd):
+    def fails(lake, stage):
+        raise UserError(f"{stage.name} is refused")
+
+    def no_report(run, failed):
+        raise OSError("no room for the page")
+
+    monkeypatch.setattr(Lake, "run", fails)
+    monkeypatch.setattr("flows.nightly.report", no_report)
+    with pytest.raises(UserError, match="recommend is refused"):
+        place.run(only="recommend", set_=("report.after_run=true",))
+    assert "The report could not be written: OSError: no room for the page\n" in capfd.readouterr().err
 
 
 def test_a_disk_that_takes_no_log_does_not_hide_the_failure(tmp_path):
@@ -165,3 +186,15 @@ def test_a_run_with_nothing_to_do_removes_what_a_killed_one_left(place):
     left_over.touch()
     assert place.edt("run").stdout.startswith("Nothing to do")
     assert not left_over.exists()
+
+
+def test_a_run_with_nothing_to_do_writes_the_report_that_is_missing(place):
+    page = place.lake.home / "report.html"
+    page.unlink()
+    request = RunRequest(config=place.config, overrides=("report.after_run=true",))
+    told = run_locally(request)
+    assert told.startswith("Nothing to do")
+    assert told.endswith(f"\nReport: {page}")
+    written = page.stat().st_mtime_ns
+    run_locally(request)
+    assert page.stat().st_mtime_ns == written
