@@ -36,11 +36,6 @@ class Measured:
     def name(self) -> str:
         return f"{self.lake.home.name} {self.run.fingerprint[:8]} of {self.run.started}"
 
-    def ranks(self) -> pl.DataFrame:
-        """Return the rows of RANKS of the test split by the last phase."""
-        files = open_parts(self.lake.kept_path("ranks", self.run)).files
-        return pl.read_parquet(files).filter(pl.col("phase") == PHASE, pl.col("split") == TEST)
-
     def titles(self) -> pl.DataFrame:
         """Return item_id and title of the items that the lake holds."""
         return pl.read_parquet(open_parts(self.lake.path("items")).files, columns=["item_id", "title"])
@@ -88,7 +83,7 @@ def compare(run: Run, a: str, b: str) -> Compared:
     """
     before, now = (_find(run, name) for name in (a, b))
     lines = [lineage(each.lake, [each.run]) for each in (before, now)]
-    ranks = _of_both(before.ranks(), now.ranks())
+    ranks = ranks_of_both(*(ranks_of_test(each.lake, each.run) for each in (before, now)))
     if not len(ranks):
         raise UserError(
             f"No user has the same {TEST} target in {before.name} and {now.name}. Compare runs of one split."
@@ -129,7 +124,13 @@ def _find(run: Run, name: str) -> Measured:
     return Measured(lake, named[0])
 
 
-def _of_both(a: pl.DataFrame, b: pl.DataFrame) -> pl.DataFrame:
+def ranks_of_test(lake: Lake, run: Manifest) -> pl.DataFrame:
+    """Return the rows of RANKS that an evaluation made of the test split by the last phase."""
+    ranks = pl.read_parquet(open_parts(lake.kept_path("ranks", run)).files)
+    return ranks.filter(pl.col("phase") == PHASE, pl.col("split") == TEST)
+
+
+def ranks_of_both(a: pl.DataFrame, b: pl.DataFrame) -> pl.DataFrame:
     """Return a row per user, protocol and target of both, with `rank_a` and `rank_b`."""
     key = ["user_id", "protocol", "domain", "item_id"]
     a, b = (ranks.select(*key, "rank") for ranks in (a, b))

@@ -1,19 +1,25 @@
 """What the last phase reached on the test targets, beside the run before and one without a generator."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
 
+from data_lake.errors import UserError
 from data_lake.lake import Lake, Manifest
 from data_lake.schemas import ALL, TEST
 from data_lake.tables import open_parts
-from flows.lineage import changes_between, lineage
+from flows.compare import PHASE, ranks_of_both, ranks_of_test
+from flows.lineage import Lineage, changes_between, lineage
 from flows.protocols import notes_on_protocols
 from flows.report.tables import Tables
-from model.evaluation.compare import Difference, paired
+from model.data.training_set import TrainingSet
+from model.evaluation.candidates import find_targets
+from model.evaluation.groups import groups
+from model.evaluation.metrics import METRIC_NAMES, Floats, compute_metrics, interval, resampled_sums
 
-PHASE = "finetune"
 SHOWN = ("HR@10", "NDCG@10")
 RESAMPLES = 1000
 OVERALL = "over all"
@@ -40,13 +46,18 @@ class Row:
     runs: list[Measured | None]
 
 
+Key = tuple[str, str, str, str]
+"""Protocol, domain, group and metric."""
+
+
 @dataclass(frozen=True)
 class Paired:
-    """The difference to another run over the users who have the same target in both."""
+    """The mean difference to another run, with its 95 % interval, over the users with the same target in both."""
 
-    protocol: str
-    domain: str
-    difference: Difference
+    value: float
+    low: float
+    high: float
+    users: int
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ class Other:
     started: str
     generator: str | None
     changed: list[str]
-    paired: list[Paired]
+    paired: dict[Key, Paired]
 
 
 @dataclass(frozen=True)
@@ -90,13 +101,15 @@ def collect_metrics(tables: Tables) -> Metrics | None:
     if run is None or metrics is None:
         return None
     others = _others(lake, run)
-    values, *more = _values(metrics), *(_values(_kept(lake, "metrics", other)) for other in others.values())
+    values, *more = _values(metrics), *(_values(_kept_metrics(lake, other)) for other in others.values())
     protocols, domains = (list(dict.fromkeys(key[at] for key in values)) for at in (0, 1))
     here = lineage(lake, [run])
+    ranks = ranks_of_test(lake, run)
+    members = _members(lake, here, ranks)
 
     def other_run(name: str, other: Manifest) -> Other:
         there = lineage(lake, [other])
-        differences = _paired(lake, run, other, protocols, domains)
+        differences = paired_by_group(ranks_of_test(lake, other), ranks, members)
         return Other(name, other.started, there.generator, changes_between(there, here), differences)
 
     return Metrics(
@@ -106,9 +119,6 @@ def collect_metrics(tables: Tables) -> Metrics | None:
         [other_run(name, other) for name, other in others.items()],
         [Row(*key, runs=[each[key][0] if key in each else None for each in (values, *more)]) for key in values],
     )
-
-
-Key = tuple[str, str, str, str]
 
 
 def _values(metrics: pl.LazyFrame) -> dict[Key, tuple[Measured, float]]:
@@ -142,32 +152,56 @@ def _is_here(lake: Lake, run: Manifest) -> bool:
     )
 
 
-def _paired(
-    lake: Lake, run: Manifest, other: Manifest, protocols: Sequence[str], domains: Sequence[str]
-) -> list[Paired]:
-    found = []
-    for protocol in protocols:
-        here, there = (_ranks(lake, each, protocol) for each in (run, other))
-        both = here.join(there, on=["user_id", "domain", "item_id"], suffix="_other")
-        ranks = [
-            both.select("user_id", "domain", "phase", "split", "protocol", rank=name).to_arrow()
-            for name in ("rank", "rank_other")
-        ]
-        for domain in domains:
-            one = None if domain == OVERALL else domain
-            if len(both) and (one is None or one in both["domain"]):
-                differences = paired(
-                    ranks[:1], ranks[1:], split=TEST, protocol=protocol, domain=one, resamples=RESAMPLES
-                )
-                found += [Paired(protocol, domain, differences[metric]) for metric in SHOWN]
+def paired_by_group(there: pl.DataFrame, here: pl.DataFrame, members: pl.DataFrame) -> dict[Key, Paired]:
+    """Return what the ranks `here` have more than those of another run, over the users of each domain and group.
+
+    `members` are those of `_members`. All protocols have the same targets, so that users are drawn once for all.
+    """
+    both = ranks_of_both(there, here).sort("protocol", "user_id")
+    if both.is_empty():
+        return {}
+    protocols = both["protocol"].unique().sort()
+    users = both.filter(pl.col("protocol") == protocols[0]).join(members, on="user_id", maintain_order="left")
+    gained = _shown(both["rank_b"]) - _shown(both["rank_a"])
+    apart = np.concatenate(gained.reshape(len(protocols), len(users), -1), axis=1)  # (users, protocols * metrics)
+    in_domain = {OVERALL: pl.lit(True)} | {name: pl.col("domain") == name for name in users["domain"].unique()}
+    parts = {
+        (domain, group): np.flatnonzero(users.select(is_in & pl.col(group)).to_series())
+        for domain, is_in in in_domain.items()
+        for group in members.columns[1:]
+    }
+    sums = resampled_sums(apart, list(parts.values()), RESAMPLES, 0)
+    names = list(product(protocols, SHOWN))
+    found = {}
+    for ((domain, group), part), drawn in zip(parts.items(), sums, strict=True):
+        if len(part):
+            mean = apart[part].mean(axis=0)
+            low, high = interval(drawn, mean)
+            for at, (protocol, metric) in enumerate(names):
+                found[protocol, domain, group, metric] = Paired(mean[at], low[at], high[at], len(part))
     return found
 
 
-def _ranks(lake: Lake, run: Manifest, protocol: str) -> pl.DataFrame:
-    ranks = _kept(lake, "ranks", run)
-    of_protocol = pl.col("phase") == PHASE, pl.col("split") == TEST, pl.col("protocol") == protocol
-    return ranks.filter(*of_protocol).collect()
+def _shown(ranks: pl.Series) -> Floats:
+    return compute_metrics(ranks.to_numpy())[:, [METRIC_NAMES.index(name) for name in SHOWN]]
 
 
-def _kept(lake: Lake, artifact: str, run: Manifest) -> pl.LazyFrame:
-    return pl.scan_parquet(open_parts(lake.kept_path(artifact, run)).files)
+def _members(lake: Lake, run: Lineage, ranks: pl.DataFrame) -> pl.DataFrame:
+    """Return `user_id`, and per group whether the user's test target is in it.
+
+    There is only the group of all where the lake keeps no training set of the run that can be read.
+    """
+    assembled = run.stage("assemble")
+    try:
+        data = TrainingSet.load(lake.kept_path("training_set", assembled), stream=True) if assembled else None
+    except UserError:  # it is gone, or of an earlier version
+        data = None
+    if data is None:
+        return ranks.select("user_id").unique().with_columns(pl.lit(True).alias(ALL))
+    targets = find_targets(data, TEST)
+    users = pl.Series("user_id", data.user_ids.take(pa.array(targets.users)))
+    return pl.DataFrame([users, *(pl.Series(group, mask) for group, mask in groups(data, targets).items())])
+
+
+def _kept_metrics(lake: Lake, run: Manifest) -> pl.LazyFrame:
+    return pl.scan_parquet(open_parts(lake.kept_path("metrics", run)).files)

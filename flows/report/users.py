@@ -8,8 +8,8 @@ from typing import Any
 import polars as pl
 
 from data_lake.schemas import TEST
+from flows.compare import PHASE
 from flows.report.asking import Answer, answers
-from flows.report.metrics import PHASE
 from flows.report.prompts import prompts_of
 from flows.report.tables import Tables
 from flows.run import Run

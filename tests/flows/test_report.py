@@ -14,7 +14,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from data_lake.lake import Stage
 from flows.report.charts import bars
 from flows.report.data import imbalance_bins, timeline
-from flows.report.metrics import Measured
+from flows.report.metrics import Measured, Paired, paired_by_group
 from flows.report.page import SECTIONS, render
 from flows.report.report import collect
 from flows.report.write import write_report
@@ -135,12 +135,32 @@ def test_metrics_stand_beside_the_run_before_with_the_difference_on_the_same_tar
     metrics = report_of(place).metrics
     [before] = metrics.others
     assert (before.name, before.generator, before.changed) == ("before", "retrieval", ["evaluate.resamples 20 -> 30"])
-    assert len(before.paired) == len(metrics.protocols) * len(metrics.domains) * 2
-    assert {(each.difference.difference, each.difference.low, each.difference.high) for each in before.paired} == {
-        (0.0, 0.0, 0.0)
-    }
+    rows = {(row.protocol, row.domain, row.group, row.metric): row.runs[0].users for row in metrics.rows}
+    assert {key: each.users for key, each in before.paired.items()} == rows
+    assert {(each.value, each.low, each.high) for each in before.paired.values()} == {(0.0, 0.0, 0.0)}
     for row in metrics.rows:
         assert row.runs[0].value == row.runs[1].value
+
+
+def test_a_difference_is_that_of_the_users_of_the_domain_and_group_whose_target_is_the_same():
+    def ranks(**by_user):
+        rows = [("full", user, domain, item, rank) for user, (domain, item, rank) in by_user.items()]
+        return pl.DataFrame(rows, ["protocol", "user_id", "domain", "item_id", "rank"], orient="row")
+
+    there = ranks(ann=("food", "tea", 20), bob=("food", "rye", 3), cid=("pots", "wok", 1), dan=("pots", "pan", 1))
+    here = ranks(ann=("food", "tea", 1), bob=("food", "rye", 3), cid=("pots", "wok", 99), dan=("pots", "lid", 99))
+    members = pl.DataFrame(
+        {"user_id": ["ann", "bob", "cid", "dan"], "all": [True] * 4, "long": [True, False, True, True]}
+    )
+    found = paired_by_group(there, here, members)
+    hits = {key[1:3]: (each.value, each.users) for key, each in found.items() if key[3] == "HR@10"}
+    assert hits == {
+        ("over all", "all"): (0.0, 3), ("over all", "long"): (0.0, 2),
+        ("food", "all"): (0.5, 2), ("food", "long"): (1.0, 1),
+        ("pots", "all"): (-1.0, 1), ("pots", "long"): (-1.0, 1),
+    }  # fmt: skip
+    assert found["full", "food", "long", "HR@10"] == Paired(1.0, 1.0, 1.0, 1)
+    assert found["full", "food", "all", "HR@10"].low < 0.5 < found["full", "food", "all", "HR@10"].high
 
 
 def test_the_metrics_are_those_of_the_table(finished):
