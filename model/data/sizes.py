@@ -65,7 +65,9 @@ def check_scopes(scopes: Iterable[str], domains: tuple[str, ...], where: str) ->
 
 def _values(path: Path) -> int:
     """Return the values of a file, or its bytes once unpacked, whichever are more."""
-    about = pq.read_metadata(path)
+    with pq.ParquetFile(path) as file:
+        file.scan_contents()  # raises where what is said of columns contradicts itself; asked for it, Arrow would abort
+        about = file.metadata
     groups = [about.row_group(number) for number in range(about.num_row_groups)]
     values = sum(group.column(number).num_values for group in groups for number in range(group.num_columns))
     return int(max(values, about.num_rows, sum(group.total_byte_size for group in groups)))

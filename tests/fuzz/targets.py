@@ -44,7 +44,7 @@ from pipeline.llm.generator import (
 )
 from pipeline.llm.prompts import description_schema, items_schema, numbers_schema, profile_schema, scores_schema
 from pipeline.llm.reading import read_reply
-from tests.fuzz.mutate import mutated_bytes, mutated_table, mutated_tree
+from tests.fuzz.mutate import forged_footer, mutated_bytes, mutated_table, mutated_tree
 from tests.fuzz.runner import Target, scratch
 from tests.model.conftest import SMALL, tiny_tables
 from tests.pipeline.whole_ingest import ingest_whole
@@ -282,11 +282,11 @@ def _text_file(rng: random.Random) -> tuple[str, bytes]:
 
 
 def _parquet(table: pa.Table, **more: Any) -> bytes:
-    """Return a table as a file; nothing where Parquet has no such column."""
+    """Return a table as a file; nothing where Parquet has no such column, or the table breaks its own schema."""
     sink = io.BytesIO()
     try:
         pq.write_table(table, sink, **more)
-    except pa.ArrowNotImplementedError:
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
         return b""
     return sink.getvalue()
 
@@ -303,7 +303,13 @@ def _parquet_file(rng: random.Random) -> tuple[str, bytes]:
     packing = rng.choice(("none", "snappy", "zstd"))
     table = mutated_table(_RAW, rng) if rng.random() < 0.5 else _RAW
     data = _parquet(table, compression=packing, use_dictionary=rng.random() < 0.5)
-    return "a.parquet", mutated_bytes(data, rng, (b"PAR1", b"\0\0\0\0")) if rng.random() < 0.8 else data
+    return "a.parquet", _damaged_parquet(data, rng) if rng.random() < 0.8 else data
+
+
+def _damaged_parquet(data: bytes, rng: random.Random) -> bytes:
+    if rng.random() < 0.5:
+        return forged_footer(data, rng)
+    return mutated_bytes(data, rng, (b"PAR1", b"\0\0\0\0"))
 
 
 def _read_file(made: tuple[str, bytes], folder: Path) -> object:
@@ -410,7 +416,7 @@ def _of_models() -> list[Target]:
 
 def _damaged_table(table: pa.Table, rng: random.Random) -> bytes:
     data = _parquet(mutated_table(table, rng) if rng.random() < 0.75 else table)
-    return mutated_bytes(data, rng, (b"PAR1", b"\0\0\0\0")) if rng.random() < 0.3 else data
+    return _damaged_parquet(data, rng) if rng.random() < 0.5 else data
 
 
 def _damaged_file(name: str, data: bytes, rng: random.Random) -> bytes:

@@ -20,6 +20,7 @@ from model.data.sizes import check_matrix
 from model.data.training_set import TrainingSet
 from model.loss.scores import Catalogue
 from model.loss.softmax import SampledSoftmax
+from tests.fuzz.mutate import footer_numbers, with_footer_number
 from tests.model.conftest import tiny_tables
 from tests.model.worlds import world
 
@@ -392,6 +393,21 @@ def test_a_small_file_that_becomes_large_is_refused_before_it_is_read(
     monkeypatch.setattr("model.data.training_set.read_tables", lambda *_: pytest.fail("it was read"))
     with pytest.raises(UserError, match=f"{name}/part-00000.parquet: unpacked it is more than 100 times its size"):
         TrainingSet.load(folder)
+
+
+def test_a_footer_that_gives_a_column_of_texts_another_type_is_refused_and_ends_no_process(tmp_path: Path) -> None:
+    folder = written(tiny_tables(), tmp_path)
+    path = folder / "users" / "part-00000.parquet"
+    good = path.read_bytes()
+    text, whole_number = 6, 1  # in Parquet's list of types
+    refused = []
+    for place in (place for place, value in enumerate(footer_numbers(good)) if value == text):
+        path.write_bytes(with_footer_number(good, place, whole_number))
+        try:
+            TrainingSet.load(folder)
+        except UserError:
+            refused.append(place)
+    assert len(refused) == 1  # the one that stands in the schema
 
 
 @pytest.mark.parametrize("name", ["sequences", "profile_vectors", "users"])
