@@ -97,15 +97,15 @@ class ActionChecks:
         )  # fmt: skip
         return self._refused.take(actions, reason, self._kind)
 
-    def warn(self, catalogue: Catalogue) -> None:
-        """Name times outside of what is taken and how they were read, and items that are written in two ways."""
+    def warn(self, listed: pl.Series) -> None:
+        """Name times outside of what is taken and how they were read, and ids that the `listed` ones write otherwise."""
         if self._outside:
             self._refused.warn(
                 f"{self._outside:,} times are outside of {EARLIEST:%Y} to {LATEST:%Y}, the first of them "
                 f'{self._first_outside} ([data] timestamp_unit = "{names(self._cfg)[2]}").'
             )
         unknown = pl.Series("unknown", list(self._unknown), pl.String)
-        if twins := written_otherwise(unknown, catalogue.listings["item_id"]):
+        if len(unknown) and (twins := written_otherwise(unknown, listed)):
             (ours, theirs), rows = next(iter(twins.items())), sum(self._unknown[name] for name in twins)
             self._refused.warn(
                 f"{rows:,} {self._kind} rows name an item that the items file writes otherwise: {ours!r} here, "

@@ -103,7 +103,7 @@ def ingest(cfg: DataConfig, split: SplitConfig, forgotten: Set[str], disk: Path,
             f"Words that often stand for a missing value are taken as they are ({found}). Leave these cells empty if "
             "nothing is known there."
         )
-    checks.warn(Catalogue(listings))
+    checks.warn(listings["item_id"])
 
     of_item = np.zeros(len(catalogue.items), np.int64)
     for part in range(parts.count):
@@ -261,7 +261,7 @@ def _clean_queries(
     )  # fmt: skip
     queries = checks.check(refused.take(queries, reason, "query"))
     queries = checks.give_items(queries, catalogue)
-    checks.warn(catalogue)
+    checks.warn(catalogue.listings["item_id"])
     place = ["time"] if cfg.times == "real" else by
     if place:
         again = ~pl.struct("user_id", "item", *place).is_first_distinct()

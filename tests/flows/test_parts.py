@@ -26,7 +26,7 @@ def test_users_lie_in_parts_of_the_same_number_from_the_first_stage_to_the_train
         files = sorted((lake.path(artifact) / table).glob("*.parquet"))
         column = "user" if name == "training_set/sequences" else "user_id"
         users[name] = [pq.read_table(path, columns=[column])[column].unique().to_pylist() for path in files]
-    assert len(users["interactions"]) == 4
+    assert len(users["interactions"]) == 3
     by_part = [sorted(part) for part in users["interactions"]]
     assert [users[name] for name in ("sequences", "augmented_sequences", "training_set/users")] == [by_part] * 3
     assert [number for part in users["training_set/sequences"] for number in part] == list(range(1, 51))
