@@ -98,7 +98,7 @@ class ActionChecks:
         return self._refused.take(actions, reason, self._kind)
 
     def warn(self, listed: pl.Series) -> None:
-        """Name times outside of what is taken and how they were read, and ids that the `listed` ones write otherwise."""
+        """Name times outside of what is taken and how they were read, and ids that `listed` ones write otherwise."""
         if self._outside:
             self._refused.warn(
                 f"{self._outside:,} times are outside of {EARLIEST:%Y} to {LATEST:%Y}, the first of them "
