@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +127,16 @@ class StageIO:
         write_parts(checked, self._empty_folder(artifact, name))
         self._written.setdefault(artifact, set()).add(name)
 
-    def write_stream(self, artifact: str, tables: Iterable[pa.Table]) -> None:
-        """Check and write an output's tables, one behind the other, in files of equal length; as `write` otherwise."""
+    def write_stream(self, artifact: str, tables: Iterable[pa.Table], name: str = "") -> None:
+        """Check and write rows of a table of an output, some behind the others, in files of equal length.
+
+        There is at least one of `tables`, whose vectors are of one length; no row's key may stand in two of them.
+        """
         schema = self._output(artifact)
-        checked = (check(table, schema) for table in tables)
-        write_stream(checked, schema.tables[""], self._empty_folder(artifact, ""))
-        self._written.setdefault(artifact, set()).add("")
+        checked = (check(table, schema, name) for table in tables)
+        first = next(checked)
+        write_stream(chain([first], checked), first.schema, self._empty_folder(artifact, name))
+        self._written.setdefault(artifact, set()).add(name)
 
     def write_parts(self, artifact: str, tables: Iterable[pa.Table], name: str = "") -> None:
         """Check and write tables of an output, each as a part of its own; no row's key may stand in two of them."""

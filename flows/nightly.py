@@ -31,8 +31,8 @@ from flows.text import log
 SERVED = "EDT_SERVED_SETTINGS"
 """Environment variable with the settings, as JSON, that `edt serve` was given for its runs."""
 
-OURS_TO_SET = frozenset({"openai", "llm", "embed", "data", "lake"})
-"""Sections that tell where keys go, which files are read, which models are loaded and where to write."""
+OURS_TO_SET = frozenset({"openai", "llm", "embed", "data", "lake", "scale"})
+"""Sections that tell where keys go, which files are read, which models are loaded, where to write and who computes."""
 
 
 def not_a_user_error(_task: Task, _run: TaskRun, state: State) -> bool:

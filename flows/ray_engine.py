@@ -49,7 +49,8 @@ class RayEngine:
         ray = _ray()
         scale = self._scale
         if not ray.is_initialized():
-            ray.init(address=scale.address, log_to_driver=False, logging_level="ERROR")
+            address = scale.address or os.environ.get("RAY_ADDRESS", "local")
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         ray.data.DataContext.get_current().enable_progress_bars = False
         for handler in logging.getLogger("ray.data").handlers:
             handler.setLevel(logging.CRITICAL)
@@ -98,6 +99,7 @@ class ShardMaker:
 
 
 def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # who reaches a cluster without one may run anything on it
     try:

@@ -369,7 +369,7 @@ def _assemble(run: StageRun) -> None:
     else:
         run.io.write("training_set", no_profile_vectors(), "profile_vectors")
     run.io.write("training_set", assembly.items(), "items")
-    run.io.write("training_set", assembly.item_vectors(run.io.read("item_embeddings")), "item_vectors")
+    run.io.write_stream("training_set", assembly.item_vectors(run.io.read("item_embeddings")), "item_vectors")
     run.io.write("training_set", assembly.info(CANDIDATES_SEED, run.settings.data.times), "info")
 
 

@@ -9,7 +9,9 @@ import pyarrow.compute as pc
 
 from data_lake.schemas import ALL, SPLITS, TRAIN, TRAINING_SET_VERSION
 from pipeline.frames import lists
-from pipeline.vectors.catalogue import matrix, vector_column
+
+ITEMS_AT_ONCE = 65_536
+"""Items whose vectors are copied at once."""
 
 
 class Assembly:
@@ -60,12 +62,14 @@ class Assembly:
             "key": _keys(self._items["item_id"]),
         })  # fmt: skip
 
-    def item_vectors(self, item_embeddings: pa.Table) -> pa.Table:
-        """Return the vector of each item."""
-        vectors, has = matrix(item_embeddings["vector"])
-        row = pc.index_in(self._item_ids, value_set=item_embeddings["item_id"].combine_chunks()).to_numpy()
-        numbers = np.arange(1, len(row) + 1, dtype=np.int32)
-        return pa.table({"item": numbers, "vector": vector_column(vectors[row], has[row])})
+    def item_vectors(self, item_embeddings: pa.Table) -> Iterator[pa.Table]:
+        """Yield the vector of each item, some items after the others; at least one table."""
+        vectors = item_embeddings["vector"].combine_chunks()
+        row = pc.index_in(self._item_ids, value_set=item_embeddings["item_id"].combine_chunks())
+        for first in range(0, max(len(row), 1), ITEMS_AT_ONCE):
+            some = row.slice(first, ITEMS_AT_ONCE)
+            numbers = np.arange(first + 1, first + 1 + len(some), dtype=np.int32)
+            yield pa.table({"item": numbers, "vector": vectors.take(some)})
 
     def info(self, candidates_seed: int, times: str) -> pa.Table:
         """Return the one row about all. `times` says whether the timestamps are real or an order only."""

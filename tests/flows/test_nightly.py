@@ -103,7 +103,9 @@ def test_a_stage_that_fails_for_a_reason_of_the_users_is_not_tried_again(place):
     assert place.lake.read("interactions").num_rows > 0  # what was current still is
 
 
-@pytest.mark.parametrize("given", ["openai.base_url=http://thief", "lake.root=s3://thief", " embed.model=thief"])
+@pytest.mark.parametrize(
+    "given", ["openai.base_url=http://thief", "lake.root=s3://thief", " embed.model=thief", "scale.address=thief"]
+)
 def test_a_run_that_came_through_the_server_may_not_set_where_keys_and_data_go(place, monkeypatch, given):
     monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "served")
     with pytest.raises(UserError, match=r"was set from outside, through Prefect's server"):

@@ -215,7 +215,7 @@ def assemble(sequences, items, item_embeddings, profiles, domains, seed, times="
         "sequences": numbered,
         "users": users,
         "items": assembly.items(),
-        "item_vectors": assembly.item_vectors(item_embeddings),
+        "item_vectors": pa.concat_tables(assembly.item_vectors(item_embeddings)),
         "profile_vectors": no_profile_vectors() if profiles is None else profile_vectors(users, profiles, domains),
         "info": assembly.info(seed, times),
     }
