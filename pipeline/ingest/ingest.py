@@ -18,7 +18,7 @@ from pipeline.ingest import readers
 from pipeline.ingest.check_actions import ActionChecks, Catalogue
 from pipeline.ingest.clean_items import clean_items
 from pipeline.ingest.ids import missing_words
-from pipeline.ingest.inputs import IDS, Files, has_positions, in_order_by, read_actions, read_items
+from pipeline.ingest.inputs import IDS, Files, has_positions, in_order_by, read_actions, read_items, read_positions
 from pipeline.ingest.minimum_counts import DUPLICATE, ITEM, RATING, REASONS, USER, drop_rare, sort_part
 from pipeline.ingest.parts import Parts
 from pipeline.ingest.refused import Refused
@@ -247,8 +247,7 @@ def _clean_queries(
     """Check the rows of queries as those of interactions are, then each query as a whole; return them in order."""
     if queries.is_empty():
         return frame_of(QUERIES.tables[""].empty_table())
-    positions = queries["raw_position"].cast(pl.Float64, strict=False).fill_nan(None)
-    queries = in_order_by(queries, cfg, positions.count() > 0)
+    queries = in_order_by(queries, cfg, read_positions(queries["raw_position"]).count() > 0)
     by = [name for name in ("order",) if name in queries.columns]
     queries = queries.sort("time", *by, "file", "line", nulls_last=True)
     from_end = pl.len() - 1 - pl.int_range(pl.len())

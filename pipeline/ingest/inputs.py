@@ -87,7 +87,7 @@ def has_positions(cfg: DataConfig, files: Files) -> bool:
     """Say whether any row of the files tells a position; reads no further than to the first."""
     name = names(cfg)[0].position
     return any(
-        _positions(rows.good[name]).count() > 0
+        read_positions(rows.good[name]).count() > 0
         for _, path in files
         if name in readers.columns_of(path)
         for rows in readers.batches(path, [name])
@@ -104,14 +104,15 @@ def in_order_by(actions: pl.DataFrame, cfg: DataConfig, is_positioned: bool) -> 
             "[data] ties = 'position', but the interactions or queries have none. Set [data.columns] position."
         )
     if ties == "position":
-        return actions.with_columns(_positions(actions["raw_position"]).alias("order"))
+        return actions.with_columns(read_positions(actions["raw_position"]).alias("order"))
     if ties == "shuffle":
         hashed = pl.concat_str("user_id", "item_id", separator="\n").hash(cfg.seed)
         return actions.with_columns(hashed.alias("order"))
     return actions
 
 
-def _positions(raw: pl.Series) -> pl.Series:
+def read_positions(raw: pl.Series) -> pl.Series:
+    """Return positions as numbers, null where there is none."""
     return raw.cast(pl.Float64, strict=False).fill_nan(None)
 
 
