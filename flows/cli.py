@@ -370,7 +370,7 @@ def export(
 @app.command()
 def compare(
     a: Annotated[
-        str, typer.Argument(help="current, previous, digits of a fingerprint, or a settings file.")
+        str, typer.Argument(help="current, previous, a generator, digits of a fingerprint, or a settings file.")
     ] = "previous",
     b: Annotated[str, typer.Argument(help="The same.")] = "current",
     config: Config = DEFAULT_FILE,

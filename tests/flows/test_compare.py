@@ -69,7 +69,14 @@ def test_another_settings_file_names_its_own_current_run(place: Place) -> None:
         assert compare(run, "current", str(place.config)).a == compare(run, "current", "current").b
 
 
-@pytest.mark.parametrize("name", ["previous", "abcd", "x"])
+def test_a_generator_names_the_last_run_that_rests_on_its_replies(place: Place) -> None:
+    place.run(set_=("enrich.generator=none",))
+    with place.open("enrich.generator=none") as run:
+        by_name, by_time = compare(run, "retrieval", "none"), compare(run, "previous", "current")
+    assert by_name == by_time
+
+
+@pytest.mark.parametrize("name", ["previous", "none", "abcd", "x"])
 def test_a_run_that_is_not_kept_is_refused_with_those_that_are(place: Place, name: str) -> None:
     with (
         place.open() as run,
