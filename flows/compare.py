@@ -80,7 +80,8 @@ class Compared:
 def compare(run: Run, a: str, b: str) -> Compared:
     """Compare two evaluations: "current", "previous", a generator, digits of a fingerprint, or another settings file.
 
-    A generator names the last evaluation that rests on its replies; digits are a fingerprint's first. Raises UserError where there is no such evaluation, or where no user has the same target in both.
+    A generator names the last evaluation that rests on its replies; digits are a fingerprint's first. Raises UserError
+    where there is no such evaluation, or where no user has the same target in both.
     """
     before, now = (_find(run, name) for name in (a, b))
     lines = [lineage(each.lake, [each.run]) for each in (before, now)]
@@ -120,10 +121,7 @@ def _find(run: Run, name: str) -> Measured:
     else:
         named = [each for each in (current, *others) if len(name) >= LEAST and each.fingerprint.startswith(name)]
     if len(named) != 1:
-        kept = ", ".join(
-            f"{each.fingerprint[:8]} of {each.started} ({lineage(lake, [each]).generator or 'generator no longer kept'})"
-            for each in (current, *others)
-        )
+        kept = ", ".join(f"{each.fingerprint[:8]} of {each.started}" for each in (current, *others))
         raise UserError(
             f"There is no run {name!r} to compare. The lake keeps {kept}. Name one by its first digits, as "
             f"{CURRENT} or {PREVIOUS}, by its generator, or give another settings file."
