@@ -139,10 +139,13 @@ def format_artifact(shown: Mapping[str, Any], whole: bool = False) -> str:
     head = shown["artifact"] + (f", table {shown['table']} of {', '.join(shown['tables'])}" if "table" in shown else "")
     failed = f"\nof a run that failed: {escape_control(shown['error'])}" if "error" in shown else ""
     positions = f"\n{shown['positions']}." if "positions" in shown else ""
-    figures = [{"figure": name, "value": value} for name, value in flat(shown["figures"])]
+    noise_filter = shown["figures"].get("noise_filter", {})
+    others = {name: value for name, value in shown["figures"].items() if name != "noise_filter"}
+    figures = [{"figure": name, "value": value} for name, value in flat(others)]
     parts = [
         f"{head}: {shown['count']:,} rows, made in {shown['seconds']:.1f} s{failed}\n{shown['folder']}{positions}",
         text.table(figures, WIDE),
+        *_over_parts(list(noise_filter.values())),
         text.table(shown.get("lift", [])),
     ]
     if shown["artifact"] == METRICS:
@@ -151,6 +154,25 @@ def format_artifact(shown: Mapping[str, Any], whole: bool = False) -> str:
     parts += _rows(shown["rows"], shown["titles"], WHOLE_TEXT if whole else text.WIDEST)
     parts.append(f"{len(shown['rows']):,} of {shown['found']:,} rows shown." if shown["rows"] else "No row to show.")
     return "\n\n".join(filter(None, parts))
+
+
+def _over_parts(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what the noise filter learnt for each part of the users as tables: means, and users and answers summed."""
+    relevance = [{"domain": domain, **found} for part in parts for domain, found in part["relevance"].items()]
+    worth = [
+        {"pair": pair, **band} for part in parts for pair, bands in part["worth"].items() for band in bands.values()
+    ]
+    tables = [
+        text.table(
+            pl.DataFrame(rows)
+            .group_by(key, maintain_order=True)
+            .agg(pl.col(pl.Int64).sum(), pl.col(pl.Float64).mean())
+            .to_dicts()
+        )
+        for rows, key in ((relevance, ["domain"]), (worth, ["pair", "band"]))
+        if rows
+    ]
+    return [f"The noise filter, over its {len(parts)} parts of the users:", *tables] if tables else []
 
 
 def _metrics_page(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -21,6 +21,23 @@ def test_grounded_items_show_what_was_kept_and_dropped(finished):
     assert "recall" not in shown
 
 
+def _part(auc: float, answers: int, share: float) -> dict:
+    relevance = {"food": {"auc": auc, "auc_of_text": 0.5}}
+    return {"relevance": relevance, "worth": {"a to b": {"band 0": {"band": 0, "answers": answers, "share": share}}}}
+
+
+def test_what_the_noise_filter_learnt_is_shown_over_all_parts_of_the_users(finished):
+    shown = describe(finished.lake, "grounded_items")
+    shown["figures"] = {"noise_filter": {"part 0": _part(0.6, 10, 0.2), "part 1": _part(0.8, 30, 0.4)}}
+    assert [line.split() for line in format_artifact(shown).splitlines()[5:10]] == [
+        ["domain", "auc", "auc_of_text"],
+        ["food", "0.7000", "0.5000"],
+        [],
+        ["pair", "band", "answers", "share"],
+        ["a", "to", "b", "0", "40", "0.3000"],
+    ]
+
+
 @pytest.mark.parametrize("artifact", [artifact for artifact in ARTIFACTS if artifact != "item_descriptions"])
 def test_every_artifact_of_a_run_without_descriptions_can_be_shown(finished, artifact):
     shown = describe(finished.lake, artifact)
