@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from data_lake.errors import UserError
 from data_lake.files import put_folder, temporary
 from data_lake.lake import Lake
+from data_lake.progress import progress
 from flows import text
 from flows.cards import dataset_card, model_card
 from flows.recommend import model_folders, open_model
@@ -22,11 +23,12 @@ from model.exported import MODEL_TYPE, export_model, item_points, user_points
 from model.history_scorer import export_onnx, export_scorer
 from model.recommend import write_lists
 from pipeline.vectors.catalogue import vector_column
-from pipeline.vectors.neighbours import Index
 
 KINDS = {".pt2": "torch.export", ".onnx": "ONNX"}
 """Of the programs, by the endings of their names."""
 NEAREST = 10
+LINKS, LOOKED_AT = 32, (200, 256)
+"""Of an index that is a graph: links of an item, and candidates while it is built and while it is searched."""
 CHECKED_USERS = 1000
 """Users, per domain, by whose vectors the recall of an index is measured."""
 
@@ -47,7 +49,7 @@ def export(request: RunRequest, out: Path | None, with_scorers: bool = False) ->
             export_model(written, data, checkpoint, model)
             (written / "README.md").write_text(model_card(run.lake, run.settings), encoding="utf-8")
             (written / "DATASET_CARD.md").write_text(dataset_card(run.lake), encoding="utf-8")
-            vectors, indexes = _write_vectors(model.scorer, written / "vectors")
+            vectors, indexes = _write_vectors(model.scorer, written / "vectors", run.settings.enrich.exact_up_to)
             lists = _write_recommendations(run.lake, written / "recommendations")
             scorers = _write_scorers(model.scorer, written / "scorers") if with_scorers else []
             put_folder(written, out.absolute())
@@ -68,10 +70,10 @@ def _check_free(out: Path) -> None:
         raise UserError(f"{out} is there already and no earlier export. Give another --out.")
 
 
-def _write_vectors(scorer: NetworkScorer, folder: Path) -> tuple[str, list[str]]:
+def _write_vectors(scorer: NetworkScorer, folder: Path, exact_up_to: int) -> tuple[str, list[str]]:
     """Write items.parquet and users.parquet, whose vectors multiply to scores, and an index per domain with its recall.
 
-    Return a line about the vectors and one about each index.
+    Return a line about the vectors and one about each index, which is exact for up to `exact_up_to` items.
     """
     folder.mkdir()
     data, parts, indexes, users = scorer.data, list[pa.Table](), list[dict[str, Any]](), 0
@@ -79,7 +81,10 @@ def _write_vectors(scorer: NetworkScorer, folder: Path) -> tuple[str, list[str]]
     width = scorer.vectors.shape[1] + 1
     vector = pa.list_(pa.float32(), width)
     schema = pa.schema({"user_id": pa.string(), "domain": pa.string(), "vector": vector}.items())
-    with pq.ParquetWriter(folder / "users.parquet", schema, compression="zstd") as writer:
+    with (
+        progress("vectors", data.n_users * len(data.domains), "users") as work,
+        pq.ParquetWriter(folder / "users.parquet", schema, compression="zstd") as writer,
+    ):
         for number, (domain, columns) in enumerate(zip(data.domains, data.domain_items, strict=True)):
             points = item_points(scorer, domain).numpy()
             rows = pa.array(columns)
@@ -87,7 +92,7 @@ def _write_vectors(scorer: NetworkScorer, folder: Path) -> tuple[str, list[str]]
                 "item_id": data.item_ids.take(rows), "domain": [domain] * len(rows), "title": data.titles.take(rows),
                 "train_actions": data.train_actions[columns], "vector": vector_column(points),
             }))  # fmt: skip
-            index = Index(points) if has_faiss and len(points) else None
+            index = _index(points, exact_up_to) if has_faiss and len(points) else None
             found, checked = 0, 0
             for batch, vectors in user_points(scorer, domain):
                 queries = vectors.numpy()
@@ -97,9 +102,10 @@ def _write_vectors(scorer: NetworkScorer, folder: Path) -> tuple[str, list[str]]
                 if index is not None and checked < CHECKED_USERS:
                     queries = queries[: CHECKED_USERS - checked]
                     found, checked = found + _found(index, queries, points), checked + len(queries)
+                work.advance(len(batch))
             if index is not None:
                 name = f"items-{number}.faiss"
-                index.save(folder / name)
+                _save(index, folder / name)
                 nearest = min(NEAREST, len(points))
                 indexes.append({
                     "file": name, "domain": domain, "items": len(points), "users_checked": checked,
@@ -113,12 +119,32 @@ def _write_vectors(scorer: NetworkScorer, folder: Path) -> tuple[str, list[str]]
     return f"{data.n_items:,} of items and {users:,} of users and domains, {width} numbers each", lines
 
 
-def _found(index: Index, queries: np.ndarray, points: np.ndarray) -> int:
+def _index(points: np.ndarray, exact_up_to: int) -> Any:
+    """Return an exact index of faiss for up to `exact_up_to` points (n, d), and a graph (HNSW) for more."""
+    import faiss
+
+    width = points.shape[1]
+    if len(points) <= exact_up_to:
+        index: Any = faiss.IndexFlatIP(width)
+    else:
+        index = faiss.IndexHNSWFlat(width, LINKS, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction, index.hnsw.efSearch = LOOKED_AT
+    index.add(points)
+    return index
+
+
+def _save(index: Any, path: Path) -> None:
+    import faiss
+
+    faiss.write_index(index, str(path))
+
+
+def _found(index: Any, queries: np.ndarray, points: np.ndarray) -> int:
     """Return how many of the exactly nearest items, over all queries, the index finds."""
     k = min(NEAREST, len(points))
     exact = queries @ points.T
     least = np.partition(exact, -k, axis=1)[:, -k:].min(axis=1)
-    rows, _ = index.search(queries, k)
+    _, rows = index.search(queries, k)
     scores = np.where(rows >= 0, np.take_along_axis(exact, rows.clip(min=0), axis=1), -np.inf)
     return int((scores >= least[:, None] - 1e-4).sum())
 

@@ -1,7 +1,6 @@
 """The nearest of very many vectors by an index of faiss, and how often that is the truly nearest."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,12 +36,6 @@ class Index:
         self._index.add(vectors)
         self._index.nprobe = max(8, cells // 32)
         self.checked = self.found = 0
-
-    def save(self, path: Path) -> None:
-        """Write the index as faiss reads it."""
-        import faiss
-
-        faiss.write_index(self._index, str(path))
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (Q, k) rows by falling dot product, and the products; -1 and -inf where fewer are found."""

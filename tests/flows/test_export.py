@@ -54,13 +54,18 @@ def test_exported_vectors_multiply_to_the_scores_and_the_index_finds_them(finish
         assert scores[row["item_id"]] == pytest.approx(row["score"], abs=1e-3)
     about = json.loads((exported / "vectors" / "index.json").read_text())
     [food] = [each for each in about if each["domain"] == "food"]
-    assert (food["items"], food["users_checked"], food["recall_at_10"]) == (
-        items.num_rows,
-        50,
-        1.0,
-    )  # few cells: all searched
+    assert (food["items"], food["users_checked"], food["recall_at_10"]) == (items.num_rows, 50, 1.0)
     _, found = faiss.read_index(str(exported / "vectors" / food["file"])).search(query, 1)
     assert items["item_id"][int(found[0, 0])].as_py() == max(scores, key=scores.get)
+
+
+def test_an_index_of_many_items_is_a_graph_whose_recall_is_measured(finished, tmp_path):
+    faiss = pytest.importorskip("faiss")
+    export(RunRequest(config=finished.config, overrides=("enrich.exact_up_to=10",)), tmp_path / "out")
+    food = json.loads((tmp_path / "out" / "vectors" / "index.json").read_text())[0]
+    index = faiss.read_index(str(tmp_path / "out" / "vectors" / food["file"]))
+    assert (index.ntotal, index.hnsw.efSearch) == (food["items"], 256)
+    assert food["recall_at_10"] == 1.0  # more candidates are looked at than there are items
 
 
 def test_the_model_card_is_filled_from_the_manifests(finished, exported):
