@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from data_lake.errors import UserError
 from data_lake.files import put_folder, temporary
 from data_lake.lake import Lake
-from data_lake.progress import progress
+from data_lake.progress import counted, progress
 from flows import text
 from flows.cards import dataset_card, model_card
 from flows.recommend import model_folders, open_model
@@ -158,7 +158,7 @@ def _write_scorers(scorer: NetworkScorer, folder: Path) -> list[tuple[str, str]]
         del exports[".onnx"]
     named = [(f"scorer-{number}", domain) for number, domain in enumerate(scorer.data.domains)]
     named = [(name + suffix, domain) for name, domain in named for suffix in exports]
-    for name, domain in named:
+    for name, domain in counted(named, "programs", len(named), "programs"):
         exports[Path(name).suffix](scorer, domain, folder / name)
     reads = "(B, length) int64: numbers of catalogue/items from the oldest to the newest, 0 on the right"
     length = scorer.network.cfg.max_length

@@ -28,7 +28,7 @@ from model.recommend import Recommender
 MODEL_TYPE = "llm-edt"
 CATALOGUE = "catalogue"
 POPULARITY = "popularity.safetensors"
-USERS_AT_ONCE = 4096
+USERS_AT_ONCE = 1024
 
 
 def export_model(out: Path, data_dir: Path, phase_dir: Path, recommender: Recommender) -> None:
