@@ -3,12 +3,14 @@
 import hashlib
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,13 +44,38 @@ OnMade = Callable[[int], None]
 Helpers = Callable[[Sequence[int], OnMade], None]
 """Makes shards, named by their numbers, in the folder where the stage keeps its finished ones."""
 
-Review = Callable[[Iterable[pa.Table]], Callable[[pa.Table], pa.Table]]
+Make = Callable[[pa.Table], pa.Table]
+"""Makes rows of an artifact of others."""
+
+Review = Callable[[Iterable[pa.Table]], Make]
 """Reads all finished shards, and returns what changes values in each of them."""
 
 
-def unchanged(shards: Iterable[pa.Table]) -> Callable[[pa.Table], pa.Table]:
+def unchanged(shards: Iterable[pa.Table]) -> Make:
     """Leave every shard as it is, unread."""
     return lambda shard: shard
+
+
+class Part(NamedTuple):
+    """A part of an artifact that is made in shards: its `rows`, and what opens what makes it of some of them.
+
+    Both read what they need when they are called, so that no more than one part is in memory.
+    """
+
+    rows: Callable[[], pa.Table]
+    open: Callable[[], Make]
+
+    @classmethod
+    def of(cls, rows: pa.Table, make: Make) -> "Part":
+        """Return the one part of an artifact that is small enough for rows to be at hand."""
+        return cls(lambda: rows, lambda: make)
+
+
+class _Shard(NamedTuple):
+    part: int
+    start: int
+    rows: int
+    path: Path
 
 
 class ShardsMade(Exception):
@@ -91,10 +118,19 @@ class StageIO:
         artifact, which was made from it.
         """
         known, paths = ARTIFACTS[artifact], paths_of(self.input(artifact), ARTIFACTS[artifact], table)
-        self.work.begin(len(paths), "parts")
-        for path in paths:
+        return self.each_of([partial(read_part, path, known, table, columns) for path in paths])
+
+    def each_of(self, parts: Sequence[Callable[[], pa.Table]]) -> Iterator[pa.Table]:
+        """Yield what each of `parts` reads, and count it as done when the next is asked for."""
+        self.work.begin(len(parts), "parts")
+        for part in parts:
             with self.work.part(1):
-                yield read_part(path, known, table, columns)
+                yield part()
+
+    def read_part(self, artifact: str, number: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return one of the parts that `read_parts` yields, the first of which is number 0."""
+        known = ARTIFACTS[artifact]
+        return read_part(paths_of(self.input(artifact), known)[number], known, columns=columns)
 
     def count_parts(self, artifact: str, table: str = "") -> int:
         """Return how many parts a table of an input has."""
@@ -165,48 +201,58 @@ class StageIO:
         return folder
 
     def sharded(
-        self,
-        artifact: str,
-        rows: pa.Table,
-        keys: Sequence[str],
-        make: Callable[[pa.Table], pa.Table],
-        rows_per_shard: int,
-        review: Review = unchanged,
+        self, artifact: str, parts: Sequence[Part], keys: Sequence[str], rows_per_shard: int, review: Review = unchanged
     ) -> None:
-        """Check and write the tables that `make` returns for each `rows_per_shard` rows, one after the other.
+        """Make the parts of an artifact, `rows_per_shard` rows at a time; check and write each part as a file.
 
-        `keys` are the columns of `rows` that identify a row. A finished shard is kept under the hash of its rows' keys
-        with the figures counted while it was made; a later run with the same fingerprint makes only the others. Once
-        all are there, `review` may read them, and returns what changes values in each before it is published.
-        Raises SchemaError where a shard breaks the artifact's schema, or a key stands in two shards.
+        `keys` are the columns that identify a row of a part; none stands in two parts. A finished shard is kept under
+        the hash of its rows' keys with the figures counted while it was made; a later run with the same fingerprint
+        makes only the others. Once all are there, `review` may read them, and returns what changes values in each
+        before it is published. Raises SchemaError where a shard breaks the artifact's schema, or a key stands in two
+        shards of a part.
         """
-        schema = self._output(artifact)
-        folder = self._store.home / artifact / f"{SHARDS}{self.fingerprint}"
-        chunks = [rows.slice(start, rows_per_shard) for start in range(0, rows.num_rows, rows_per_shard)]
-        paths = [folder / f"{_shard_id(chunk, keys)}.parquet" for chunk in chunks]
-        there = [path.exists() for path in paths]
+        self._output(artifact)
+        shards = self._plan(artifact, parts, keys, rows_per_shard)
+        there = [shard.path.exists() for shard in shards]
         missing = [number for number, is_there in enumerate(there) if not is_there]
         if self._only is not None:
-            for number in self._only:
-                if number in missing:
-                    self._make_shard(chunks[number], schema, make, paths[number])
-            raise ShardsMade
+            self._make_only(artifact, parts, shards)
         if self._helpers and missing:
-            self.work.begin(sum(chunks[number].num_rows for number in missing), "rows")
-            self._helpers(missing, lambda number: self.work.advance(chunks[number].num_rows))
-        self.work.begin(rows.num_rows, "rows")
-        for chunk, path, is_there in zip(chunks, paths, there, strict=True):
-            shard = _read_shard(path)
-            resumed = is_there and shard is not None
-            with self.work.part(chunk.num_rows):
-                if shard is None:
-                    shard = self._make_shard(chunk, schema, make, path)
-            _add(self._figures, json.loads((shard.schema.metadata or {}).get(_FIGURES, b"{}")))
+            self.work.begin(sum(shards[number].rows for number in missing), "rows")
+            self._helpers(missing, lambda number: self.work.advance(shards[number].rows))
+        self.work.begin(sum(shard.rows for shard in shards), "rows")
+        maker = _Maker(parts)
+        for shard, is_there in zip(shards, there, strict=True):
+            table = _read_shard(shard.path)
+            resumed = is_there and table is not None
+            with self.work.part(shard.rows):
+                if table is None:
+                    table = self._make_shard(artifact, shard, maker)
+            _add(self._figures, json.loads((table.schema.metadata or {}).get(_FIGURES, b"{}")))
             self.count(shards=1, shards_resumed=int(resumed))
-        if paths:
-            self._join(artifact, paths, review)
-        else:
-            self.write(artifact, empty(schema))
+        self._join(
+            artifact, [[shard.path for shard in shards if shard.part == number] for number in range(len(parts))], review
+        )
+
+    def _plan(self, artifact: str, parts: Sequence[Part], keys: Sequence[str], rows_per_shard: int) -> list[_Shard]:
+        """Return the shards of all parts, in order."""
+        folder = self._store.home / artifact / f"{SHARDS}{self.fingerprint}"
+        shards = []
+        for number, part in enumerate(parts):
+            rows = part.rows()
+            for start in range(0, rows.num_rows, rows_per_shard):
+                chunk = rows.slice(start, rows_per_shard)
+                path = folder / f"{_shard_id(chunk, keys)}.parquet"
+                shards.append(_Shard(number, start, chunk.num_rows, path))
+        return shards
+
+    def _make_only(self, artifact: str, parts: Sequence[Part], shards: Sequence[_Shard]) -> NoReturn:
+        """Make the shards that a run was opened for."""
+        maker = _Maker(parts)
+        for number in sorted(self._only or ()):
+            if not shards[number].path.exists():
+                self._make_shard(artifact, shards[number], maker)
+        raise ShardsMade
 
     def discard_shards(self, unwanted: Callable[[pa.Table], bool]) -> None:
         """Remove the finished shards that are `unwanted`, so that the next run makes them again."""
@@ -216,23 +262,20 @@ class StageIO:
                 if shard is not None and unwanted(shard):
                     path.unlink()
 
-    def _join(
-        self,
-        artifact: str,
-        paths: Sequence[Path],
-        review: Review,
-    ) -> None:
-        """Write the shards as the artifact, one after the other: only one of them is in memory."""
-        known = self._output(artifact)
-        schemas = [pq.read_schema(path).remove_metadata() for path in paths]
+    def _join(self, artifact: str, parts: Sequence[Sequence[Path]], review: Review) -> None:
+        """Write the shards of each part, one after the other: only one of them is in memory."""
+        known, paths = self._output(artifact), [path for part in parts for path in part]
+        schemas = [pq.read_schema(path).remove_metadata() for path in paths] or [empty(known).schema]
         schema = pa.unify_schemas(schemas, promote_options="permissive")
-        if key := known.key.get(""):
-            check_key(pa.concat_tables([pq.read_table(path, columns=list(key)) for path in paths]), known)
 
-        def shards() -> Iterator[pa.Table]:
+        def tables(paths: Sequence[Path]) -> Iterator[pa.Table]:
             return (pq.ParquetFile(path, page_checksum_verification=True).read().cast(schema) for path in paths)
 
-        write_stream(map(review(shards()), shards()), schema, self._empty_folder(artifact, ""))
+        change, folder = review(tables(paths)), self._empty_folder(artifact, "")
+        for number, part in enumerate(parts):
+            if part and (key := known.key.get("")):
+                check_key(pa.concat_tables([pq.read_table(path, columns=list(key)) for path in part]), known)
+            write_stream(map(change, tables(part)), schema, folder, sys.maxsize, first=number)
         self._written.setdefault(artifact, set()).add("")
 
     def _empty_folder(self, artifact: str, name: str) -> Path:
@@ -291,20 +334,34 @@ class StageIO:
             raise ValueError(f"stage {self._stage} does not say that it makes {artifact}")
         return ARTIFACTS[artifact]
 
-    def _make_shard(
-        self, chunk: pa.Table, schema: Artifact, make: Callable[[pa.Table], pa.Table], path: Path
-    ) -> pa.Table:
+    def _make_shard(self, artifact: str, shard: _Shard, maker: "_Maker") -> pa.Table:
         total, self._figures = self._figures, {}
         try:
-            table = check(make(chunk), schema)
+            table = check(maker.make(shard), self._output(artifact))
             figures = self._figures
         finally:
             self._figures = total
         table = table.replace_schema_metadata({_FIGURES: json.dumps(figures).encode()})
-        written = temporary(path.parent)
+        written = temporary(shard.path.parent)
         pq.write_table(table, written, compression="zstd", write_page_checksum=True)
-        put_file(written, path)
+        put_file(written, shard.path)
         return table
+
+
+class _Maker:
+    """Makes shards of one part after the other, of which it holds the last one that was asked for."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = parts
+        self._opened: tuple[int, pa.Table, Make] | None = None
+
+    def make(self, shard: _Shard) -> pa.Table:
+        if self._opened is None or self._opened[0] != shard.part:
+            self._opened = None  # before the next one is read
+            part = self._parts[shard.part]
+            self._opened = shard.part, part.rows(), part.open()
+        _, rows, make = self._opened
+        return make(rows.slice(shard.start, shard.rows))
 
 
 def _shard_id(chunk: pa.Table, keys: Sequence[str]) -> str:

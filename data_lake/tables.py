@@ -89,17 +89,17 @@ def write_each(tables: Iterable[pa.Table], folder: Path) -> None:
 
 
 def write_stream(
-    tables: Iterable[pa.Table], schema: pa.Schema, folder: Path, rows_per_part: int = ROWS_PER_PART
+    tables: Iterable[pa.Table], schema: pa.Schema, folder: Path, rows_per_part: int = ROWS_PER_PART, first: int = 0
 ) -> list[Path]:
     """Write tables of one schema, one after the other, as `write_parts` writes all of them in one.
 
-    No more than a row group and one of `tables` is in memory at a time.
+    No more than a row group and one of `tables` is in memory at a time. `first` is the number of the first part.
     """
     folder.mkdir(parents=True, exist_ok=True)
     schema = schema.remove_metadata()
     paths: list[Path] = []
     for part in _runs(tables, schema, rows_per_part):
-        paths.append(folder / f"part-{len(paths):05d}.parquet")
+        paths.append(folder / f"part-{first + len(paths):05d}.parquet")
         with pq.ParquetWriter(paths[-1], schema, compression="zstd") as writer:
             for group in part:
                 writer.write_table(group, row_group_size=ROWS_PER_GROUP)

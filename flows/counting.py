@@ -5,9 +5,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from data_lake.stage_io import StageIO
-
-Make = Callable[[pa.Table], pa.Table]
+from data_lake.stage_io import Make, StageIO
 
 
 class Counting(Protocol):

@@ -1,13 +1,13 @@
 """A stage at work on its inputs while nothing is asked or written, to learn what it would ask."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_lake.keyed_cache import KeyedCache
 from data_lake.lake import StageIO
-from data_lake.stage_io import Review, unchanged
+from data_lake.stage_io import Part, Review, unchanged
 from data_lake.stores import Store
 from flows.models import Models
 from flows.run import Run
@@ -102,22 +102,31 @@ class DryRunIO(StageIO):
             return super().read(artifact, table, columns)
         return self._instead[artifact] if columns is None else self._instead[artifact].select(list(columns))
 
+    def read_part(self, artifact: str, number: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return a part of an input, or what stands in the place of the whole."""
+        if artifact in self._instead:
+            return self.read(artifact, columns=columns)
+        return super().read_part(artifact, number, columns)
+
+    def count_parts(self, artifact: str, table: str = "") -> int:
+        """Return how many parts an input has; one where something stands in its place."""
+        return 1 if artifact in self._instead else super().count_parts(artifact, table)
+
     def sharded(
-        self,
-        artifact: str,
-        rows: pa.Table,
-        keys: Sequence[str],
-        make: Callable[[pa.Table], pa.Table],
-        rows_per_shard: int,
-        review: Review = unchanged,
+        self, artifact: str, parts: Sequence[Part], keys: Sequence[str], rows_per_shard: int, review: Review = unchanged
     ) -> None:
         """Make each shard; those of `users` are kept in `made`, others are dropped."""
-        if self._users is not None:
-            rows = rows.filter(pc.is_in(rows["user_id"], value_set=pa.array(self._users, pa.string())))
-        for start in range(0, rows.num_rows, rows_per_shard):
-            shard = make(rows.slice(start, rows_per_shard))
+        for part in parts:
+            rows = part.rows()
             if self._users is not None:
-                self.made.setdefault(artifact, []).append(shard)
+                rows = rows.filter(pc.is_in(rows["user_id"], value_set=pa.array(self._users, pa.string())))
+            if not rows.num_rows:
+                continue
+            make = part.open()
+            for start in range(0, rows.num_rows, rows_per_shard):
+                shard = make(rows.slice(start, rows_per_shard))
+                if self._users is not None:
+                    self.made.setdefault(artifact, []).append(shard)
 
     def keyed_cache(self, name: str) -> KeyedCache:
         """Return the dataset's cache; what is put into it is dropped."""

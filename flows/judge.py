@@ -6,8 +6,7 @@ import pyarrow as pa
 
 from data_lake.errors import UserError
 from data_lake.messages import escape_control
-from data_lake.stage_io import StageIO
-from flows.counting import Make
+from data_lake.stage_io import Make, StageIO
 from flows.text import log
 from pipeline.config import LLMConfig
 from pipeline.llm.answers import answers_of

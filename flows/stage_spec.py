@@ -121,7 +121,7 @@ class StageRun:
         asked = self._generator_of(self.models)
         asked.remember_in(self.io.keyed_cache("batches"))
         generator = self.models.generator_with_cache(asked, self.io.keyed_cache("replies"))
-        generator.read({artifact: self.io.read(artifact) for artifact in generator.reads})
+        generator.read({artifact: self.io.read_parts(artifact) for artifact in generator.reads})
         return generator
 
     @cached_property

@@ -3,11 +3,10 @@
 A work imports what it needs when it starts: nothing heavy is loaded before.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,8 @@ from data_lake.config import Config
 from data_lake.errors import shortened
 from data_lake.lake import Engine, Lake, Stage
 from data_lake.schemas import ALL, SEQUENCES
-from flows.counting import Make, with_counts
+from data_lake.stage_io import Make, Part, unchanged
+from flows.counting import with_counts
 from flows.gate import READS as GATE_READS
 from flows.gate import check_gate
 from flows.models import Models
@@ -32,8 +32,11 @@ from pipeline.llm.prompts import PROFILE_REPLY, load_prompt
 
 if TYPE_CHECKING:
     from pipeline.augment.candidates import Candidates
+    from pipeline.augment.ground import Answered
     from pipeline.llm.cooccurrence import Neighbours
     from pipeline.llm.generator import ItemSource
+
+PAIR = ("from_domain", "to_domain")
 
 CANDIDATES_SEED = 0
 """Of the evaluation's candidates: the same for every model and every run."""
@@ -86,7 +89,7 @@ def _describe_items(run: StageRun) -> None:
     def descriptions(rows: pa.Table) -> pa.Table:
         return describe_items(rows, run.generator, cfg, run.settings.domains, run.domains)
 
-    _ask(run, "describe_items", "item_descriptions", items, ("item_id",), descriptions, cfg.rows_per_shard)
+    _ask(run, "describe_items", "item_descriptions", [lambda: items], ("item_id",), descriptions, cfg.rows_per_shard)
 
 
 def _embed_items_reads(settings: Settings) -> tuple[str, ...]:
@@ -100,20 +103,24 @@ def _embed_items(run: StageRun) -> None:
     if is_described:
         items = with_descriptions(items, run.io.read("item_descriptions"))
     make = with_counts(run.io, lambda rows: embed_items(rows, run.embed, is_described), run.embed, lambda table: {})
-    run.io.sharded("item_embeddings", items, ("item_id",), make, run.settings.embed.rows_per_shard)
+    run.io.sharded("item_embeddings", [Part.of(items, make)], ("item_id",), run.settings.embed.rows_per_shard)
     run.models.close()
 
 
 def _probe(run: StageRun) -> None:
     from pipeline.augment.probe import probe
 
-    run.io.write("probes", probe(run.io.read("sequences"), run.settings.enrich))
+    run.io.write("probes", probe(partial(run.io.read_parts, "sequences"), run.settings.enrich))
 
 
-def _asked_users(run: StageRun) -> pa.Table:
-    from pipeline.histories import with_probes
+def _parts(run: StageRun, artifact: str, columns: Sequence[str] | None = None) -> list[Callable[[], pa.Table]]:
+    """Return what reads each part of an artifact."""
+    return [partial(run.io.read_part, artifact, number, columns) for number in range(run.io.count_parts(artifact))]
 
-    return with_probes(run.io.read("sequences"), run.io.read("probes"))
+
+def _asked_users(run: StageRun) -> list[Callable[[], pa.Table]]:
+    """Return what reads the sequences of each part of the users, and at last those of the probes."""
+    return [*_parts(run, "sequences"), lambda: run.io.read("probes").select(SEQUENCES.tables[""].names)]
 
 
 def _represent(run: StageRun) -> None:
@@ -121,9 +128,8 @@ def _represent(run: StageRun) -> None:
     from pipeline.vectors.catalogue import Catalogue
 
     catalogue, cfg = Catalogue.of(run.io.read("item_embeddings")), run.settings.enrich
-    probes = run.io.read("probes").select(SEQUENCES.tables[""].names)
-    parts = chain(run.io.read_parts("sequences"), [probes] if probes.num_rows else [])
-    run.io.write_stream("representatives", (represent(part, catalogue, cfg, run.domains) for part in parts))
+    parts = run.io.each_of(_asked_users(run))
+    run.io.write_parts("representatives", (represent(part, catalogue, cfg, run.domains) for part in parts))
 
 
 def _with_examples(settings: Settings) -> bool:
@@ -135,10 +141,10 @@ def _with_candidates(settings: Settings) -> bool:
 
 
 def _neighbours(run: StageRun) -> "Neighbours":
-    from pipeline.llm.cooccurrence import Neighbours, titled
+    from pipeline.llm.cooccurrence import Neighbours
 
-    sequences, probes, share = run.io.read("sequences"), run.io.read("probes"), run.settings.enrich.prompt_share
-    return Neighbours(sequences, probes, share, titled(run.io.read("items")))
+    parts, share = run.io.read_parts("sequences"), run.settings.enrich.prompt_share
+    return Neighbours(parts, run.io.read("probes"), share, run.io.read("items"))
 
 
 def _sources(run: StageRun) -> dict[str, "ItemSource"]:
@@ -146,7 +152,7 @@ def _sources(run: StageRun) -> dict[str, "ItemSource"]:
     from pipeline.llm.retrieval import Retrieval
 
     retrieval, neighbours = Retrieval(run.settings.enrich.exact_up_to), _neighbours(run)
-    retrieval.read({name: run.io.read(name) for name in retrieval.reads})
+    retrieval.read({name: run.io.read_parts(name) for name in retrieval.reads})
     return {
         "cooccurrence": neighbours.items,
         "retrieval": retrieval.items,
@@ -166,25 +172,33 @@ def _generate_items(run: StageRun) -> None:
     from pipeline.augment.examples import load_or_choose_examples
     from pipeline.augment.generate_items import generate_items, generation_rows, pairs_of
 
-    cfg, items, representatives = run.settings.enrich, run.io.read("items"), run.io.read("representatives")
+    cfg, items = run.settings.enrich, run.io.read("items")
     pairs, examples = pairs_of(cfg, run.domains), {}
     if run.generator.asks_model and cfg.noise_filter and not cfg.pairs:
         pairs = _that_may_pay(pairs, run)
     if cfg.examples:
         cache = run.io.keyed_cache("examples")
-        examples = load_or_choose_examples(representatives, run.io.read("sequences"), pairs, cfg, cache)
+        histories = run.io.read("representatives"), run.io.read("sequences")
+        examples = load_or_choose_examples(*histories, pairs, cfg, cache)
     is_shown = run.generator.asks_model and _with_candidates(run.settings)
     candidates = _candidates(run, _sources(run)) if is_shown else None
 
     def answers(rows: pa.Table) -> pa.Table:
         return generate_items(rows, items, run.generator, cfg, run.settings.domains, examples, candidates)
 
-    if cfg.users:
-        about = [*cfg.users, *run.io.read("probes")["user_id"].to_pylist()]
-        representatives = representatives.filter(pc.is_in(representatives["user_id"], value_set=pa.array(about)))
-    rows = generation_rows(representatives, pairs, run.domains)
+    about = [*cfg.users, *run.io.read("probes")["user_id"].to_pylist()] if cfg.users else None
+
+    def rows(part: Callable[[], pa.Table]) -> pa.Table:
+        return generation_rows(_only(about, part()), pairs, run.domains)
+
+    parts = [partial(rows, part) for part in _parts(run, "representatives")]
     keys = ("user_id", "from_domain", "to_domain")
-    _ask(run, "generate_items", "generated_items", rows, keys, answers, cfg.rows_per_shard)
+    _ask(run, "generate_items", "generated_items", parts, keys, answers, cfg.rows_per_shard)
+
+
+def _only(users: Sequence[str] | None, table: pa.Table) -> pa.Table:
+    """Return the rows of some users; of all where these are null."""
+    return table if users is None else table.filter(pc.is_in(table["user_id"], value_set=pa.array(users)))
 
 
 ASKED_HOW = (
@@ -222,27 +236,31 @@ def _that_may_pay(pairs: Sequence[tuple[str, str]], run: StageRun) -> tuple[tupl
 def _ground(run: StageRun) -> None:
     from pipeline.augment.ground import Grounder, Known
     from pipeline.augment.noise_filter import Evidence, keep_verdicts, load_or_learn, pairs_in
-    from pipeline.augment.signals import Signals
     from pipeline.vectors.catalogue import Catalogue
 
     cfg, items, probes = run.settings.enrich, run.io.read("items"), run.io.read("probes")
-    catalogue, representatives = Catalogue.of(run.io.read("item_embeddings")), run.io.read("representatives")
-    neighbours = _neighbours(run)
-    grounder = Grounder(Known(items, catalogue, neighbours, representatives), cfg, run.domains)
-    generated = run.io.read("generated_items", columns=["user_id", "from_domain", "to_domain", "answers", "item_ids"])
-    pairs = pairs_in(generated)
+    known = Known(items, Catalogue.of(run.io.read("item_embeddings")), _neighbours(run))
+    grounder, pairs = Grounder(known, cfg, run.domains), pairs_in(run.io.read_parts("generated_items", columns=PAIR))
+
+    def answered(part: int) -> "Answered":
+        generated = run.io.read_part("generated_items", part, columns=["user_id", *PAIR, "answers", "item_ids"])
+        return known.answered(generated, run.io.read_part("representatives", part))
+
+    users = _asked_users(run)
+    of_probes = answered(len(users) - 1)
     evidence = Evidence(
-        probes, lambda some: grounder.find(some, generated, run.embed),
-        Signals(catalogue, neighbours, representatives), catalogue, items,
+        probes, lambda some: grounder.find(some, of_probes.generated, run.embed), of_probes.signals, known.catalogue,
+        items,
     )  # fmt: skip
     asked_how, cache = _asked_how(run), run.io.keyed_cache("fitted")
     noise_filter = load_or_learn(evidence, pairs, asked_how, cfg.seed, cache)
 
-    def grounded(sequences: pa.Table) -> pa.Table:
-        return grounder.ground(sequences, generated, run.embed, noise_filter)
+    def opened(part: int) -> Make:
+        make = partial(grounder.ground, answered=answered(part), embed=run.embed, noise_filter=noise_filter)
+        return with_counts(run.io, make, run.embed, grounder.counts)
 
-    make = with_counts(run.io, grounded, run.embed, grounder.counts)
-    run.io.sharded("grounded_items", _asked_users(run), ("user_id",), make, cfg.rows_per_shard)
+    parts = [Part(rows, partial(opened, part)) for part, rows in enumerate(users)]
+    run.io.sharded("grounded_items", parts, ("user_id",), cfg.rows_per_shard)
     keep_verdicts(noise_filter, asked_how, cfg.seed, cache)
     run.io.count(**noise_filter.figures())
     for sentence in noise_filter.complaints():
@@ -261,10 +279,14 @@ def _measure_answers(run: StageRun) -> None:
     baselines = _sources(run)
     if _with_candidates(run.settings):
         baselines["candidates"] = _candidates(run, baselines).of
+    asked = (0, run.io.count_parts("sequences"))  # users are dealt by chance: those of one part tell; then probes
+    representatives, grounded = (
+        pa.concat_tables([run.io.read_part(artifact, part) for part in asked], promote_options="permissive")
+        for artifact in ("representatives", "grounded_items")
+    )
     table = measure_answers(
-        all_truth(run.io.read("sequences"), run.io.read("probes"), run.settings.enrich),
-        run.io.read("representatives"), run.io.read("grounded_items"), run.io.read("items"),
-        assign_clusters(catalogue, centres), baselines,
+        all_truth(run.io.read_part("sequences", 0), run.io.read("probes"), run.settings.enrich),
+        representatives, grounded, run.io.read("items"), assign_clusters(catalogue, centres), baselines,
     )  # fmt: skip
     run.io.write("answer_lift", table)
     run.io.count(**summary(table))
@@ -274,9 +296,11 @@ def _insert(run: StageRun) -> None:
     from pipeline.augment.insert import insert
     from pipeline.vectors.catalogue import Catalogue
 
-    catalogue, grounded = Catalogue.of(run.io.read("item_embeddings")), run.io.read("grounded_items")
-    cfg, parts = run.settings.enrich, run.io.read_parts("sequences")
-    augmented = (insert(part, grounded, catalogue, cfg, run.domains) for part in parts)
+    catalogue, cfg = Catalogue.of(run.io.read("item_embeddings")), run.settings.enrich
+    augmented = (
+        insert(part, run.io.read_part("grounded_items", number), catalogue, cfg, run.domains)
+        for number, part in enumerate(run.io.read_parts("sequences"))
+    )
     run.io.write_parts("augmented_sequences", augmented)
 
 
@@ -287,9 +311,6 @@ def _profile_domains(run: StageRun) -> None:
     from pipeline.vectors.catalogue import Catalogue
 
     cfg, items = run.settings.profile, run.io.read("items")
-    users = trained_users(run.io.read("augmented_sequences"))
-    if run.settings.enrich.users:
-        users = users.filter(pc.is_in(users["user_id"], value_set=pa.array(run.settings.enrich.users)))
     catalogue = Catalogue.of(run.io.read("item_embeddings"))
     centres = load_or_fit_centres(catalogue, cfg, run.domains, run.io.keyed_cache("clusters"))
     clusters = assign_clusters(catalogue, centres)
@@ -298,7 +319,11 @@ def _profile_domains(run: StageRun) -> None:
         rows = profile_rows(augmented, clusters, cfg.last_items, run.domains)
         return profile_domains(rows, items, run.generator, cfg, run.settings.domains)
 
-    _ask(run, "profile_domains", "domain_profiles", users, ("user_id",), profiles, cfg.rows_per_shard)
+    def rows(part: Callable[[], pa.Table]) -> pa.Table:
+        return _only(run.settings.enrich.users or None, trained_users(part()))
+
+    parts = [partial(rows, part) for part in _parts(run, "augmented_sequences")]
+    _ask(run, "profile_domains", "domain_profiles", parts, ("user_id",), profiles, cfg.rows_per_shard)
 
 
 def _profile_users(run: StageRun) -> None:
@@ -309,8 +334,11 @@ def _profile_users(run: StageRun) -> None:
     def profiles(users: pa.Table) -> pa.Table:
         return profile_users(users, run.generator, cfg)
 
-    rows = users_to_profile(run.io.read("domain_profiles"))
-    _ask(run, "profile_users", "user_profiles", rows, ("user_id",), profiles, cfg.rows_per_shard)
+    def rows(part: Callable[[], pa.Table]) -> pa.Table:
+        return users_to_profile(part())
+
+    parts = [partial(rows, part) for part in _parts(run, "domain_profiles")]
+    _ask(run, "profile_users", "user_profiles", parts, ("user_id",), profiles, cfg.rows_per_shard)
 
 
 def _profile_scopes(settings: Settings, domains: Sequence[str]) -> list[str]:
@@ -326,20 +354,26 @@ def _embed_profiles(run: StageRun) -> None:
 
     make = with_counts(run.io, lambda rows: embed_profiles(rows, run.embed), run.embed, lambda table: {})
     scopes = _profile_scopes(run.settings, run.domains)
-    rows = profiles_to_embed(run.io.read("domain_profiles"), run.io.read("user_profiles"), scopes)
-    run.io.sharded("profile_embeddings", rows, ("user_id", "scope"), make, run.settings.embed.rows_per_shard)
+
+    def rows(part: int) -> pa.Table:
+        per_domain = run.io.read_part("domain_profiles", part)
+        return profiles_to_embed(per_domain, run.io.read_part("user_profiles", part), scopes)
+
+    parts = [Part(partial(rows, part), lambda: make) for part in range(run.io.count_parts("domain_profiles"))]
+    run.io.sharded("profile_embeddings", parts, ("user_id", "scope"), run.settings.embed.rows_per_shard)
     if scopes:
-        _measure_profiles(run, rows)
+        _measure_profiles(run, rows(0))
     run.models.close()
 
 
 def _measure_profiles(run: StageRun, profiles: pa.Table) -> None:
+    """Count what the profiles of the first part say: users are dealt into parts by chance."""
     from pipeline.profile.measure_profiles import complaints, draw_users, measure_profiles, summary
     from pipeline.profile.profile_domains import profile_rows
     from pipeline.vectors.catalogue import Catalogue
 
-    catalogue, told = Catalogue.of(run.io.read("item_embeddings")), run.io.read("domain_profiles")
-    users = draw_users(run.io.read("augmented_sequences"), told["user_id"])
+    catalogue, told = Catalogue.of(run.io.read("item_embeddings")), run.io.read_part("domain_profiles", 0)
+    users = draw_users(run.io.read_part("augmented_sequences", 0), told["user_id"])
     item_ids = catalogue.item_ids.filter(pa.array(catalogue.has_text))
     no_clusters = pa.table({"item_id": item_ids, "cluster": pa.repeat(0, len(item_ids))})
     prompts = profile_rows(users, no_clusters, run.settings.profile.last_items, run.domains)
@@ -363,9 +397,12 @@ def _assemble(run: StageRun) -> None:
     write(map(assembly.sequences, run.io.read_parts(histories)), "sequences")
     write(number_users(run.io.read_parts(histories, columns=["user_id"])), "users")
     if "profile_embeddings" in run.reads:
-        vectors = run.io.read("profile_embeddings")
         users = number_users(run.io.read_parts(histories, columns=["user_id"]))
-        write((profile_vectors(part, vectors, run.domains) for part in users), "profile_vectors")
+        vectors = (
+            profile_vectors(part, run.io.read_part("profile_embeddings", number), run.domains)
+            for number, part in enumerate(users)
+        )
+        write(vectors, "profile_vectors")
     else:
         run.io.write("training_set", no_profile_vectors(), "profile_vectors")
     run.io.write("training_set", assembly.items(), "items")
@@ -401,18 +438,19 @@ def _recommend(run: StageRun) -> None:
 
 
 def _ask(
-    run: StageRun, stage: str, artifact: str, rows: pa.Table, keys: Sequence[str], make: Make, rows_per_shard: int
-) -> None:
+    run: StageRun, stage: str, artifact: str, parts: Sequence[Callable[[], pa.Table]], keys: Sequence[str], make: Make,
+    rows_per_shard: int,
+) -> None:  # fmt: skip
     """Make an artifact of replies, shard by shard; what a language model says is counted and judged."""
     from flows.judge import Judge
     from pipeline.llm.answers import figures
 
-    if not run.generator.asks_model:
-        run.io.sharded(artifact, rows, keys, with_counts(run.io, make, run.generator, figures), rows_per_shard)
-        return
-    judge = Judge(run.io, run.generator, stage, run.settings.llm)
-    make = with_counts(run.io, judge.judging(make), run.generator, figures)
-    run.io.sharded(artifact, rows, keys, make, rows_per_shard, judge.review)
+    review = unchanged
+    if run.generator.asks_model:
+        judge = Judge(run.io, run.generator, stage, run.settings.llm)
+        make, review = judge.judging(make), judge.review
+    counted = with_counts(run.io, make, run.generator, figures)
+    run.io.sharded(artifact, [Part(rows, lambda: counted) for rows in parts], keys, rows_per_shard, review)
 
 
 def _use_model(run: StageRun, verb: str, trained: dict[str, Path], out: dict[str, Path], cfg: Config) -> None:
@@ -485,7 +523,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="represent",
-        version=3,
+        version=4,
         reads=("sequences", "probes", "item_embeddings"),
         makes=("representatives",),
         settings=("enrich.representatives", "enrich.prompt_share", "enrich.budget"),
@@ -495,7 +533,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="generate_items",
-        version=6,
+        version=7,
         reads=lambda settings: (
             "items", "representatives",
             *(("sequences",) if _with_examples(settings) or _with_candidates(settings) else ()),
@@ -516,7 +554,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="ground",
-        version=4,
+        version=5,
         reads=("sequences", "probes", "items", "item_embeddings", "representatives", "generated_items"),
         makes=("grounded_items",),
         settings=(
@@ -531,7 +569,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="measure_answers",
-        version=2,
+        version=3,
         reads=("sequences", "probes", "items", "item_embeddings", "representatives", "grounded_items"),
         makes=("answer_lift",),
         settings=(
@@ -554,7 +592,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="profile_domains",
-        version=8,
+        version=9,
         reads=("items", "item_embeddings", "augmented_sequences"),
         makes=("domain_profiles",),
         settings=(
@@ -571,7 +609,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="profile_users",
-        version=6,
+        version=7,
         reads=("domain_profiles",),
         makes=("user_profiles",),
         settings=("profile.words", "profile.user_words", "profile.max_tokens", "profile.reply", "profile.user_prompt"),
@@ -583,7 +621,7 @@ SPECS: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="embed_profiles",
-        version=2,
+        version=3,
         reads=("domain_profiles", "user_profiles", "augmented_sequences", "item_embeddings"),
         makes=("profile_embeddings",),
         settings=("profile.last_items",),

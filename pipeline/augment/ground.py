@@ -14,6 +14,7 @@ from data_lake.schemas import GROUNDED_ITEMS
 from data_lake.tables import empty
 from pipeline.augment.nearest import Nearest, RaggedRows
 from pipeline.augment.noise_filter import NoiseFilter
+from pipeline.augment.signals import Signals
 from pipeline.config import EnrichConfig
 from pipeline.frames import frame_of, to_arrow
 from pipeline.histories import of_users, prompt_visible
@@ -25,12 +26,24 @@ from pipeline.vectors.neighbours import Index, build, recall
 
 @dataclass(frozen=True)
 class Known:
-    """What grounding knows besides the answers: the catalogue, everybody's histories, and the representatives."""
+    """What grounding knows besides the answers: the catalogue, and everybody's histories."""
 
     items: pa.Table
     catalogue: Catalogue
     neighbours: Neighbours
+
+    def answered(self, generated: pa.Table, representatives: pa.Table) -> "Answered":
+        """Return what some users were answered, with what is known of them."""
+        return Answered(generated, representatives, Signals(self.catalogue, self.neighbours, representatives))
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What some users were answered (GENERATED_ITEMS), their representatives, and the signals of both."""
+
+    generated: pa.Table
     representatives: pa.Table
+    signals: Signals
 
 
 @dataclass(frozen=True)
@@ -53,19 +66,20 @@ class Grounder:
             domain: Nearest(known.catalogue, domain, limits.index) for domain, limits in self._thresholds.items()
         }
 
-    def ground(self, sequences: pa.Table, generated: pa.Table, embed: Embed, noise_filter: NoiseFilter) -> pa.Table:
+    def ground(self, sequences: pa.Table, answered: Answered, embed: Embed, noise_filter: NoiseFilter) -> pa.Table:
         """Return GROUNDED_ITEMS: a row per answer to the users of `sequences`, kept or with the reason why not.
 
-        `generated` may hold further users. Reasons, the first that applies: `no_neighbour`; `unproven` (with the noise
+        `answered` may hold further users. Reasons, the first that applies: `no_neighbour`; `unproven` (with the noise
         filter: answers like it do not beat chance); `duplicate` (another answer to this user means the same item more
         closely); `over_budget` (others are more relevant).
         """
-        found = self.find(sequences, generated, embed)
+        found = self.find(sequences, answered.generated, embed)
         if found.is_empty():
             return empty(GROUNDED_ITEMS)
-        budget = of_users(self._known.representatives, sequences["user_id"])
+        budget = of_users(answered.representatives, sequences["user_id"])
         budget = budget.select("row", "budget", to_domain="domain")
-        judged = noise_filter.judge(found).join(budget, on=["row", "to_domain"], how="left", maintain_order="left")
+        judged = noise_filter.judge(found, answered.signals)
+        judged = judged.join(budget, on=["row", "to_domain"], how="left", maintain_order="left")
         reasons = _with_reason(judged, self._cfg.noise_filter)
         table = reasons.join(self._titles, on="item_id", how="left", maintain_order="left").with_columns(
             kept=pl.col("reason").is_null()

@@ -89,19 +89,19 @@ class Learnt:
 class NoiseFilter:
     """Says of answers how relevant they are and what weight they have."""
 
-    def __init__(self, signals: Signals, learnt: Sequence[Learnt], owners: Mapping[str, str], seed: int) -> None:
+    def __init__(self, learnt: Sequence[Learnt], owners: Mapping[str, str], seed: int) -> None:
         """`learnt` has one entry per part of the users; `owners` names the user whom a probe is made of."""
-        self._signals, self._learnt, self._owners, self._seed = signals, learnt, owners, seed
+        self._learnt, self._owners, self._seed = learnt, owners, seed
 
-    def judge(self, answers: pl.DataFrame) -> pl.DataFrame:
+    def judge(self, answers: pl.DataFrame, signals: Signals) -> pl.DataFrame:
         """Add the columns of SIGNALS, `relevance`, `band` and `weight`, in the order of `answers`.
 
-        `answers`, at least one, has `user_id`, the columns of PAIR, `item_id` (null: all that is added is null),
-        `faithfulness` and `faithfulness_threshold`.
+        `signals` know their users. `answers`, at least one, has `user_id`, the columns of PAIR, `item_id` (null: all
+        that is added is null), `faithfulness` and `faithfulness_threshold`.
         """
         users = [self._owners.get(user, user) for user in answers["user_id"].to_list()]
         parts = pl.Series("part", parts_of(users, self._seed))
-        measured = with_signals(answers.with_columns(parts).with_row_index("at"), self._signals)
+        measured = with_signals(answers.with_columns(parts).with_row_index("at"), signals)
         judged = [
             self._weighed(group, self._learnt[key[0]], (str(key[1]), str(key[2])))
             for key, group in measured.group_by("part", *PAIR)
@@ -236,9 +236,9 @@ class Evidence:
         return self.probes.filter(pa.array(parts == number % PARTS))
 
 
-def pairs_in(generated: pa.Table) -> list[tuple[str, str]]:
-    """Return the pairs of domains that questions were about, in order."""
-    pairs = frame_of(generated).select(PAIR).unique().sort(PAIR)
+def pairs_in(parts: Iterable[pa.Table]) -> list[tuple[str, str]]:
+    """Return the pairs of domains that questions, given in parts, were about, in order."""
+    pairs = pl.concat(frame_of(part).select(PAIR).unique() for part in parts).unique().sort(PAIR)
     return [(source, target) for source, target in pairs.iter_rows()]
 
 
@@ -256,7 +256,7 @@ def load_or_learn(
         worths = _load_or_measure_worths(evidence, number, relevances, keys, seed, cache)
         learnt.append(Learnt(relevances, worths))
     names = (evidence.probes[column].to_pylist() for column in ("user_id", "real_user_id"))
-    return NoiseFilter(evidence.signals, learnt, dict(zip(*names, strict=True)), seed)
+    return NoiseFilter(learnt, dict(zip(*names, strict=True)), seed)
 
 
 def keep_verdicts(noise_filter: NoiseFilter, asked_how: Mapping[str, Any], seed: int, cache: KeyedCache) -> None:

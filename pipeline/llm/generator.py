@@ -214,8 +214,8 @@ class Generator(Protocol):
     def tokens(self) -> Tokens:
         """What cuts titles and measures prompts."""
 
-    def read(self, tables: Mapping[str, pa.Table]) -> None:
-        """Take the artifacts to answer from, by name."""
+    def read(self, parts: Mapping[str, Iterable[pa.Table]]) -> None:
+        """Take the parts of the artifacts to answer from, by name."""
 
     def remember_in(self, cache: KeyedCache) -> None:
         """Take the cache in which to keep what was sent and is not answered yet, for the run after a killed one."""

@@ -1,6 +1,6 @@
 """The base of generators that wrap another one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -38,7 +38,7 @@ class GeneratorWrapper:
         """See `Generator`."""
         return self._generator.last_words
 
-    def read(self, tables: Mapping[str, pa.Table]) -> None:
+    def read(self, parts: Mapping[str, Iterable[pa.Table]]) -> None:
         """Do nothing: a language model answers from no artifacts."""
 
     def remember_in(self, cache: KeyedCache) -> None:

@@ -1,6 +1,6 @@
 """What the generators that ask a language model have in common."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -40,7 +40,7 @@ class LanguageModel:
         greedy = {"temperature": self.llm.temperature}
         return greedy if self.llm.temperature == 0 else greedy | {"top_p": self.llm.top_p, "seed": self.llm.seed}
 
-    def read(self, tables: Mapping[str, pa.Table]) -> None:
+    def read(self, parts: Mapping[str, Iterable[pa.Table]]) -> None:
         """Do nothing: a language model knows its items by itself."""
 
     def remember_in(self, cache: KeyedCache) -> None:

@@ -3,7 +3,7 @@
 It is the baseline that a language model must beat, and what a machine without one runs.
 """
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -44,10 +44,13 @@ class Retrieval(TemplateGenerator):
         """From how many items on an index is asked; the vectors are an input of the stage."""
         return {"exact_up_to": self._exact_up_to}
 
-    def read(self, tables: Mapping[str, pa.Table]) -> None:
+    def read(self, parts: Mapping[str, Iterable[pa.Table]]) -> None:
         """Answer from this catalogue."""
-        self._catalogue = Catalogue.of(tables["item_embeddings"])
-        self._titles = titles_of(tables["items"], tables["items"]["item_id"])
+        self._catalogue, items = (
+            Catalogue.of(pa.concat_tables(parts["item_embeddings"])),
+            pa.concat_tables(parts["items"]),
+        )
+        self._titles = titles_of(items, items["item_id"])
         self._domains, self._found = {}, {}
 
     def counts(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 
 from data_lake.lake import Lake, Stage, StageIO
 from data_lake.schemas import DOMAIN_PROFILES, REJECTS
+from data_lake.stage_io import Part
 from data_lake.tables import empty
 
 USERS = pa.table({"user_id": ["u0", "u1", "u2", "u3", "u4"], "domain": ["food"] * 5})
@@ -38,7 +39,7 @@ def profiles(asked: list[str], die_at: str | None = None, rows: pa.Table = USERS
 
     def work(io: StageIO) -> None:
         current_io.append(io)
-        io.sharded("domain_profiles", rows, ["user_id", "domain"], make, rows_per_shard=2, **more)
+        io.sharded("domain_profiles", [Part.of(rows, make)], ["user_id", "domain"], rows_per_shard=2, **more)
 
     return Stage("profile_domains", 1, (), ("domain_profiles",), {}, work)
 
@@ -116,7 +117,7 @@ def test_a_failed_shard_leaves_the_figures_of_the_others(lake: Lake) -> None:
     def work(io: StageIO) -> None:
         io.count(before=1)
         with pytest.raises(RuntimeError):
-            io.sharded("domain_profiles", USERS, ["user_id"], fail, 2)
+            io.sharded("domain_profiles", [Part.of(USERS, fail)], ["user_id"], 2)
         assert io.figures == {"before": 1}
         io.write("domain_profiles", empty(DOMAIN_PROFILES))
 
@@ -186,7 +187,7 @@ def test_a_discarded_shard_is_rebuilt_and_no_other(lake: Lake, items: Callable[.
             made.append(title)
             return chunk
 
-        io.sharded("items", items("rice", "tea", "salt"), ["item_id"], make, rows_per_shard=1)
+        io.sharded("items", [Part.of(items("rice", "tea", "salt"), make)], ["item_id"], rows_per_shard=1)
 
     stage = Stage("ingest", 1, (), ("items",), {}, work)
     with pytest.raises(RuntimeError):

@@ -53,7 +53,7 @@ def retrieval_backend(request):
     signed = {"model": ["m"] * len(ids), "revision": ["r"] * len(ids)}
     embeddings = pa.table({"item_id": ids, "domain": domains, "vector": vector, **signed})
     generator = Retrieval()
-    generator.read({"items": items, "item_embeddings": embeddings.select(ITEM_EMBEDDINGS.tables[""].names)})
+    generator.read({"items": [items], "item_embeddings": [embeddings.select(ITEM_EMBEDDINGS.tables[""].names)]})
     return generator
 
 

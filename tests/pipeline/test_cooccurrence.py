@@ -48,7 +48,7 @@ def answers(
     probes=NO_PROBES,
 ):
     generator = Cooccurrence(prompt_share)
-    generator.read({"items": items or catalogue(), "sequences": histories, "probes": probes})
+    generator.read({"items": [items or catalogue()], "sequences": [histories], "probes": [probes]})
     question = ItemsQuestion(user, "food", domain, (TEA,), ("tea",), count)
     [reply] = generator([Request(question, (), items_schema(count), 10)])
     texts = json.loads(reply.text)["items"] if reply.text else []
@@ -72,7 +72,7 @@ def test_progress_moves_with_every_block_of_users(monkeypatch):
     monkeypatch.setattr(Work, "advance", lambda work, n=1: moves.append((work.what, work.total, n)))
     histories = sequences(u="9:food_tea", v="9:food_tea", w="1:food_tea 2:kitchen_pan")
     generator = Cooccurrence(0.75)
-    generator.read({"items": catalogue(), "sequences": histories, "probes": NO_PROBES})
+    generator.read({"items": [catalogue()], "sequences": [histories], "probes": [NO_PROBES]})
     questions = [ItemsQuestion(user, "food", "kitchen", (TEA,), ("tea",), 1) for user in "uvw"]
     generator([Request(question, (), items_schema(1), 10) for question in questions])
     assert moves == [("cooccurrence", 3, 2), ("cooccurrence", 3, 1)]
@@ -122,7 +122,7 @@ def test_as_many_as_asked_for(count):
 
 def test_profiles_are_by_template():
     generator = Cooccurrence(0.8)
-    generator.read({"items": catalogue(), "sequences": sequences(u="1:food_tea"), "probes": NO_PROBES})
+    generator.read({"items": [catalogue()], "sequences": [sequences(u="1:food_tea")], "probes": [NO_PROBES]})
     question = DomainProfileQuestion("u", "food", (("tea",),), 1, False, 20)
     [reply] = generator([Request(question, (), profile_schema(20), 10)])
     assert json.loads(reply.text) == {"profile": "food (1 actions): mostly tea."}

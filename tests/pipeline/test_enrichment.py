@@ -19,7 +19,6 @@ from pipeline.augment.ground import Grounder
 from pipeline.augment.insert import insert
 from pipeline.augment.noise_filter import Evidence, load_or_learn, pairs_in
 from pipeline.augment.represent import represent
-from pipeline.augment.signals import Signals
 from pipeline.config import EnrichConfig, ProfileConfig
 from pipeline.profile.clusters import assign_clusters, load_or_fit_centres
 from pipeline.profile.embed_profiles import embed_profiles, profiles_to_embed
@@ -53,12 +52,13 @@ def enriched(sequences, items):
     rows = generation_rows(representatives, pairs_of(cfg, DOMAINS), DOMAINS)
     generated = generate_items(rows, items, generator, cfg, {}, examples)
     assert any(examples.values())
-    known = known_of(items, sequences, representatives, catalogue, NO_PROBES, cfg.prompt_share)
-    grounder = Grounder(known, cfg, DOMAINS)
-    signals = Signals(catalogue, known.neighbours, representatives)
-    evidence = Evidence(NO_PROBES, lambda some: grounder.find(some, generated, embed), signals, catalogue, items)
-    noise_filter = load_or_learn(evidence, pairs_in(generated), {}, cfg.seed, DictCache("fitted"))
-    grounded = grounder.ground(sequences, generated, embed, noise_filter)
+    known = known_of(items, sequences, catalogue, NO_PROBES, cfg.prompt_share)
+    grounder, answered = Grounder(known, cfg, DOMAINS), known.answered(generated, representatives)
+    evidence = Evidence(
+        NO_PROBES, lambda some: grounder.find(some, generated, embed), answered.signals, catalogue, items
+    )
+    noise_filter = load_or_learn(evidence, pairs_in([generated]), {}, cfg.seed, DictCache("fitted"))
+    grounded = grounder.ground(sequences, answered, embed, noise_filter)
     augmented = insert(sequences, grounded, catalogue, cfg, DOMAINS)
     clusters = assign_clusters(catalogue, load_or_fit_centres(catalogue, profile, DOMAINS, cache))
     listed = profile_rows(augmented, clusters, profile.last_items, DOMAINS)

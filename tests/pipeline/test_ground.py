@@ -68,7 +68,7 @@ def grounder_of(items, sequences, answers):
     representatives = represent(sequences, catalogue, cfg, ("food", "kitchen"))
     generator = Answering(lambda question: answers)
     generated = generate_items(rows_to_ask(representatives, cfg), items, generator, cfg, {})
-    return Grounder(known_of(items, sequences, representatives, catalogue), cfg, ("food", "kitchen")), generated
+    return Grounder(known_of(items, sequences, catalogue), cfg, ("food", "kitchen")), generated
 
 
 def test_of_items_nearly_as_near_the_one_that_those_who_share_items_chose_is_meant():
@@ -137,8 +137,8 @@ def test_where_the_user_holds_all_there_is_no_neighbour():
     representatives = represent(sequences, catalogue, cfg, ("food", "kitchen"))
     rows = rows_to_ask(representatives, cfg)
     generated = generate_items(rows, items, Answering(), cfg, {})
-    known = known_of(items, sequences, representatives, catalogue)
+    known = known_of(items, sequences, catalogue)
     grounder = Grounder(known, cfg, ("food", "kitchen"))
-    table = grounder.ground(sequences, generated, Angles(), filter_of(known))
+    table = grounder.ground(sequences, known.answered(generated, representatives), Angles(), filter_of())
     columns = ("item_id", "faithfulness", "relevance", "band", "weight", "kept", "reason")
     assert rows_of(table, *columns) == [(None, None, None, None, None, False, "no_neighbour")]

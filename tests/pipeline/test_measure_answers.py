@@ -13,7 +13,7 @@ from pipeline.augment.probe import probe
 from pipeline.augment.truth import all_truth
 from pipeline.config import EnrichConfig
 from pipeline.histories import with_probes
-from pipeline.llm.cooccurrence import Neighbours, titled
+from pipeline.llm.cooccurrence import Neighbours
 from tests.pipeline.worlds import NO_PROBES
 
 CFG = EnrichConfig(prompt_share=0.75, probes=10)
@@ -58,7 +58,7 @@ def grounded(*rows):
 
 def test_a_probe_hides_one_domain_of_a_user_of_two_and_shows_training_actions_only():
     users = sequences(two=TWO, one="food_1 food_2 food_3 food_4 food_5")
-    [row] = check(probe(users, CFG), PROBES).to_pylist()
+    [row] = check(probe(lambda: [users], CFG), PROBES).to_pylist()
     hidden, shown = row["hidden_domain"], "food" if row["hidden_domain"] == "kitchen" else "kitchen"
     assert row["user_id"] == f"two without {hidden}"
     assert row["real_user_id"] == "two"
@@ -70,12 +70,12 @@ def test_a_probe_hides_one_domain_of_a_user_of_two_and_shows_training_actions_on
 def test_probes_are_chosen_by_a_seed_and_stay_when_other_users_come():
     users = {f"u{number}": TWO for number in range(20)}
     cfg = EnrichConfig(probes=5)
-    chosen = probe(sequences(**users), cfg)["real_user_id"].to_pylist()
+    chosen = probe(lambda: [sequences(**users)], cfg)["real_user_id"].to_pylist()
     assert len(chosen) == 5
-    more = probe(sequences(**users, new=TWO), cfg)["real_user_id"].to_pylist()
+    more = probe(lambda: [sequences(**users, new=TWO)], cfg)["real_user_id"].to_pylist()
     assert len(set(chosen) - set(more)) <= 1
-    assert probe(sequences(**users), EnrichConfig(probes=5, seed=1))["real_user_id"].to_pylist() != chosen
-    assert probe(sequences(**users), EnrichConfig(probes=0)).num_rows == 0
+    assert probe(lambda: [sequences(**users)], EnrichConfig(probes=5, seed=1))["real_user_id"].to_pylist() != chosen
+    assert probe(lambda: [sequences(**users)], EnrichConfig(probes=0)).num_rows == 0
 
 
 def test_users_with_much_to_hide_come_first_and_others_fill_up():
@@ -89,7 +89,7 @@ def test_users_with_much_to_hide_come_first_and_others_fill_up():
     }
 
     def probed(count):
-        return set(probe(sequences(**users), EnrichConfig(probes=count))["real_user_id"].to_pylist())
+        return set(probe(lambda: [sequences(**users)], EnrichConfig(probes=count))["real_user_id"].to_pylist())
 
     assert probed(1) == {"c"}
     assert probed(9) == {"a", "b", "c"}
@@ -97,14 +97,14 @@ def test_users_with_much_to_hide_come_first_and_others_fill_up():
 
 def test_a_user_who_is_called_as_a_probe_is_an_error():
     users = sequences(two=TWO)
-    probes = probe(users, CFG)
+    probes = probe(lambda: [users], CFG)
     clash = sequences(**{probes["user_id"][0].as_py(): TWO})
     with pytest.raises(ValueError, match="two without"):
         with_probes(clash, probes)
 
 
 def lift(users, probes, answers, clusters=None, **catalogue):
-    known, neighbours = items(**catalogue), Neighbours(users, probes, CFG.prompt_share, titled(items(**catalogue)))
+    known, neighbours = items(**catalogue), Neighbours([users], probes, CFG.prompt_share, items(**catalogue))
     baselines = {"cooccurrence": neighbours.items, "popular": partial(neighbours.items, by_neighbours=False)}
     nobody = pa.table({"user_id": pa.array([], pa.string()), "domain": pa.array([], pa.string()),
                        "item_ids": pa.array([], pa.list_(pa.string()))})  # fmt: skip
@@ -119,7 +119,7 @@ def test_the_later_part_of_a_training_prefix_is_truth():
     # prompts show 3 of the 4 training actions; kitchen_1 is what the user chose later, kitchen_8 a validation action
     users = sequences(u="food_1 food_2 food_3 kitchen_1 kitchen_8 kitchen_9")
     answers = grounded(("u", "kitchen", "kitchen_1", True), ("u", "kitchen", "kitchen_8", True))
-    rows = lift(users, probe(users, CFG), answers, food=3, kitchen=10)
+    rows = lift(users, probe(lambda: [users], CFG), answers, food=3, kitchen=10)
     kept = rows["unshown", "kept", None]
     assert (kept["users"], kept["answers"], kept["share"], kept["chance"]) == (1, 2, 0.5, 0.1)
     assert rows["unshown", "kept", 0]["answers"] == 2
@@ -137,7 +137,7 @@ def test_an_item_of_a_cluster_that_the_user_chose_of_is_counted_apart():
 
 def test_the_hidden_domain_of_a_probe_is_truth_and_a_band_holds_its_ranks():
     users = sequences(two=TWO)
-    probes = probe(users, CFG)
+    probes = probe(lambda: [users], CFG)
     name, hidden = probes["user_id"][0].as_py(), probes["hidden_domain"][0].as_py()
     answers = grounded(
         (name, hidden, f"{hidden}_1", True), (name, hidden, f"{hidden}_7", False), (name, hidden, f"{hidden}_3", True)
@@ -156,7 +156,7 @@ def test_the_items_of_another_user_are_what_a_user_would_have_got_in_their_place
     }
     users = sequences(**histories)
     answers = grounded(("a", "kitchen", "kitchen_2", True), ("b", "kitchen", "kitchen_2", True))
-    rows = lift(users, probe(users, CFG), answers, food=3, kitchen=4)
+    rows = lift(users, probe(lambda: [users], CFG), answers, food=3, kitchen=4)
     assert rows["unshown", "kept", None]["share"] == 0.5
     assert rows["unshown", "another user", None]["share"] == 0.5
 
@@ -165,7 +165,7 @@ def test_as_many_items_of_the_baselines_are_held_against_the_same_truth():
     users = sequences(
         u="food_1 food_2 food_3 kitchen_1 food_8 food_9", other="food_1 kitchen_1 food_5 food_6 food_7 food_7",
     )  # fmt: skip
-    rows = lift(users, probe(users, CFG), grounded(("u", "kitchen", "kitchen_4", True)), food=9, kitchen=4)
+    rows = lift(users, probe(lambda: [users], CFG), grounded(("u", "kitchen", "kitchen_4", True)), food=9, kitchen=4)
     assert rows["unshown", "kept", None]["share"] == 0.0
     assert rows["unshown", "cooccurrence", None]["share"] == 1.0
     assert (rows["unshown", "popular", None]["answers"], rows["unshown", "popular", None]["share"]) == (1, 1.0)
@@ -173,15 +173,15 @@ def test_as_many_items_of_the_baselines_are_held_against_the_same_truth():
 
 def test_no_validation_or_test_action_is_read():
     users = sequences(two=TWO, u="food_1 food_2 food_3 kitchen_1 kitchen_8 kitchen_9")
-    probes = probe(users, CFG)
+    probes = probe(lambda: [users], CFG)
     answers = grounded(("u", "kitchen", "kitchen_9", True), ("u", "kitchen", "kitchen_1", True))
     other = sequences(
         two=TWO.replace("kitchen_9 food_9", "food_7 kitchen_7"), u="food_1 food_2 food_3 kitchen_1 food_9 food_8"
     )
-    assert probe(other, CFG) == probes
+    assert probe(lambda: [other], CFG) == probes
     assert lift(other, probes, answers, food=10, kitchen=10) == lift(users, probes, answers, food=10, kitchen=10)
 
 
 def test_without_answers_there_are_no_rows():
     users = sequences(two=TWO)
-    assert lift(users, probe(users, CFG), grounded(), food=3, kitchen=3) == {}
+    assert lift(users, probe(lambda: [users], CFG), grounded(), food=3, kitchen=3) == {}

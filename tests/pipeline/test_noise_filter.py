@@ -174,7 +174,7 @@ def test_no_user_is_judged_by_the_own_choices():
     judge = load_or_learn(evidence, [PAIR], {"model": "m"}, 0, DictCache("fitted"))
     of_part_0 = next(user for user in users if parts[user] == 0)
     answers = answered((f"p{of_part_0[1:]}", "kitchen_0", 0), (f"p{of_part_0[1:]}", "kitchen_40", 0)).drop("relevance")
-    assert judge.judge(answers.with_columns(from_domain=pl.lit("food")))["weight"].to_list() == [0, 0.98]
+    assert judge.judge(answers.with_columns(from_domain=pl.lit("food")), ByNumber())["weight"].to_list() == [0, 0.98]
     assert all(len({parts[f"u{name[1:]}"] for name in asked}) == 1 for asked in found.asked)
 
 
@@ -212,7 +212,7 @@ def test_without_probes_nothing_is_worth_inserting_and_it_says_so():
 
 def test_a_pair_that_does_not_pay_is_said_so():
     part = Learnt({}, {PAIR: Worth((), ({"band": 0, "weight": 0.0},), LEAST_TO_KEEP)})
-    judge = NoiseFilter(ByNumber(), [part], {}, seed=0)
+    judge = NoiseFilter([part], {}, seed=0)
     assert judge.complaints() == [
         "the answers from food to kitchen do not pay: users of both domains chose none of their kinds more often than "
         "random items; none is inserted."
@@ -225,7 +225,7 @@ def test_a_pair_that_does_not_pay_is_said_so():
 def test_pairs_that_do_not_pay_are_known_the_next_night_to_the_same_generator():
     cache, food = DictCache("fitted"), ("kitchen", "food")
     useless, unknown = (Worth((), ({"band": 0, "weight": 0.0},), users) for users in (LEAST_TO_KEEP, 1))
-    judge = NoiseFilter(ByNumber(), [Learnt({}, {PAIR: useless, food: unknown})], {}, seed=0)
+    judge = NoiseFilter([Learnt({}, {PAIR: useless, food: unknown})], {}, seed=0)
     keep_verdicts(judge, {"model": "m"}, 0, cache)
     assert unpaying([PAIR, food], {"model": "m"}, 0, cache) == [PAIR]
     assert unpaying([PAIR, food], {"model": "other"}, 0, cache) == []

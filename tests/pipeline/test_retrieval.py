@@ -30,7 +30,7 @@ def retrieval_of(**settings):
     vector = pa.array(vectors, pa.list_(pa.float32(), 3))
     embeddings = pa.table({"item_id": list(ITEMS), "domain": domains, "vector": vector, **signed})
     generator = Retrieval(**settings)
-    generator.read({"items": items, "item_embeddings": embeddings.select(ITEM_EMBEDDINGS.tables[""].names)})
+    generator.read({"items": [items], "item_embeddings": [embeddings.select(ITEM_EMBEDDINGS.tables[""].names)]})
     return generator
 
 

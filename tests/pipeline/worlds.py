@@ -13,10 +13,9 @@ from pipeline.augment.generate_items import generate_items, generation_rows, pai
 from pipeline.augment.ground import Grounder, Known
 from pipeline.augment.noise_filter import Learnt, NoiseFilter, Worth
 from pipeline.augment.represent import represent
-from pipeline.augment.signals import Signals
 from pipeline.augment.truth import PARTS
 from pipeline.config import EnrichConfig
-from pipeline.llm.cooccurrence import Neighbours, titled
+from pipeline.llm.cooccurrence import Neighbours
 from pipeline.llm.generator import ItemsQuestion, Reply, no_listener
 from pipeline.llm.tokens import BY_CHARACTERS
 from pipeline.vectors.catalogue import Catalogue
@@ -165,17 +164,15 @@ def worth(*weights, edges=()):
     return Worth(edges, bands, users=100)
 
 
-def known_of(items, sequences, representatives, catalogue, probes=NO_PROBES, prompt_share=0.9):
+def known_of(items, sequences, catalogue, probes=NO_PROBES, prompt_share=0.9):
     """What grounding knows besides the answers."""
-    neighbours = Neighbours(sequences, probes, prompt_share, titled(items))
-    return Known(items, catalogue, neighbours, representatives)
+    return Known(items, catalogue, Neighbours([sequences], probes, prompt_share, items))
 
 
-def filter_of(known, **worths):
+def filter_of(**worths):
     """A noise filter in which relevance is the text's cosine, with the worth of each `food_kitchen`."""
-    signals = Signals(known.catalogue, known.neighbours, known.representatives)
     learnt = Learnt({}, {tuple(pair.split("_")): each for pair, each in worths.items()})
-    return NoiseFilter(signals, [learnt] * PARTS, {}, seed=0)
+    return NoiseFilter([learnt] * PARTS, {}, seed=0)
 
 
 def rows_to_ask(representatives, cfg, domains=("food", "kitchen")):
@@ -199,10 +196,10 @@ def grounded_by(answers, noise_filter=True, budget=2, food_kitchen=None, **setti
         cfg,
         {},
     )
-    known = known_of(items, sequences, representatives, catalogue)
+    known = known_of(items, sequences, catalogue)
     grounder = Grounder(known, cfg, ("food", "kitchen"))
-    filtered = filter_of(known, food_kitchen=food_kitchen or worth(0.2, 0.2, 0.2, 0.2))
-    table = grounder.ground(sequences, generated, Angles(), filtered)
+    filtered = filter_of(food_kitchen=food_kitchen or worth(0.2, 0.2, 0.2, 0.2))
+    table = grounder.ground(sequences, known.answered(generated, representatives), Angles(), filtered)
     return table, sequences, catalogue, cfg, grounder
 
 

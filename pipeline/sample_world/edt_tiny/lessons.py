@@ -7,7 +7,7 @@ a `Generator` that writes down each request together with its answer.
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import Any
@@ -167,7 +167,7 @@ class Teacher:
     tokens: Tokens = BY_CHARACTERS
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
 
-    def read(self, tables: Mapping[str, pa.Table]) -> None:
+    def read(self, parts: Mapping[str, Iterable[pa.Table]]) -> None:
         """Need nothing."""
 
     def remember_in(self, cache: KeyedCache) -> None:
