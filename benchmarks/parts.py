@@ -1,40 +1,41 @@
-"""Seconds and memory of ingest, split and assemble as the data grows: users are dealt into parts, so memory stays flat.
+"""Seconds and memory of a run's stages up to the trainer's data as it grows: users are dealt into parts.
 
     python -m benchmarks.parts                                 # 1, 5 and 20 million actions
     python -m benchmarks.parts --actions 1 10 100 --items 1000000 --out /data/parts
+    python -m benchmarks.parts --enrich --actions 1 5          # the enriching stages, too, with `retrieval`
 
 Each size is written once as Parquet files (a log in the order of time, --per-user actions a user, some items far more
-often than others), then handled by a process of its own. Random vectors stand for those of the item texts. Memory is
+often than others), then handled by a process of its own. Random vectors stand for those of texts, the same for the same
+text; the nearest of more than 100,000 items are found by an index. Memory is
 the sum of the proportional set sizes of the process and its children, sampled. Beside it, in another process, what
 polars does alone: scan, sort by user and time, group by user, write.
 """
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import psutil  # type: ignore[import-untyped]
-import pyarrow as pa
 
-from data_lake.schemas import ITEM_EMBEDDINGS
+from data_lake.keyed_cache import KeyedCache
 from flows.models import Models
 from flows.settings import load_settings
-from flows.stage_spec import StageRun
-from flows.stages import SPECS, open_lake, stages
+from flows.stages import open_lake, stages
 
 ROWS_PER_FILE = 5_000_000
 VECTOR = 384
-STAGES = ("ingest", "split", "embed_items", "assemble")
+STAGES = ("ingest", "split", "assemble")
 
 
 def write_log(folder: Path, actions: int, users: int, items: int) -> None:
@@ -60,36 +61,52 @@ def write_log(folder: Path, actions: int, users: int, items: int) -> None:
     }).write_parquet(folder / "items.parquet")  # fmt: skip
 
 
-def random_vectors(run: StageRun) -> None:
-    """Write a random vector per item in the place of embed_items."""
-    items, rng = run.io.read("items"), np.random.default_rng(0)
-    vectors = rng.standard_normal((items.num_rows, VECTOR), np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    kind = ITEM_EMBEDDINGS.tables[""]
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), VECTOR)
-    name = pa.repeat("random", items.num_rows)
-    table = [items["item_id"], items["domain"], column, name, name]
-    run.io.write("item_embeddings", pa.table(table, names=kind.names))
+class RandomVectors:
+    """Stands for the text encoder: a vector of length one by the hash of the text."""
+
+    model, revision = "random", "0"
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Return (n, d) float32."""
+        vectors = np.empty((len(texts), VECTOR), np.float32)
+        for row, text in enumerate(texts):
+            seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+            vectors[row] = np.random.Generator(np.random.SFC64(seed)).standard_normal(VECTOR, np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def counts(self) -> dict[str, Any]:
+        """Count nothing."""
+        return {}
 
 
-def ours(folder: Path, actions_per_part: int) -> dict[str, dict[str, float]]:
-    """Make the training set without enrichment; return seconds and MiB per stage."""
+class RandomModels(Models):
+    """Models whose encoder is random, and holds no vectors for later."""
+
+    def encoder_with_cache(self, cache: KeyedCache) -> Any:
+        """Return random vectors."""
+        return RandomVectors()
+
+
+def ours(folder: Path, actions_per_part: int, with_enrichment: bool) -> dict[str, dict[str, float]]:
+    """Make the training set; return seconds and MiB per stage."""
     files = json.dumps([str(path) for path in sorted(folder.glob("interactions-*.parquet"))])
+    generator = "retrieval" if with_enrichment else "none"
     (folder / "edt.toml").write_text(
-        f'dataset = "parts"\n[data]\ninteractions = {files}\nitems = "items.parquet"\n[enrich]\ngenerator = "none"\n'
+        f'dataset = "parts-{generator}"\n[data]\ninteractions = {files}\nitems = "items.parquet"\n'
+        f'[enrich]\ngenerator = "{generator}"\nexact_up_to = 100_000\n'
         f'[lake]\nroot = "store"\nactions_per_part = {actions_per_part}\n'
     )
     settings = load_settings(folder / "edt.toml", [])
-    specs = [replace(spec, work=random_vectors) if spec.name == "embed_items" else spec for spec in SPECS]
     found, lake = {}, open_lake(settings)
-    with Models(settings) as models:
-        for stage in stages(settings, models, specs):
-            if stage.name in STAGES:
-                found[stage.name] = measured(partial(lake.run, stage, rebuild=True))
+    with RandomModels(settings) as models:
+        for stage in stages(settings, models):
+            found[stage.name] = measured(partial(lake.run, stage, rebuild=True))
+            if stage.name == "assemble":
+                break
     return found
 
 
-def plain(folder: Path, actions_per_part: int) -> dict[str, dict[str, float]]:
+def plain(folder: Path, actions_per_part: int, with_enrichment: bool) -> dict[str, dict[str, float]]:
     """Group the actions by user with polars alone."""
 
     def work() -> None:
@@ -137,6 +154,7 @@ def main() -> None:
     parser.add_argument("--per-user", type=int, default=20)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--actions-per-part", type=int, default=2_000_000)
+    parser.add_argument("--enrich", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("parts"))
     parser.add_argument("--way", choices=["ours", "plain"], help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -144,14 +162,17 @@ def main() -> None:
         actions = int(millions * 1e6)
         folder = given.out / f"{actions}-{given.items}"
         if given.way:
-            found = {"ours": ours, "plain": plain}[given.way](folder, given.actions_per_part)
-            seconds = sum(found[name]["seconds"] for name in found if name != "embed_items")
-            rate = f"{actions / seconds / 1e6:.2f} million actions a second"
+            found = {"ours": ours, "plain": plain}[given.way](folder, given.actions_per_part, given.enrich)
+            seconds = sum(found[name]["seconds"] for name in (STAGES if given.way == "ours" else found))
+            rate = f"{actions / seconds / 1e6:.2f} million actions a second" + f" in {', '.join(STAGES)}" * (
+                given.way == "ours"
+            )
             print(f"{millions:g} million actions, {given.way}: {json.dumps(found)}; {rate}", flush=True)
             continue
         write_log(folder, actions, max(actions // given.per_user, 1), given.items)
         for way in ("ours", "plain"):
             size = ["--actions", str(millions), "--items", str(given.items), "--out", str(given.out), "--way", way]
+            size += ["--enrich"] * given.enrich
             subprocess.run(
                 [sys.executable, "-m", "benchmarks.parts", *size, "--actions-per-part", str(given.actions_per_part)],
                 check=True,

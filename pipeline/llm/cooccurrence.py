@@ -229,6 +229,8 @@ class Neighbours:
         With `wanted` (row, item) only of these.
         """
         near, is_answer = self._near(rows), (self._domains == domain) & self._is_titled
+        if wanted is not None:
+            is_answer &= np.isin(np.arange(len(is_answer)), wanted["item"])
         found = [pl.DataFrame(schema={"row": pl.Int64, "item": pl.Int64, "shared": pl.Float64})]
         for block in _blocks(near, self._chosen.starts):
             places, of = self._chosen.of(block["other"].to_numpy())

@@ -66,6 +66,30 @@ def test_items_of_users_who_share_more_come_first():
     assert answers(histories, count=2) == [WOK, PAN]
 
 
+@pytest.mark.parametrize("pairs", [1, 3, 100])
+def test_how_many_items_of_near_users_are_looked_at_together_changes_no_answer(monkeypatch, pairs):
+    monkeypatch.setattr(cooccurrence, "PAIRS_AT_ONCE", pairs)
+    histories = sequences(
+        u="9:food_tea 9:food_tea", v="9:food_rye 9:food_rye", w="9:food_tea 9:food_tea",
+        a="1:food_tea 2:kitchen_pan 3:kitchen_wok", b="1:food_tea 2:kitchen_pan", c="1:food_rye 2:kitchen_jar",
+    )  # fmt: skip
+    generator = Cooccurrence(0.75)
+    generator.read({"items": [catalogue()], "sequences": [histories], "probes": [NO_PROBES]})
+    questions = [ItemsQuestion(user, "food", "kitchen", (), (), 1) for user in "uvw"]
+    replies = generator([Request(question, (), items_schema(1), 10) for question in questions])
+    assert [reply.item_ids for reply in replies] == [(PAN,), (JAR,), (PAN,)]
+
+
+def test_histories_in_parts_are_those_of_one_table():
+    histories = sequences(u="9:food_tea 9:food_tea", a="1:food_tea 2:kitchen_pan", b="1:food_tea 2:kitchen_wok")
+    histories = pa.concat_tables([histories, sequences(c="1:food_tea 2:kitchen_wok")])
+    parts = [histories.slice(0, 2), histories.slice(2)]
+    generator = Cooccurrence(0.75)
+    generator.read({"items": [catalogue()], "sequences": parts, "probes": [NO_PROBES]})
+    [reply] = generator([Request(ItemsQuestion("u", "food", "kitchen", (), (), 2), (), items_schema(2), 10)])
+    assert list(reply.item_ids) == answers(histories, count=2) == [WOK, PAN]
+
+
 def test_progress_moves_with_every_block_of_users(monkeypatch):
     moves = []
     monkeypatch.setattr(cooccurrence, "USERS_AT_ONCE", 2)
