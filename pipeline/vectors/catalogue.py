@@ -51,15 +51,14 @@ class Catalogue:
 
 def matrix(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """Return a vector column as (rows, d) float32, zero where it is null, and which rows are not null."""
-    vectors = column.combine_chunks()
-    has = np.asarray(vectors.is_valid())
-    numbers = vectors.drop_null().flatten().to_numpy(zero_copy_only=False)
-    if pa.types.is_fixed_size_list(vectors.type):
-        width = vectors.type.list_size
-    else:
-        width = len(numbers) // max(int(has.sum()), 1)
-    rows = np.zeros((len(vectors), width), dtype=np.float32)
-    rows[has] = numbers.reshape(-1, width)
+    kind, lengths = column.type, pc.list_value_length(column).drop_null()
+    fixed = pa.types.is_fixed_size_list(kind)
+    width = kind.list_size if fixed else lengths[0].as_py() if len(lengths) else 0
+    rows, has, end = np.zeros((len(column), width), dtype=np.float32), np.zeros(len(column), dtype=bool), 0
+    for chunk in column.chunks:  # all of them put together would be one more copy
+        start, end = end, end + len(chunk)
+        has[start:end] = chunk.is_valid()
+        rows[start:end][has[start:end]] = chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
     return rows, has
 
 
