@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,7 +28,10 @@ from pipeline.config import (
 
 DEFAULT_FILE = Path("edt.toml")
 LARGEST = 1 << 17
-"""Bytes of a settings file: Python's reader takes a time that grows with the square of a key's dots."""
+"""Bytes of a settings file."""
+DEEPEST = 32
+"""Sections inside each other, and parts of a key: Python's reader takes a time that grows with the square of a key's."""
+LONG_KEY = re.compile(rf"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){{{DEEPEST}}}""")
 DATASET = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 """What the name of a dataset looks like, since a folder is called by it."""
 PROMPTS = frozenset({
@@ -163,7 +167,7 @@ def load_settings(path: str | Path = DEFAULT_FILE, overrides: Iterable[str] = ()
     if path.stat().st_size > LARGEST:
         raise UserError(f"{path}: it has {path.stat().st_size:,} bytes; settings have {LARGEST:,} at most (LARGEST).")
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = _read_toml(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError: a number of too many digits, too
         raise UserError(f"{path}: not a TOML file: {error}") from error
     for override in overrides:
@@ -189,10 +193,23 @@ def parse_override(override: str) -> dict[str, Any]:
         raise UserError(f"--set {override}: write it as section.key=value, for example --set train.seed=1.")
     for text in (value, json.dumps(value, ensure_ascii=False)):
         try:
-            return tomllib.loads(f"{key} = {text}")
+            return _read_toml(f"{key} = {text}")
         except (ValueError, RecursionError):
             continue
     raise UserError(f"--set {override}: {key!r} is no key; write it as section.key=value.")
+
+
+def _read_toml(text: str) -> dict[str, Any]:
+    """Return the sections of a settings file. Raises ValueError, RecursionError."""
+    if LONG_KEY.search(text):
+        raise ValueError(f"a key has more than {DEEPEST} parts")
+    tree = tomllib.loads(text)
+    level = [tree]
+    for _ in range(DEEPEST):
+        level = [value for section in level for value in section.values() if isinstance(value, dict)]
+    if level:
+        raise ValueError(f"more than {DEEPEST} sections stand inside each other")
+    return tree
 
 
 def _merge(tree: dict[str, Any], more: dict[str, Any], override: str) -> None:

@@ -32,6 +32,8 @@ def test_a_key_in_place_of_the_name_of_its_variable_is_not_shown(write):
         ("a = " + "[" * 10_000, "not a TOML file: maximum recursion depth"),
         ("a = " + "{a=" * 10_000, "not a TOML file: maximum recursion depth"),
         ("a = " + "1" * 5000, "not a TOML file: Exceeds the limit"),
+        ("a." * 10_000 + "a = 1", "not a TOML file: a key has more than 32 parts"),
+        ("a = " + "{a=" * 40 + "1" + "}" * 40, "not a TOML file: more than 32 sections stand inside each other"),
         ("a." * 70_000 + "a = 1", "it has 140,005 bytes; settings have 131,072 at most"),
     ],
 )
