@@ -30,7 +30,7 @@ DEFAULT_FILE = Path("edt.toml")
 LARGEST = 1 << 17
 """Bytes of a settings file."""
 DEEPEST = 32
-"""Sections inside each other, and parts of a key: Python's reader takes a time that grows with the square of a key's."""
+"""Sections inside each other, and parts of a key: the time of Python's reader grows with their square."""
 LONG_KEY = re.compile(rf"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){{{DEEPEST}}}""")
 DATASET = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 """What the name of a dataset looks like, since a folder is called by it."""
