@@ -91,7 +91,7 @@ slow: $(INSTALLED)
 	@$(BIN)/python -m pytest -m slow
 
 faults: $(INSTALLED)
-	@EDT_FAULTS=$(FAULTS) $(BIN)/python -m pytest tests/faults
+	@EDT_FAULTS=$(FAULTS) $(BIN)/python -m pytest -n $(AT_ONCE) tests/faults
 
 fuzz: $(INSTALLED)
 	@nice -n 5 $(BIN)/python -m tests.fuzz $(FUZZ) --seed $(SEED)
