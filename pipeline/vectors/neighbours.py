@@ -7,6 +7,8 @@ import numpy as np
 
 from data_lake.errors import UserError
 
+LEARNT = 64
+"""Vectors a cell that its centre is learnt from, at most."""
 CHECKED = 64
 """Queries of each search that are also answered exactly, to measure the recall."""
 
@@ -32,6 +34,7 @@ class Index:
         self._vectors = vectors
         self._coarse = faiss.IndexFlatIP(width)
         self._index: Any = faiss.IndexIVFFlat(self._coarse, width, cells, faiss.METRIC_INNER_PRODUCT)
+        self._index.cp.max_points_per_centroid = LEARNT
         self._index.train(vectors)
         self._index.add(vectors)
         self._index.nprobe = max(8, cells // 32)
