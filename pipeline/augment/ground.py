@@ -52,7 +52,8 @@ class GroundingThresholds:
 
     sample: np.ndarray  # rows of a fixed sample of the domain's items with text
     faithful: float  # the quantile of the cosines of sampled items to their own nearest neighbours
-    index: Index | None = None  # over the items with text, where they are too many to compare with each
+    vectors: np.ndarray  # of the domain's items with text
+    index: Index | None = None  # over these, where they are too many to compare with each
 
 
 class Grounder:
@@ -63,7 +64,8 @@ class Grounder:
         self._titles = frame_of(known.items).select("item_id", "title")
         self._thresholds = {domain: thresholds_of(known.catalogue, cfg, domain) for domain in domains}
         self._nearest = {
-            domain: Nearest(known.catalogue, domain, limits.index) for domain, limits in self._thresholds.items()
+            domain: Nearest(known.catalogue, domain, limits.vectors, limits.index)
+            for domain, limits in self._thresholds.items()
         }
 
     def ground(self, sequences: pa.Table, answered: Answered, embed: Embed, noise_filter: NoiseFilter) -> pa.Table:
@@ -130,14 +132,14 @@ class Grounder:
 def thresholds_of(catalogue: Catalogue, cfg: EnrichConfig, domain: str) -> GroundingThresholds:
     """Return what the answers of one domain are compared with."""
     items = catalogue.texts_of(domain)
-    sample = _sample(items, catalogue, cfg)
+    sample, vectors = _sample(items, catalogue, cfg), catalogue.vectors[items]
     nearest = np.full(len(sample), -1.0)  # a domain of one item has no neighbours: every answer is faithful
     for block in blocks(len(sample), len(items)):
-        scores = catalogue.vectors[sample[block]] @ catalogue.vectors[items].T
+        scores = catalogue.vectors[sample[block]] @ vectors.T
         scores[items[None, :] == sample[block, None]] = -1
         nearest[block] = scores.max(axis=1)
     threshold = float(np.quantile(nearest, cfg.faithful_quantile)) if len(items) else 1.0
-    return GroundingThresholds(sample, round(threshold, DECIMALS), build(catalogue.vectors[items], cfg.exact_up_to))
+    return GroundingThresholds(sample, round(threshold, DECIMALS), vectors, build(vectors, cfg.exact_up_to))
 
 
 def _sample(items: np.ndarray, catalogue: Catalogue, cfg: EnrichConfig) -> np.ndarray:

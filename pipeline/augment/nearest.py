@@ -36,8 +36,9 @@ class RaggedRows:
 class Nearest:
     """The items with text of one domain, to be found by a vector. A letter K stands for at most NEAREST of them."""
 
-    def __init__(self, catalogue: Catalogue, domain: str, index: Index | None) -> None:
-        self._catalogue, self._domain, self._index = catalogue, domain, index
+    def __init__(self, catalogue: Catalogue, domain: str, vectors: np.ndarray, index: Index | None) -> None:
+        """`vectors` (n, d) are those of the items, over which `index` is."""
+        self._catalogue, self._domain, self._vectors, self._index = catalogue, domain, vectors, index
         self._items = catalogue.texts_of(domain)
         self._known: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # by text, (K,) each
 
@@ -86,7 +87,7 @@ class Nearest:
             return np.where(places < 0, -1, self._items[places]), np.round(scores, DECIMALS)
         rows, found = np.empty((len(vectors), count), np.int64), np.empty((len(vectors), count))
         for block in blocks(len(vectors), len(self._items)):
-            scores = np.round(vectors[block] @ self._catalogue.vectors[self._items].T, DECIMALS)
+            scores = np.round(vectors[block] @ self._vectors.T, DECIMALS)
             places = np.argpartition(-scores, count - 1, axis=1)[:, :count]
             rows[block], found[block] = self._items[places], np.take_along_axis(scores, places, axis=1)
         return rows, found
@@ -100,7 +101,7 @@ class Nearest:
     def _open_only(self, vector: np.ndarray, user: int, shown: RaggedRows) -> tuple[np.ndarray, np.ndarray]:
         """Return what `_near` does of one vector, (K,) and (K,), without the items that the user's shown part holds."""
         held, _ = shown.of(np.array([user]))
-        scores = np.round(self._catalogue.vectors[self._items] @ vector, DECIMALS).astype(np.float64)
+        scores = np.round(self._vectors @ vector, DECIMALS).astype(np.float64)
         scores[np.isin(self._items, held)] = -np.inf
         places = np.argsort(-scores, kind="stable")[: min(NEAREST, len(self._items))]
         return self._items[places], scores[places]
