@@ -437,7 +437,8 @@ def _objects(lines: pl.DataFrame, columns: Sequence[str]) -> Iterator[Rows]:
         lines = lines.filter(alike)
     decoded = _decode(lines, columns)
     if decoded is not None:
-        yield Rows(pl.DataFrame([*decoded, lines["line"]]), pl.DataFrame(schema=_BAD))
+        named = dict(zip(columns, decoded, strict=True))  # in a list polars names one without a name
+        yield Rows(pl.DataFrame(named | {"line": lines["line"]}), pl.DataFrame(schema=_BAD))
     elif len(lines) <= 256:
         yield _objects_one_by_one(lines, columns)
     else:

@@ -330,6 +330,23 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
 """
 
 
+@pytest.mark.parametrize("odd", ["{'a': 'y', '': 'x'}", '{"a": ["y"], "": "x"}'])
+def test_a_column_without_a_name_is_read_of_lines_of_every_kind(tmp_path, odd):
+    (tmp_path / "a.jsonl").write_text(f'{{"a": "1", "": "2"}}\n{odd}\n')
+    assert readers.read(tmp_path / "a.jsonl", ["a", ""]).good.rows() == [("1", "2", 1), ("y", "x", 2)]
+
+
+@pytest.mark.parametrize("line", ["1,2", '1,"2"', '"1",2'])
+def test_a_csv_column_without_a_name_is_read(tmp_path, line):
+    (tmp_path / "a.csv").write_text(f"a,\n{line}\n")
+    assert readers.read(tmp_path / "a.csv", ["a", ""]).good.rows() == [("1", "2", 2)]
+
+
+def test_a_parquet_column_without_a_name_is_read(tmp_path):
+    pq.write_table(pa.table([["1"], ["2"]], names=["a", ""]), tmp_path / "a.parquet")
+    assert readers.read(tmp_path / "a.parquet", ["a", ""]).good.rows() == [("1", "2", 1)]
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
 def test_a_line_without_an_end_takes_little_memory(tmp_path, name):
     with (tmp_path / name).open("wb") as file:
