@@ -230,9 +230,8 @@ class StageIO:
                     table = self._make_shard(artifact, shard, maker)
             _add(self._figures, json.loads((table.schema.metadata or {}).get(_FIGURES, b"{}")))
             self.count(shards=1, shards_resumed=int(resumed))
-        self._join(
-            artifact, [[shard.path for shard in shards if shard.part == number] for number in range(len(parts))], review
-        )
+        paths = [[shard.path for shard in shards if shard.part == number] for number in range(len(parts))]
+        self._join(artifact, paths, review)
 
     def _plan(self, artifact: str, parts: Sequence[Part], keys: Sequence[str], rows_per_shard: int) -> list[_Shard]:
         """Return the shards of all parts, in order."""

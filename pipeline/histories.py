@@ -5,7 +5,7 @@ import hashlib
 import polars as pl
 import pyarrow as pa
 
-from data_lake.schemas import SEQUENCES, TRAIN
+from data_lake.schemas import TRAIN
 from pipeline.frames import frame_of
 
 
@@ -79,12 +79,3 @@ def of_users(table: pa.Table, user_ids: pa.ChunkedArray) -> pl.DataFrame:
     """Return the rows of these users, in the order of `table`, with `row`: the user's index in `user_ids`."""
     users = pl.DataFrame({"user_id": pl.from_arrow(user_ids)}).with_row_index("row")
     return frame_of(table).join(users, on="user_id", maintain_order="left").with_columns(pl.col("row").cast(pl.Int64))
-
-
-def with_probes(sequences: pa.Table, probes: pa.Table) -> pa.Table:
-    """Return the sequences of the users, then those of the probes, as SEQUENCES."""
-    names = SEQUENCES.tables[""].names
-    taken = set(sequences["user_id"].to_pylist()) & set(probes["user_id"].to_pylist())
-    if taken:
-        raise ValueError(f"user {min(taken)!r} is called as a probe is")
-    return pa.concat_tables([sequences.select(names), probes.select(names)], promote_options="permissive")

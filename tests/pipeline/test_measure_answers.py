@@ -12,7 +12,6 @@ from pipeline.augment.measure_answers import measure_answers
 from pipeline.augment.probe import probe
 from pipeline.augment.truth import all_truth
 from pipeline.config import EnrichConfig
-from pipeline.histories import with_probes
 from pipeline.llm.cooccurrence import Neighbours
 from tests.pipeline.worlds import NO_PROBES
 
@@ -100,7 +99,7 @@ def test_a_user_who_is_called_as_a_probe_is_an_error():
     probes = probe(lambda: [users], CFG)
     clash = sequences(**{probes["user_id"][0].as_py(): TWO})
     with pytest.raises(ValueError, match="two without"):
-        with_probes(clash, probes)
+        Neighbours([clash], probes, CFG.prompt_share, items(food=3, kitchen=3))
 
 
 def lift(users, probes, answers, clusters=None, **catalogue):
