@@ -14,6 +14,12 @@ from tests.sockets import free_port
 from tests.tiny_model import write_tiny_model
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let children end by Ctrl-C, also where a shell that started pytest in the background had it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [each for reports in terminalreporter.stats.values() for each in reports]
     properties = [each.user_properties for each in reports if getattr(each, "when", "") == "call"]
