@@ -23,6 +23,7 @@ from pipeline.llm.generator import (
     prompt_hash_with_room,
 )
 from pipeline.llm.generator_wrapper import GeneratorWrapper
+from pipeline.processes.uninterrupted import uninterrupted
 
 KEPT = pa.schema(
     [
@@ -160,6 +161,9 @@ class _Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_over.set()
+        uninterrupted(self._write_rest)
+
+    def _write_rest(self) -> None:
         self._thread.join()
         self._write()
 

@@ -5,6 +5,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from pipeline.llm.endpoint import NO_COMPLETION, Answer, Failed, Unreachable, ru
 from pipeline.llm.failures import TRY_AGAIN
 from pipeline.llm.generator import OnReply, Reply, Request, no_listener, prompt_hash
 from pipeline.llm.openai import OpenAI, pause
+from pipeline.processes.uninterrupted import uninterrupted
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
 """What one file may hold."""
@@ -91,7 +93,7 @@ class OpenAIBatch(OpenAI):
         asked = {"input_file_id": uploaded["id"], "endpoint": PATH, "completion_window": "24h"}
         batch = self._object("POST", "batches", json=asked)["id"]
         try:
-            self._remember(lines, batch)
+            uninterrupted(partial(self._remember, lines, batch))
         except OSError as error:
             raise UserError(
                 f"The batch {batch} was sent, and its name cannot be kept ({error}): the next run pays for it again. "

@@ -1,6 +1,7 @@
 import errno
 import importlib.util
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -101,6 +102,22 @@ def test_replies_that_came_before_an_exception_are_kept_and_the_exception_goes_o
     with pytest.raises(RuntimeError, match="out of memory"):
         CachedGenerator(Replies(two_and_a_crash), KeyedCache(tmp_path))(ask("a", "b", "c"))
     assert kept(tmp_path) == 2
+
+
+def test_ctrl_c_while_the_last_replies_are_written_loses_none(tmp_path):
+    class Interrupted(KeyedCache):
+        def put(self, table):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)  # a write takes a while
+            super().put(table)
+
+    def reply(index, request, on_reply):
+        on_reply(index, Reply("tea"))
+        return Reply("tea")
+
+    with pytest.raises(KeyboardInterrupt):
+        CachedGenerator(Replies(reply), Interrupted(tmp_path))(ask("a", "b", "c"))
+    assert kept(tmp_path) == 3
 
 
 def test_a_reply_is_told_and_on_disk_while_others_are_waited_for(tmp_path, monkeypatch):
