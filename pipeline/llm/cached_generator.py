@@ -160,10 +160,10 @@ class _Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._is_over.set()
         uninterrupted(self._write_rest)
 
     def _write_rest(self) -> None:
+        self._is_over.set()
         self._thread.join()
         self._write()
 

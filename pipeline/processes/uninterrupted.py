@@ -1,29 +1,22 @@
 """Work that Ctrl-C does not cut short, such as writing down what was paid for."""
 
+import signal
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
-from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
 def uninterrupted(work: Callable[[], T]) -> T:
-    """Return what `work` returns; a KeyboardInterrupt meanwhile is raised once it is done, a second one at once.
-
-    Python raises it in the main thread, and the work is done by another one.
-    """
-    result: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(work())
-        except BaseException as error:
-            result.set_exception(error)
-
-    Thread(target=run, name="uninterrupted", daemon=True).start()
+    """Return what a short work returns; Ctrl-C meanwhile counts once it is done."""
+    if threading.current_thread() is not threading.main_thread():
+        return work()  # Python raises KeyboardInterrupt in the main thread alone
+    came: list[Any] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
     try:
-        return result.result()
-    except KeyboardInterrupt:
-        wait([result])  # `Thread.join` would not: interrupted once, it takes the thread for ended
-        raise
+        return work()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came and callable(before):
+            before(*came[0])
