@@ -154,7 +154,9 @@ def empty(artifact: Artifact, name: str = "") -> pa.Table:
 
 def _read(path: Path, artifact: Artifact, name: str, columns: Sequence[str] | None) -> pa.Table:
     try:
-        return pq.ParquetFile(path).read(columns=None if columns is None else list(columns))
+        table = pq.ParquetFile(path).read(columns=None if columns is None else list(columns))
+        table.validate(full=True)  # what says that it is UTF-8 may be none
+        return table
     except UNREADABLE as error:
         raise SchemaError(f"{_title(artifact, name)}: {path} cannot be read as Parquet ({error}).") from error
 
