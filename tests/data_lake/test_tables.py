@@ -169,12 +169,10 @@ def test_a_history_may_have_more_losses_and_no_other_column():
         check(pa.Table.from_pylist([row | {"length": 2.0}]), CHECKPOINT)
 
 
-def test_text_that_is_no_utf_8_is_refused(tmp_path):
+def test_text_that_is_no_utf_8_is_refused(tmp_path: Path) -> None:
     ids = pa.array([b"a", b"\xff"], pa.binary())
     text = pa.StringArray.from_buffers(2, *ids.buffers()[1:])
-    pq.write_table(
-        pa.table({"item_id": text, "domain": ["d"] * 2, "title": ["t"] * 2, "text": ["t"] * 2}),
-        tmp_path / "part-00000.parquet",
-    )
-    with pytest.raises(SchemaError, match="part-00000.parquet cannot be read as Parquet .*UTF8"):
+    items = pa.table({"item_id": text, "domain": ["d"] * 2, "title": ["t"] * 2, "text": ["t"] * 2})
+    pq.write_table(items, tmp_path / "part-00000.parquet")
+    with pytest.raises(SchemaError, match=r"part-00000\.parquet cannot be read as Parquet .*UTF8"):
         read_tables(tmp_path, ITEMS)
