@@ -1,8 +1,10 @@
 """All that a report shows, collected from the lake."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from data_lake.lake import Manifest
+from data_lake.progress import progress
 from data_lake.schemas import ARTIFACTS
 from flows.lineage import Lineage, lineage
 from flows.plan import stale_artifacts
@@ -14,6 +16,8 @@ from flows.report.tables import Tables
 from flows.report.training import Curves, collect_training
 from flows.report.users import User, collect_users
 from flows.run import Run
+
+T = TypeVar("T")
 
 RESULTS = ("recommendations", "metrics")
 
@@ -54,18 +58,24 @@ def collect(run: Run, failed: tuple[str, str] | None = None) -> Report:
     results = [current[name] for name in RESULTS if name in current] or list(current.values())[-1:]
     order = {stage.name: number for number, stage in enumerate(run.stages)}
     latest = {made.stage: made for made in current.values()}
-    return Report(
-        dataset=run.settings.dataset,
-        generator=run.settings.enrich.generator,
-        stale=stale_artifacts(run),
-        held_back=next(filter(None, map(run.lake.held_back, run.stages)), ""),
-        failed=failed,
-        data=collect_data(tables, list(run.settings.domains)),
-        asking=collect_asking(tables),
-        users=collect_users(run),
-        training=collect_training(tables),
-        metrics=collect_metrics(tables),
-        positions=collect_positions(tables),
-        latest=sorted(latest.values(), key=lambda made: order[made.stage]),
-        lineage=lineage(tables.lake, results),
-    )
+    with progress("reading the lake", 6, "parts") as work:
+
+        def read(part: T) -> T:
+            work.advance()
+            return part
+
+        return Report(
+            dataset=run.settings.dataset,
+            generator=run.settings.enrich.generator,
+            stale=stale_artifacts(run),
+            held_back=next(filter(None, map(run.lake.held_back, run.stages)), ""),
+            failed=failed,
+            data=read(collect_data(tables, list(run.settings.domains))),
+            asking=read(collect_asking(tables)),
+            users=read(collect_users(run)),
+            training=read(collect_training(tables)),
+            metrics=read(collect_metrics(tables)),
+            positions=read(collect_positions(tables)),
+            latest=sorted(latest.values(), key=lambda made: order[made.stage]),
+            lineage=lineage(tables.lake, results),
+        )
