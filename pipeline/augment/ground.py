@@ -101,7 +101,8 @@ class Grounder:
         vectors = embed(texts.to_list()) if len(texts) else np.zeros((0, catalogue.vectors.shape[1]), np.float32)
         numbers = answers["answer"].replace_strict(texts, range(len(texts)), default=-1, return_dtype=pl.Int64)
         shown = prompt_visible(sequences, self._cfg.prompt_share)
-        held = RaggedRows(shown["row"].to_numpy(), catalogue.rows(shown["item_id"].to_arrow()))
+        rows = catalogue.rows(shown["item_id"].to_arrow())
+        held = RaggedRows(shown["row"].to_numpy(), rows, sequences.num_rows)
         item, faithfulness = named.copy(), np.where(named >= 0, 1.0, np.nan)
         limit = np.full(len(answers), np.nan)
         for domain in answers["to_domain"].unique():

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from pipeline.llm.cooccurrence import Neighbours
+from pipeline.llm.cooccurrence import Lists, Neighbours
 from pipeline.vectors.catalogue import DECIMALS, Catalogue, blocks
 from pipeline.vectors.neighbours import Index
 
@@ -18,19 +18,17 @@ TIE = 0.02
 
 
 class RaggedRows:
-    """A list of catalogue rows per user."""
+    """A list of catalogue rows per user, from 0."""
 
-    def __init__(self, users: np.ndarray, values: np.ndarray) -> None:
+    def __init__(self, users: np.ndarray, values: np.ndarray, count: int) -> None:
+        """`users` (n,), below `count`, are those of the `values` (n,)."""
         order = np.argsort(users, kind="stable")
-        self.users, self.values = users[order], values[order]
+        self._lists, self._values = Lists(users[order], count), values[order]
 
     def of(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the values of the lists of `users`, one list after the other, and which of `users` each is of."""
-        start, end = (np.searchsorted(self.users, users, side) for side in ("left", "right"))
-        sizes = end - start
-        begins = np.cumsum(sizes) - sizes
-        values = self.values[np.arange(sizes.sum()) + np.repeat(start - begins, sizes)]
-        return values, np.repeat(np.arange(len(users)), sizes)
+        places, of = self._lists.of(users)
+        return self._values[places], of
 
 
 class Nearest:
