@@ -15,8 +15,11 @@ WRITE_PID += "os.rename(sys.argv[1] + '.tmp', sys.argv[1]); time.sleep(600)"
 
 
 def is_alive(pid: int) -> bool:
-    state = Path(f"/proc/{pid}/stat")
-    return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # the latter where it ends between opening and reading
+        return False
+    return state.rpartition(")")[2].split()[0] != "Z"
 
 
 def wait_until(holds, seconds=20.0):
