@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from data_lake.errors import UserError
 from data_lake.progress import progress
 from data_lake.schemas import SEQUENCES
 from pipeline.frames import frame_of
@@ -101,7 +102,8 @@ class Neighbours:
     def __init__(self, parts: Iterable[pa.Table], probes: pa.Table, prompt_share: float, items: pa.Table) -> None:
         """`parts` are sequences, of which no more than one is in memory at a time.
 
-        Probes are asked for like users; the actions of the users that they are made of count as their own.
+        Probes are asked for like users; the actions of the users that they are made of count as their own. Raises
+        UserError for a user who is called as a probe is.
         """
         catalogue = frame_of(items).select("item_id", "domain").sort("item_id").with_row_index("item")
         self._item_ids, self._domains = catalogue["item_id"], catalogue["domain"].to_numpy()
@@ -116,7 +118,10 @@ class Neighbours:
             first = len(self._rows)
             ids = part["user_id"].to_pylist()
             if taken := self._rows.keys() & ids:
-                raise ValueError(f"user {min(taken)!r} is called as a probe is")
+                raise UserError(
+                    f"The user {min(taken)!r} is called as a probe is, a user one of whose domains is hidden. "
+                    "Give that user another id, or set [enrich] probes = 0."
+                )
             self._rows |= zip(ids, range(first, first + len(ids)), strict=True)
             visible.append(_numbered(prompt_visible(part, prompt_share), numbers, first))
 

@@ -6,6 +6,7 @@ from functools import partial
 import pyarrow as pa
 import pytest
 
+from data_lake.errors import UserError
 from data_lake.schemas import ANSWER_LIFT, GROUNDED_ITEMS, ITEMS, PROBES, SEQUENCES
 from data_lake.tables import check
 from pipeline.augment.measure_answers import measure_answers
@@ -98,7 +99,7 @@ def test_a_user_who_is_called_as_a_probe_is_an_error():
     users = sequences(two=TWO)
     probes = probe(lambda: [users], CFG)
     clash = sequences(**{probes["user_id"][0].as_py(): TWO})
-    with pytest.raises(ValueError, match="two without"):
+    with pytest.raises(UserError, match="The user 'two without food' is called as a probe is"):
         Neighbours([clash], probes, CFG.prompt_share, items(food=3, kitchen=3))
 
 
