@@ -117,8 +117,14 @@ class StageIO:
         Parts that were written by `write_parts` hold each user in one of them: in that of the same number of another
         artifact, which was made from it.
         """
-        known, paths = ARTIFACTS[artifact], paths_of(self.input(artifact), ARTIFACTS[artifact], table)
-        return self.each_of([partial(read_part, path, known, table, columns) for path in paths])
+        return self.each_of(self.parts(artifact, table, columns))
+
+    def parts(
+        self, artifact: str, table: str = "", columns: Sequence[str] | None = None
+    ) -> list[Callable[[], pa.Table]]:
+        """Return what reads each of the parts that `read_parts` yields."""
+        numbers = range(self.count_parts(artifact, table))
+        return [partial(self.read_part, artifact, number, table, columns) for number in numbers]
 
     def each_of(self, parts: Sequence[Callable[[], pa.Table]]) -> Iterator[pa.Table]:
         """Yield what each of `parts` reads, and count it as done when the next is asked for."""
@@ -127,10 +133,10 @@ class StageIO:
             with self.work.part(1):
                 yield part()
 
-    def read_part(self, artifact: str, number: int, columns: Sequence[str] | None = None) -> pa.Table:
+    def read_part(self, artifact: str, number: int, table: str = "", columns: Sequence[str] | None = None) -> pa.Table:
         """Return one of the parts that `read_parts` yields, the first of which is number 0."""
         known = ARTIFACTS[artifact]
-        return read_part(paths_of(self.input(artifact), known)[number], known, columns=columns)
+        return read_part(paths_of(self.input(artifact), known, table)[number], known, table, columns)
 
     def count_parts(self, artifact: str, table: str = "") -> int:
         """Return how many parts a table of an input has."""

@@ -102,11 +102,11 @@ class DryRunIO(StageIO):
             return super().read(artifact, table, columns)
         return self._instead[artifact] if columns is None else self._instead[artifact].select(list(columns))
 
-    def read_part(self, artifact: str, number: int, columns: Sequence[str] | None = None) -> pa.Table:
+    def read_part(self, artifact: str, number: int, table: str = "", columns: Sequence[str] | None = None) -> pa.Table:
         """Return a part of an input, or what stands in the place of the whole."""
         if artifact in self._instead:
-            return self.read(artifact, columns=columns)
-        return super().read_part(artifact, number, columns)
+            return self.read(artifact, table, columns)
+        return super().read_part(artifact, number, table, columns)
 
     def count_parts(self, artifact: str, table: str = "") -> int:
         """Return how many parts an input has; one where something stands in its place."""

@@ -1,7 +1,6 @@
-"""What works that ask a generator have in common: rows by part, and replies that are counted and judged."""
+"""What works that ask a generator have in common: the users they are about, replies that are counted and judged."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,11 +8,6 @@ import pyarrow.compute as pc
 from data_lake.stage_io import Make, Part, unchanged
 from flows.counting import with_counts
 from flows.stage_spec import StageRun
-
-
-def parts_of(run: StageRun, artifact: str, columns: Sequence[str] | None = None) -> list[Callable[[], pa.Table]]:
-    """Return what reads each part of an artifact."""
-    return [partial(run.io.read_part, artifact, number, columns) for number in range(run.io.count_parts(artifact))]
 
 
 def of_users_only(users: Sequence[str] | None, table: pa.Table) -> pa.Table:

@@ -12,7 +12,7 @@ from flows.counting import with_counts
 from flows.settings import Settings
 from flows.stage_spec import StageRun
 from flows.text import log
-from flows.work.asking import ask, of_users_only, parts_of
+from flows.work.asking import ask, of_users_only
 
 if TYPE_CHECKING:
     from pipeline.augment.candidates import Candidates
@@ -32,7 +32,7 @@ def probe(run: StageRun) -> None:
 
 def _asked_users(run: StageRun) -> list[Callable[[], pa.Table]]:
     """Return what reads the sequences of each part of the users, and at last those of the probes."""
-    return [*parts_of(run, "sequences"), lambda: run.io.read("probes").select(SEQUENCES.tables[""].names)]
+    return [*run.io.parts("sequences"), lambda: run.io.read("probes").select(SEQUENCES.tables[""].names)]
 
 
 def represent(run: StageRun) -> None:
@@ -99,7 +99,7 @@ def generate_items(run: StageRun) -> None:
     def rows(part: Callable[[], pa.Table]) -> pa.Table:
         return generation_rows(of_users_only(about, part()), pairs, run.domains)
 
-    parts = [partial(rows, part) for part in parts_of(run, "representatives")]
+    parts = [partial(rows, part) for part in run.io.parts("representatives")]
     keys = ("user_id", "from_domain", "to_domain")
     ask(run, "generate_items", "generated_items", parts, keys, answers, cfg.rows_per_shard)
 

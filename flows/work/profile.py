@@ -11,7 +11,7 @@ from flows.counting import with_counts
 from flows.settings import Settings
 from flows.stage_spec import StageRun
 from flows.text import log
-from flows.work.asking import ask, of_users_only, parts_of
+from flows.work.asking import ask, of_users_only
 
 
 def profile_domains(run: StageRun) -> None:
@@ -32,7 +32,7 @@ def profile_domains(run: StageRun) -> None:
     def rows(part: Callable[[], pa.Table]) -> pa.Table:
         return of_users_only(run.settings.enrich.users or None, trained_users(part()))
 
-    parts = [partial(rows, part) for part in parts_of(run, "augmented_sequences")]
+    parts = [partial(rows, part) for part in run.io.parts("augmented_sequences")]
     ask(run, "profile_domains", "domain_profiles", parts, ("user_id",), profiles, cfg.rows_per_shard)
 
 
@@ -47,7 +47,7 @@ def profile_users(run: StageRun) -> None:
     def rows(part: Callable[[], pa.Table]) -> pa.Table:
         return users_to_profile(part())
 
-    parts = [partial(rows, part) for part in parts_of(run, "domain_profiles")]
+    parts = [partial(rows, part) for part in run.io.parts("domain_profiles")]
     ask(run, "profile_users", "user_profiles", parts, ("user_id",), profiles, cfg.rows_per_shard)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from data_lake.errors import UserError
 from flows.ask import ask, told
-from flows.dry_run import KeptReplies
+from flows.dry_run import DryRunIO, KeptReplies
 from pipeline.llm.generator import Reply
 from tests.flows.conftest import Place
 from tests.pipeline.stub_endpoint import StubEndpoint, completion
@@ -34,6 +34,12 @@ def user_and_titles(place: Place) -> tuple[str, list[str]]:
     user = next(row["user_id"] for row in rows if row["domain"] == "food" and len(row["item_ids"]) > 2)
     items = place.lake.read("items").to_pylist()
     return user, [item["title"] for item in items if item["domain"] == "kitchen"][:3]
+
+
+def test_what_stands_in_the_place_of_an_artifact_is_its_only_part(place: Place) -> None:
+    instead = place.lake.read("generated_items").slice(0, 1)
+    io = DryRunIO(place.lake.store, "ground", ("generated_items",), (), None, {"generated_items": instead})
+    assert list(io.read_parts("generated_items", columns=["user_id"])) == [instead.select(["user_id"])]
 
 
 def test_dry_shows_each_prompt_with_its_tokens_and_asks_nothing(place: Place) -> None:
