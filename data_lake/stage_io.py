@@ -218,16 +218,16 @@ class StageIO:
         shards of a part.
         """
         self._output(artifact)
-        shards = self._plan(artifact, parts, keys, rows_per_shard)
+        maker = _Maker(parts)
+        shards = self._plan(artifact, maker, keys, rows_per_shard)
         there = [shard.path.exists() for shard in shards]
         missing = [number for number, is_there in enumerate(there) if not is_there]
         if self._only is not None:
-            self._make_only(artifact, parts, shards)
+            self._make_only(artifact, maker, shards)
         if self._helpers and missing:
             self.work.begin(sum(shards[number].rows for number in missing), "rows")
             self._helpers(missing, lambda number: self.work.advance(shards[number].rows))
         self.work.begin(sum(shard.rows for shard in shards), "rows")
-        maker = _Maker(parts)
         for shard, is_there in zip(shards, there, strict=True):
             table = _read_shard(shard.path)
             resumed = is_there and table is not None
@@ -239,21 +239,20 @@ class StageIO:
         paths = [[shard.path for shard in shards if shard.part == number] for number in range(len(parts))]
         self._join(artifact, paths, review)
 
-    def _plan(self, artifact: str, parts: Sequence[Part], keys: Sequence[str], rows_per_shard: int) -> list[_Shard]:
+    def _plan(self, artifact: str, maker: "_Maker", keys: Sequence[str], rows_per_shard: int) -> list[_Shard]:
         """Return the shards of all parts, in order."""
         folder = self._store.home / artifact / f"{SHARDS}{self.fingerprint}"
         shards = []
-        for number, part in enumerate(parts):
-            rows = part.rows()
+        for number in range(len(maker.parts)):
+            rows = maker.rows(number)
             for start in range(0, rows.num_rows, rows_per_shard):
                 chunk = rows.slice(start, rows_per_shard)
                 path = folder / f"{_shard_id(chunk, keys)}.parquet"
                 shards.append(_Shard(number, start, chunk.num_rows, path))
         return shards
 
-    def _make_only(self, artifact: str, parts: Sequence[Part], shards: Sequence[_Shard]) -> NoReturn:
+    def _make_only(self, artifact: str, maker: "_Maker", shards: Sequence[_Shard]) -> NoReturn:
         """Make the shards that a run was opened for."""
-        maker = _Maker(parts)
         for number in sorted(self._only or ()):
             if not shards[number].path.exists():
                 self._make_shard(artifact, shards[number], maker)
@@ -357,16 +356,22 @@ class _Maker:
     """Makes shards of one part after the other, of which it holds the last one that was asked for."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
-        self._parts = parts
-        self._opened: tuple[int, pa.Table, Make] | None = None
+        self.parts = parts
+        self._rows: tuple[int, pa.Table] | None = None
+        self._opened: Make | None = None
+
+    def rows(self, part: int) -> pa.Table:
+        """Return the rows of a part; those of the last one are not read again."""
+        if self._rows is None or self._rows[0] != part:
+            self._rows = self._opened = None  # before the next one is read
+            self._rows = part, self.parts[part].rows()
+        return self._rows[1]
 
     def make(self, shard: _Shard) -> pa.Table:
-        if self._opened is None or self._opened[0] != shard.part:
-            self._opened = None  # before the next one is read
-            part = self._parts[shard.part]
-            self._opened = shard.part, part.rows(), part.open()
-        _, rows, make = self._opened
-        return make(rows.slice(shard.start, shard.rows))
+        rows = self.rows(shard.part)
+        if self._opened is None:
+            self._opened = self.parts[shard.part].open()
+        return self._opened(rows.slice(shard.start, shard.rows))
 
 
 def _shard_id(chunk: pa.Table, keys: Sequence[str]) -> str:

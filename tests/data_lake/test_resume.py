@@ -12,7 +12,7 @@ import pytest
 
 from data_lake.lake import Lake, Stage, StageIO
 from data_lake.schemas import DOMAIN_PROFILES, REJECTS
-from data_lake.stage_io import Part
+from data_lake.stage_io import Make, Part
 from data_lake.tables import empty
 
 USERS = pa.table({"user_id": ["u0", "u1", "u2", "u3", "u4"], "domain": ["food"] * 5})
@@ -108,6 +108,25 @@ def test_a_corrupted_shard_is_rebuilt(lake: Lake) -> None:
     manifest = lake.run(profiles(asked))
     assert asked == ["u0", "u1", "u2", "u3", "u4"]
     assert manifest.figures["tokens"] == 50
+
+
+def test_the_rows_of_an_only_part_are_read_once_and_what_makes_them_is_opened_once(lake: Lake) -> None:
+    called: list[str] = []
+
+    def rows() -> pa.Table:
+        called.append("rows")
+        ids = ["rice", "salt", "tea"]
+        return pa.table({"item_id": ids, "domain": ["food"] * 3, "title": ids, "text": ids})
+
+    def opened() -> Make:
+        called.append("open")
+        return lambda chunk: chunk
+
+    def work(io: StageIO) -> None:
+        io.sharded("items", [Part(rows, opened)], ["item_id"], rows_per_shard=1)
+
+    lake.run(Stage("ingest", 1, (), ("items",), {}, work))
+    assert called == ["rows", "open"]
 
 
 def test_a_failed_shard_leaves_the_figures_of_the_others(lake: Lake) -> None:
