@@ -63,9 +63,8 @@ def batches(path: Path, columns: Sequence[str], rows_at_once: int) -> Iterator[p
         for table in _tables(file, there, rows_at_once):
             plain = pa.table({name: _plain(path, name, table[name]) for name in there})
             plain.validate(full=True)
-            each = {
-                name: pl.Series(pl.from_arrow(plain[name])) for name in there
-            }  # of a table polars names the nameless
+            # Column by column: of a whole table polars gives one without a name another one.
+            each = {name: pl.Series(pl.from_arrow(plain[name])) for name in there}
             frame = pl.DataFrame(each).with_columns(pl.selectors.by_dtype(pl.List).list.join(" "))
             count = len(frame) if there else file.metadata.num_rows
             lines = pl.int_range(rows + 1, rows + count + 1, dtype=pl.Int64, eager=True).alias("line")

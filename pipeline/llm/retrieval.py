@@ -46,10 +46,8 @@ class Retrieval(TemplateGenerator):
 
     def read(self, parts: Mapping[str, Iterable[pa.Table]]) -> None:
         """Answer from this catalogue."""
-        self._catalogue, items = (
-            Catalogue.of(pa.concat_tables(parts["item_embeddings"])),
-            pa.concat_tables(parts["items"]),
-        )
+        self._catalogue = Catalogue.of(pa.concat_tables(parts["item_embeddings"]))
+        items = pa.concat_tables(parts["items"])
         self._titles = titles_of(items, items["item_id"])
         self._domains, self._found = {}, {}
 
